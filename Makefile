@@ -1,0 +1,65 @@
+# The one entry point, for people and for CI. `make help` lists what there is.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help demo test check lint rust-test python-test bench bench-rust bench-python wheel clean
+.DEFAULT_GOAL := help
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# Rebuilt when sources change; a failed install leaves no stamp.
+SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml pyproject.toml
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "requant needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python $(SOURCES)
+	@command -v cargo >/dev/null || { echo 'requant needs a Rust toolchain: https://rustup.rs'; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ort,images]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed ## build, then quantize the shipped model and print its report
+	mkdir -p build
+	$(BIN)/requant quantize examples/digits/digits.onnx --data examples/digits/calib.npz \
+		--eval examples/digits/eval.npz -o build/digits.int8.onnx --report build/report.json
+	@ls -l build/digits.int8.onnx build/report.json
+
+test: check rust-test python-test ## everything: format, lints, types, stubs, cargo tests, pytest
+
+check: $(VENV)/.installed-dev ## format, lints and types
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lint: check ## the same as check
+
+rust-test: ## cargo tests
+	cargo test --workspace --exclude requant-py
+
+python-test: $(VENV)/.installed-dev ## pytest
+	$(BIN)/python -m pytest
+
+bench: bench-rust bench-python ## all benchmarks; results go to benches/record
+
+bench-rust: ## criterion benchmarks of the core
+	cargo bench --package requant-core
+
+bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxruntime, and whole calibration runs
+	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json
+	$(BIN)/python benches/python/calibration_cost.py
+
+wheel: $(VENV)/.installed-dev ## build the wheel into dist
+	$(BIN)/maturin build --release --out dist
+
+clean: ## remove what was built
+	rm -rf target build dist $(VENV)

@@ -1,0 +1,115 @@
+"""The compiled core. Only ``requant.ops`` imports it; arrays are C-contiguous, native, of the dtype named."""
+
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CALIBRATION_METHODS",
+    "TensorStatistics",
+    "__version__",
+    "affine_params",
+    "cpu_info",
+    "dequantize",
+    "fake_quantize",
+    "observe_many",
+    "pack_int4",
+    "quantize",
+    "slice_ranges",
+    "unpack_int4",
+]
+
+__version__: Final[str]
+CALIBRATION_METHODS: Final[tuple[str, ...]]
+
+def cpu_info() -> dict[str, Any]:
+    """``arch``, ``features`` (detected), ``kernels`` (in use), ``available`` (kernels this CPU can run), ``cores``."""
+
+def affine_params(
+    lo: NDArray[np.float32], hi: NDArray[np.float32], dtype: str, symmetric: bool, narrow: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Scale and zero point, elementwise, for ranges ``[lo, hi]``; every scale is finite, positive and normal."""
+
+def slice_ranges(
+    x: NDArray[np.float32], axis: int | None, block_size: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Smallest and largest value of the tensor (shape ``[]``), each channel of ``axis``, or each block along it."""
+
+def quantize(
+    x: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32],
+    dtype: str,
+    axis: int | None,
+    block_size: int | None,
+    narrow: bool,
+) -> NDArray[Any]:
+    """Integers in the shape of ``x``; ``scale`` has shape ``[]``, ``[channels]`` or the blocked shape."""
+
+def dequantize(
+    q: NDArray[Any],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32],
+    axis: int | None,
+    block_size: int | None,
+) -> NDArray[np.float32]:
+    """Reals in the shape of ``q`` (int8, uint8, int16 or uint16)."""
+
+def fake_quantize(
+    x: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.int32],
+    dtype: str,
+    axis: int | None,
+    block_size: int | None,
+    narrow: bool,
+) -> NDArray[np.float32]:
+    """Quantize, then dequantize."""
+
+def pack_int4(q: NDArray[Any]) -> NDArray[np.uint8]:
+    """Two 4-bit integers (held in int8 or uint8) to a byte, low bits first, flattened."""
+
+def unpack_int4(data: NDArray[np.uint8], count: int, signed: bool) -> NDArray[Any]:
+    """The inverse of ``pack_int4``: ``count`` integers, int8 if ``signed``, else uint8."""
+
+@final
+class TensorStatistics:
+    """Everything a calibration method needs of a tensor, in constant memory; thread-safe."""
+
+    def __init__(self) -> None: ...
+    def observe(self, x: NDArray[np.float32]) -> None: ...
+    def merge(self, other: TensorStatistics) -> None: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def zeros(self) -> int: ...
+    @property
+    def nan_count(self) -> int: ...
+    @property
+    def inf_count(self) -> int: ...
+    @property
+    def min(self) -> float: ...
+    @property
+    def max(self) -> float: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def std(self) -> float: ...
+    def histogram(self) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
+        """Bin edges (one more than bins) and counts."""
+
+    def range(self, method: str, dtype: str, symmetric: bool, percentile: float) -> tuple[float, float]: ...
+    def error(self, scale: float, zero_point: int, dtype: str) -> dict[str, float]:
+        """``granular`` and ``overload`` (mean squared error), ``clipped`` (share of values), ``sqnr_db``."""
+
+    def to_bytes(self) -> bytes: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> TensorStatistics: ...
+    def __getstate__(self) -> bytes: ...
+    def __setstate__(self, state: bytes) -> None: ...
+    def __len__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+
+def observe_many(statistics: list[TensorStatistics], arrays: list[NDArray[np.float32]], threads: int) -> None:
+    """``statistics[i].observe(arrays[i])`` for all ``i``, on ``threads`` threads (0: all cores), without the GIL."""

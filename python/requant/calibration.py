@@ -1,0 +1,202 @@
+"""Run the float model over data and remember what every planned activation looked like.
+
+Each batch is inferred once and handed to the compiled core once; while the core counts one batch, the runtime infers
+the next. What is remembered is a statistic of constant size for each tensor, from which any method's range follows.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from requant import ops
+from requant.errors import CalibrationError, DataError, MissingFileError
+from requant.files import write_atomically
+from requant.runtime import open_runner
+from requant.types import Range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from requant.config import QuantConfig
+    from requant.data import Batch, Dataset
+    from requant.onnx.graph import Graph
+    from requant.plan import QuantPlan
+    from requant.types import QuantScheme
+
+    #: Called after each batch with the number of samples seen and the number there are (None if unknown).
+    Progress = Callable[[int, int | None], None]
+
+FORMAT = "requant-calibration"
+VERSION = 1
+
+
+class CalibrationTable(Mapping[str, ops.TensorStatistics]):
+    """Statistics by tensor name, for the model whose digest it carries."""
+
+    def __init__(self, statistics: Mapping[str, ops.TensorStatistics], *, digest: str, samples: int) -> None:
+        self._statistics = dict(statistics)
+        self.digest = digest
+        self.samples = samples
+
+    def __getitem__(self, name: str) -> ops.TensorStatistics:
+        return self._statistics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._statistics)
+
+    def __len__(self) -> int:
+        return len(self._statistics)
+
+    def range(self, name: str, method: str, scheme: QuantScheme, percentile: float) -> Range:
+        """The range that ``method`` chooses for tensor ``name``.
+
+        Raises:
+            CalibrationError: the table has no such tensor, or it saw no finite value.
+        """
+        if name not in self._statistics:
+            raise CalibrationError(
+                f"the calibration table has no statistics for tensor {name!r}",
+                hint="calibrate again with the same options as quantize",
+            )
+        try:
+            return Range(*self._statistics[name].range(method, scheme.dtype.value, scheme.symmetric, percentile))
+        except ValueError as problem:
+            raise CalibrationError(f"tensor {name!r}: {problem}") from None
+
+    def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
+        """The range of every tensor that ``plan`` calibrates."""
+        return {
+            name: self.range(name, config.method, plan.tensors[name].scheme, config.percentile)
+            for name in plan.calibrated
+        }
+
+    def check(self, graph: Graph) -> None:
+        """Refuse a table of another model.
+
+        Raises:
+            CalibrationError: it was made from a different file.
+        """
+        if self.digest != graph.digest:
+            raise CalibrationError(
+                f"the calibration table belongs to another model (digest {self.digest[:12]}, "
+                f"{graph.origin} has {graph.digest[:12]})",
+                hint="run `requant calibrate` on this model",
+            )
+
+    def save(self, path: str | Path, ranges: Mapping[str, Mapping[str, Range]] | None = None) -> None:
+        """Write the table as JSON; ``ranges`` by tensor and method are written beside the statistics for reading."""
+        tensors = {}
+        for name, seen in self._statistics.items():
+            tensors[name] = {
+                "count": seen.count,
+                "min": seen.min,
+                "max": seen.max,
+                "mean": seen.mean,
+                "std": seen.std,
+                "zeros": seen.zeros,
+                "ranges": {method: list(chosen) for method, chosen in (ranges or {}).get(name, {}).items()},
+                "statistics": base64.b64encode(seen.to_bytes()).decode(),
+            }
+        table = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model_digest": self.digest,
+            "samples": self.samples,
+            "tensors": tensors,
+        }
+        write_atomically(path, (json.dumps(table, indent=1, allow_nan=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> CalibrationTable:
+        """Read a table that ``save`` wrote.
+
+        Raises:
+            MissingFileError: there is no such file.
+            CalibrationError: it is not a calibration table, or damaged.
+        """
+        try:
+            table = json.loads(Path(path).read_text("utf-8"))
+            if table["format"] != FORMAT or table["version"] != VERSION:
+                raise KeyError("format")
+            statistics = {
+                name: ops.TensorStatistics.from_bytes(base64.b64decode(entry["statistics"], validate=True))
+                for name, entry in table["tensors"].items()
+            }
+            return cls(statistics, digest=str(table["model_digest"]), samples=int(table["samples"]))
+        except FileNotFoundError:
+            raise MissingFileError(f"calibration table {path} does not exist") from None
+        except OSError as problem:
+            raise CalibrationError(f"calibration table {path} cannot be read: {problem.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise CalibrationError(
+                f"{path} is not a calibration table of version {VERSION}, or it is damaged ({problem})",
+                hint="make one with `requant calibrate`",
+            ) from None
+
+
+def calibrate_graph(
+    graph: Graph, plan: QuantPlan, dataset: Dataset, config: QuantConfig, progress: Progress | None = None
+) -> CalibrationTable:
+    """Statistics of every tensor that ``plan`` calibrates, over all batches of ``dataset``.
+
+    Raises:
+        DataError: the data set is empty.
+        CalibrationError: a tensor holds NaN or infinity for some sample.
+    """
+    inputs = {spec.name for spec in graph.inputs}
+    fetched = [name for name in plan.calibrated if name not in inputs]
+    fed = [name for name in plan.calibrated if name in inputs]
+    names = fed + fetched
+    statistics = [ops.TensorStatistics() for _ in names]
+    runner = open_runner(graph.to_bytes(fetched), threads=config.threads) if fetched else None
+
+    def infer(batch: Batch) -> list[Any]:
+        outputs = list(runner.run(batch.feeds)) if runner is not None else []
+        return [batch.feeds[name] for name in fed] + outputs
+
+    def observe(batch: Batch, arrays: list[Any]) -> None:
+        ops.observe_many(statistics, arrays, threads=config.threads)
+        for name, seen in zip(names, statistics, strict=True):
+            if seen.nan_count or seen.inf_count:
+                raise _not_finite(name, seen, batch, arrays[names.index(name)])
+
+    samples = 0
+    pool = ThreadPoolExecutor(2, thread_name_prefix="requant")
+    observed = None
+    try:
+        for batch in dataset.batches():
+            arrays = pool.submit(infer, batch).result()
+            if observed is not None:
+                observed.result()
+            observed = pool.submit(observe, batch, arrays)
+            samples += batch.count
+            if progress is not None:
+                progress(samples, dataset.length)
+        if observed is not None:
+            observed.result()
+    except BaseException:
+        if runner is not None:
+            runner.stop()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if not samples:
+        raise DataError(f"{dataset.description} holds no samples", hint="give at least one calibration sample")
+    return CalibrationTable(dict(zip(names, statistics, strict=True)), digest=graph.digest, samples=samples)
+
+
+def _not_finite(name: str, seen: ops.TensorStatistics, batch: Batch, array: Any) -> CalibrationError:
+    bad = np.argwhere(~np.isfinite(np.asarray(array)))
+    offset = int(bad[0][0]) if len(bad) and array.ndim and array.shape[0] == batch.count else 0
+    return CalibrationError(
+        f"tensor {name!r} holds {seen.nan_count} NaN and {seen.inf_count} infinite values, first in sample "
+        f"{batch.first + offset}",
+        hint="the float model itself overflows on this sample: repair the sample or the model",
+    )

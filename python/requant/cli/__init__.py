@@ -1,0 +1,5 @@
+"""The command line: parse, call the public API, render. The only importer of rich."""
+
+from requant.cli.app import main
+
+__all__ = ["main"]

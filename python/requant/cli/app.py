@@ -1,0 +1,189 @@
+"""From arguments to an exit status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from requant.cli.parser import CONFIG_OPTIONS, parse
+from requant.errors import RequantError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from requant.config import QuantConfig
+    from requant.data import DataOptions
+
+INTERRUPTED = 130
+BUG = 101
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        args = parse(arguments, _formatter(arguments))
+        _log_to_stderr(args)
+        return _COMMANDS[args.command](args)
+    except RequantError as error:
+        if debug:
+            traceback.print_exc()
+        _print_error(f"error[{error.code}]", str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        _print_error("interrupted", "nothing was written")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        _print_error("error[RQ530]", "out of memory\nhelp: use a smaller --batch-size")
+        return 2
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _print_error("bug", f"{type(error).__name__}: {error}\nhelp: please report it with the output of --debug")
+        return BUG
+
+
+def _formatter(arguments: list[str]) -> Any:
+    import argparse
+
+    if not {"-h", "--help"} & set(arguments):
+        return argparse.HelpFormatter
+    from rich_argparse import RichHelpFormatter
+
+    return RichHelpFormatter
+
+
+def _print_error(label: str, text: str) -> None:
+    first, *rest = text.splitlines() or [""]
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    shown = f"\033[1;31m{label}\033[0m" if colour else label
+    print("\n".join([f"{shown}: {first}", *(f"  {line}" for line in rest)]), file=sys.stderr)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelname.lower()
+        print(f"{level}: {record.getMessage()}", file=sys.stderr)
+
+
+def _log_to_stderr(args: argparse.Namespace) -> None:
+    logger = logging.getLogger("requant")
+    logger.handlers = [h for h in logger.handlers if not isinstance(h, _Handler)]
+    logger.addHandler(_Handler())
+    logger.setLevel(logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING)
+    logger.propagate = False
+
+
+def _config(args: argparse.Namespace) -> QuantConfig:
+    from requant.config import QuantConfig
+
+    config = QuantConfig.from_recipe(args.recipe) if args.recipe else QuantConfig()
+    given = {name: getattr(args, name, None) for name in CONFIG_OPTIONS}
+    return config.with_options(**{name: value for name, value in given.items() if value is not None})
+
+
+def _data_options(args: argparse.Namespace) -> DataOptions:
+    from requant.data import DataOptions, ImageOptions
+
+    names = ("size", "scale", "mean", "std", "layout", "color", "resize")
+    given = {name: getattr(args, f"image_{name}") for name in names}
+    return DataOptions(image=ImageOptions(**{name: value for name, value in given.items() if value is not None}))
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    import requant
+    from requant.api import refuse_same_file
+    from requant.calibration import CalibrationTable
+    from requant.cli import render
+    from requant.files import check_writable, write_atomically
+
+    config = _config(args)
+    if args.dry_run:
+        return _show_plan(args, config)
+    output = Path(args.output or Path(args.model).with_suffix(".int8.onnx").name)
+    refuse_same_file(args.model, output)
+    for path in (output, args.report, args.save_recipe):
+        if path is not None:
+            check_writable(path)
+    table = CalibrationTable.load(args.table) if args.table else None
+    with render.progress(quiet=args.quiet or args.json) as progress:
+        result = requant.quantize(
+            args.model,
+            args.data,
+            config,
+            table=table,
+            data_options=_data_options(args),
+            evaluation=args.eval,
+            labels=args.labels,
+            progress=progress,
+        )
+    result.save(output)
+    if args.report:
+        write_atomically(args.report, result.report.to_json().encode())
+    if args.save_recipe:
+        write_atomically(args.save_recipe, config.to_toml().encode())
+    if args.json:
+        print(json.dumps({**result.report.to_dict(), "output": str(output)}, indent=1))
+    elif not args.quiet:
+        render.report(result.report, output)
+    return 0
+
+
+def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:
+    import requant
+    from requant.cli import render
+
+    inspection = requant.inspect(args.model, config)
+    if args.json:
+        print(json.dumps(render.inspection_to_dict(inspection), indent=1))
+    elif not args.quiet:
+        render.inspection(inspection)
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    return _show_plan(args, _config(args))
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    import requant
+    from requant.api import all_ranges
+    from requant.cli import render
+    from requant.files import check_writable
+
+    config = _config(args)
+    check_writable(args.output)
+    with render.progress(quiet=args.quiet or args.json) as progress:
+        table = requant.calibrate(args.model, args.data, config, data_options=_data_options(args), progress=progress)
+    ranges = all_ranges(table, config)
+    table.save(args.output, ranges)
+    if args.json:
+        print(json.dumps({"schema": 1, "output": args.output, "samples": table.samples, "ranges": ranges}, indent=1))
+    elif not args.quiet:
+        render.table(table, ranges, args.output)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from requant.cli import render
+    from requant.cli.doctor import examine
+
+    findings = examine()
+    if args.json:
+        print(json.dumps({"schema": 1, **findings}, indent=1))
+    elif not args.quiet:
+        render.doctor(findings)
+    return 0
+
+
+_COMMANDS = {"quantize": _quantize, "calibrate": _calibrate, "inspect": _inspect, "doctor": _doctor}

@@ -1,0 +1,181 @@
+"""Commands and options; the words are those of ``QuantConfig``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from requant.config import choices
+from requant.errors import ConfigError, closest
+from requant.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_EPILOG = "exit status: 0 done, 1 quality gate missed, 2 wrong input or output, 101 a bug, 130 interrupted"
+#: Options that are fields of ``QuantConfig``; unset ones keep the recipe's or the default value.
+CONFIG_OPTIONS = (
+    "method",
+    "symmetric",
+    "percentile",
+    "per_channel",
+    "weights",
+    "activations",
+    "saturation",
+    "target",
+    "samples",
+    "batch_size",
+    "threads",
+    "seed",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as every other error is said."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(message, hint=f"see `{self.prog} --help`")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [o for a in _options(self, getattr(parsed, "command", None)) for o in a.option_strings]
+            self.error(f"unknown option {unknown[0]!r}{closest(unknown[0].split('=')[0], known)}")
+        return parsed
+
+
+def _options(parser: argparse.ArgumentParser, command: str | None) -> list[argparse.Action]:
+    actions = list(parser._actions)  # noqa: SLF001 - argparse has no public list of its options
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction) and command in action.choices:  # noqa: SLF001
+            actions += action.choices[command]._actions  # noqa: SLF001
+    return actions
+
+
+def build_parser(formatter: Any) -> argparse.ArgumentParser:
+    """The whole command line, with ``formatter`` as argparse's help formatter."""
+    parser = _Parser(
+        "requant",
+        description="Quantize ONNX models, and prove the result.",
+        epilog=_EPILOG,
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"requant {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, formatter_class=formatter, allow_abbrev=False, epilog=_EPILOG
+        )
+        sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+        sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+        sub.add_argument("-v", "--verbose", action="store_true", help="tell what is being done")
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        return sub
+
+    quantize = command("quantize", "Float model and samples in, verified quantized model out.")
+    quantize.add_argument("model", help="the float model, .onnx")
+    quantize.add_argument(
+        "-o", "--output", metavar="FILE", help="where the quantized model goes (default: MODEL.int8.onnx)"
+    )
+    quantize.add_argument("--table", metavar="FILE", help="statistics of `requant calibrate` in place of calibrating")
+    quantize.add_argument("--report", metavar="FILE", help="also write the report as JSON")
+    quantize.add_argument("--save-recipe", metavar="FILE", help="write the options as a recipe that repeats this run")
+    quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop; needs no data")
+    quantize.add_argument("--eval", metavar="DATA", help="labelled samples: the report states top-1 of both models")
+    quantize.add_argument(
+        "--labels", metavar="NAME", help="name of the labels in --eval (default: labels, label, y, targets)"
+    )
+    _add_data(quantize, required=False)
+    _add_config(quantize)
+
+    calibrate = command("calibrate", "Collect statistics once; the ranges of every method follow from them.")
+    calibrate.add_argument("model", help="the float model, .onnx")
+    calibrate.add_argument("-o", "--output", metavar="FILE", required=True, help="where the table goes, .json")
+    _add_data(calibrate, required=True)
+    _add_config(calibrate)
+
+    inspect = command("inspect", "What a model holds, what would be quantized, what not, and why.")
+    inspect.add_argument("model", help="the model, .onnx")
+    _add_config(inspect)
+
+    command("doctor", "Versions, CPU features, kernels in use, runtimes found.")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        metavar="DATA",
+        required=required,
+        help="calibration samples: .npz by input name, .npy, a folder of either, of images, or of test_data_set_*",
+    )
+    data.add_argument("--samples", type=int, metavar="N", help="use at most N samples")
+    data.add_argument("--batch-size", type=int, metavar="N", help="samples to a batch, where the model leaves it free")
+    data.add_argument("--seed", type=int, metavar="N", help="draw the --samples at random instead of taking the first")
+    data.add_argument("--image-size", type=_size, metavar="HxW", help="size of images (default: the model's)")
+    data.add_argument("--image-scale", type=float, metavar="X", help="factor for 8-bit pixels (default: 1/255)")
+    data.add_argument("--image-mean", type=_numbers, metavar="X[,X,X]", help="subtracted after scaling")
+    data.add_argument("--image-std", type=_numbers, metavar="X[,X,X]", help="divisor after the mean")
+    data.add_argument("--image-layout", choices=("nchw", "nhwc"), help="where the channels are (default: found)")
+    data.add_argument("--image-color", choices=("rgb", "bgr", "gray"), help="order of the channels (default: found)")
+    data.add_argument(
+        "--image-resize", choices=("crop", "stretch", "pad"), help="how images fit the size (default: crop)"
+    )
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("quantization")
+    group.add_argument("--recipe", metavar="NAME", help="options from a shipped recipe or a TOML file")
+    group.add_argument("--method", choices=choices("method"), help="calibration method (default: minmax)")
+    group.add_argument(
+        "--percentile", type=float, metavar="P", help="percent of the values kept inside (default: 99.99)"
+    )
+    _add_pair(
+        group, "symmetric", "asymmetric", "activation ranges [-a, a] ([0, a] without negatives), or [a, b] (default)"
+    )
+    _add_pair(group, "per-channel", "per-tensor", "a weight scale for each output channel (default), or one")
+    group.add_argument("--weights", choices=choices("weights"), help="integer type of weights (default: int8)")
+    group.add_argument(
+        "--activations", choices=choices("activations"), help="integer type of activations (default: uint8)"
+    )
+    group.add_argument(
+        "--saturation",
+        choices=choices("saturation"),
+        help="safe: equal results on CPUs that saturate (default); full: all 8 bits of int8 weights",
+    )
+    group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads; 0 uses all cores (default)")
+
+
+def _add_pair(group: Any, yes: str, no: str, text: str) -> None:
+    pair = group.add_mutually_exclusive_group()
+    dest = yes.replace("-", "_")
+    pair.add_argument(f"--{yes}", dest=dest, action="store_true", default=None, help=text)
+    pair.add_argument(f"--{no}", dest=dest, action="store_false", default=None, help="the opposite")
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 224x224")
+    height, width = int(parts[0]), int(parts[-1])
+    return height, width
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or numbers separated by commas") from None
+
+
+def parse(argv: Sequence[str] | None, formatter: Any) -> argparse.Namespace:
+    """The parsed command line.
+
+    Raises:
+        ConfigError: an option or value does not exist or does not fit.
+    """
+    return build_parser(formatter).parse_args(argv)

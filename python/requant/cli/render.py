@@ -1,0 +1,221 @@
+"""Reports for people: tables and bars on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from requant.api import Inspection
+    from requant.calibration import CalibrationTable
+    from requant.report import Report
+    from requant.types import Range
+
+_LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+_SHOWN_REASONS = 12
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    """A callback that draws a bar on a terminal, and prints a line every ten seconds elsewhere."""
+    if quiet:
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (SpinnerColumn(), TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("calibrating", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _lines() -> Callable[[int, int | None], None]:
+    last = time.monotonic()
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY:
+            last = time.monotonic()
+            print(f"calibrating: {done}{f' of {total}' if total else ''} samples", file=sys.stderr, flush=True)
+
+    return show
+
+
+def report(result: Report, output: Path) -> None:
+    """The report of ``requant quantize``."""
+    console = _console()
+    headline = Table.grid(padding=(0, 2))
+    for label, text in result.summary():
+        headline.add_row(Text(label, style="bold"), text)
+    config = result.config
+    method = f"{config['method']}, {'symmetric' if config['symmetric'] else 'asymmetric'} {config['activations']}"
+    headline.add_row(
+        Text("ranges", style="bold"), f"{method}, from {result.calibration_samples} samples ({result.data})"
+    )
+    console.print(Panel(headline, title=f"{result.model} -> {output}", title_align="left", border_style="green"))
+    if result.prepared:
+        console.print(_lines_of("Prepared", result.prepared))
+    console.print(_counts("Quantized", result.quantized))
+    if result.skipped:
+        console.print(_reasons(result.skipped_by_reason))
+    worst = Table(
+        "tensor",
+        "kind",
+        "range",
+        "SQNR dB",
+        "granular",
+        "overload",
+        "clipped",
+        title="Ten worst tensors",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for t in result.worst:
+        sqnr = "exact" if t.sqnr_db is None else f"{t.sqnr_db:.1f}"
+        worst.add_row(
+            _short(t.name),
+            t.kind,
+            f"[{t.lo:.4g}, {t.hi:.4g}]".replace("[", r"\["),
+            sqnr,
+            f"{t.granular:.2g}",
+            f"{t.overload:.2g}",
+            f"{t.clipped:.3%}",
+        )
+    console.print(worst)
+    for note in result.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def inspection(found: Inspection) -> None:
+    """What ``requant inspect`` and ``--dry-run`` show."""
+    console = _console()
+    head = Table.grid(padding=(0, 2))
+    head.add_row(Text("size", style="bold"), f"{found.size:,} bytes, weights {found.weight_bytes:,} bytes")
+    head.add_row(Text("format", style="bold"), f"opset {found.opset}, IR {found.ir_version}")
+    for kind, specs in (("input", found.inputs), ("output", found.outputs)):
+        for spec in specs:
+            shape = "unknown" if spec.shape is None else ", ".join("?" if d is None else str(d) for d in spec.shape)
+            head.add_row(Text(f"{kind} {spec.name}", style="bold"), f"{spec.dtype} ({shape})")
+    console.print(Panel(head, title=found.model, title_align="left"))
+    console.print(_counts("Ops", found.op_types))
+    if found.quantized_ops:
+        console.print(Text(f"This model is quantized already: {', '.join(found.quantized_ops)}", style="yellow"))
+        return
+    if found.prepared:
+        console.print(_lines_of("Would be prepared", found.prepared))
+    console.print(_counts("Would be quantized", _count(node.op_type for node in found.plan.nodes)))
+    console.print(
+        f"{len(found.plan.tensors)} activations become integer, {len(found.plan.calibrated)} need calibration data"
+    )
+    if found.plan.skipped:
+        console.print(_reasons(_count((s.op_type, s.reason) for s in found.plan.skipped)))
+
+
+def inspection_to_dict(found: Inspection) -> dict[str, Any]:
+    """The same as JSON types."""
+    specs = {
+        kind: [
+            {"name": s.name, "dtype": str(s.dtype), "shape": None if s.shape is None else list(s.shape)} for s in group
+        ]
+        for kind, group in (("inputs", found.inputs), ("outputs", found.outputs))
+    }
+    return {
+        "schema": 1,
+        "model": found.model,
+        "bytes": found.size,
+        "weight_bytes": found.weight_bytes,
+        "opset": found.opset,
+        "ir_version": found.ir_version,
+        **specs,
+        "ops": dict(found.op_types),
+        "prepared": list(found.prepared),
+        "already_quantized": list(found.quantized_ops),
+        "nodes": [asdict(node) for node in found.plan.nodes],
+        "activations": list(found.plan.tensors),
+        "calibrated": list(found.plan.calibrated),
+        "skipped": [asdict(skip) for skip in found.plan.skipped],
+    }
+
+
+def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]], output: str) -> None:
+    """What ``requant calibrate`` shows: asymmetric ranges of each method."""
+    console = _console()
+    methods = [name for name in next(iter(ranges.values()), {}) if not name.endswith("_symmetric")]
+    shown = Table(
+        "tensor",
+        *methods,
+        title=f"{output}: {len(statistics)} tensors, {statistics.samples} samples",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for name, chosen in ranges.items():
+        shown.add_row(_short(name, 32), *(rf"\[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
+    console.print(shown)
+
+
+def doctor(findings: Mapping[str, Any]) -> None:
+    """What ``requant doctor`` shows."""
+    console = _console()
+    rows = Table.grid(padding=(0, 2))
+    cpu = findings["cpu"]
+    rows.add_row(Text("requant", style="bold"), f"{findings['requant']}, Python {findings['python']}")
+    rows.add_row(Text("platform", style="bold"), findings["platform"])
+    rows.add_row(Text("cpu", style="bold"), f"{cpu['arch']}, {cpu['cores']} cores: {' '.join(cpu['features'])}")
+    rows.add_row(
+        Text("kernels", style="bold"), f"{cpu['kernels']} (this machine can run {', '.join(cpu['available'])})"
+    )
+    for kind in ("packages", "runtimes", "environment"):
+        text = ", ".join(f"{name} {version or 'missing'}" for name, version in findings[kind].items())
+        rows.add_row(Text(kind, style="bold"), text or "none")
+    console.print(Panel(rows, title="requant doctor", title_align="left"))
+    for note in findings["notes"]:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def _count(items: Any) -> dict[Any, int]:
+    counts: dict[Any, int] = {}
+    for item in items:
+        counts[item] = counts.get(item, 0) + 1
+    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+
+
+def _counts(title: str, counts: Mapping[str, int]) -> Text:
+    listed = ", ".join(f"{op_type} {count}" for op_type, count in sorted(counts.items(), key=lambda pair: -pair[1]))
+    return Text.assemble((f"{title}: ", "bold"), listed or "nothing")
+
+
+def _reasons(counts: Mapping[tuple[str, str], int]) -> Group:
+    shown = Table("count", "op", "left in float because", box=None, pad_edge=False)
+    for (op_type, reason), count in list(counts.items())[:_SHOWN_REASONS]:
+        shown.add_row(str(count), op_type, reason)
+    rest = len(counts) - _SHOWN_REASONS
+    return Group(shown, Text(f"... and {rest} more reasons (--json lists every node)")) if rest > 0 else Group(shown)
+
+
+def _lines_of(title: str, lines: tuple[str, ...]) -> Text:
+    return Text.assemble((f"{title}: ", "bold"), "; ".join(lines))
+
+
+def _short(name: str, width: int = 44) -> str:
+    return name if len(name) <= width else f"...{name[-(width - 3) :]}"

@@ -1,0 +1,86 @@
+"""What can go wrong, each kind with a stable code, what was found and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class RequantError(Exception):
+    """Base of all errors that requant raises on purpose.
+
+    ``str(error)`` is at most five lines: what is wrong (expected, got, where), then ``help:`` with the remedy.
+    """
+
+    code = "RQ000"
+    exit_status = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message}\nhelp: {hint}")
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(RequantError, ValueError):
+    """An option, recipe or argument that does not exist or does not fit."""
+
+    code = "RQ100"
+
+
+class ModelError(RequantError, ValueError):
+    """A model that cannot be read, is invalid, or cannot be quantized."""
+
+    code = "RQ200"
+
+
+class DataError(RequantError, ValueError):
+    """Calibration or evaluation data that is missing or does not fit the model."""
+
+    code = "RQ300"
+
+
+class CalibrationError(RequantError, ValueError):
+    """Statistics or ranges that cannot be computed, or a table that belongs to another model."""
+
+    code = "RQ400"
+
+
+class MissingFileError(RequantError, FileNotFoundError):
+    """A file that was named and is not there."""
+
+    code = "RQ500"
+
+
+class OutputError(RequantError, OSError):
+    """A result that could not be written; what was there before is untouched."""
+
+    code = "RQ510"
+
+
+class MissingDependencyError(RequantError, ImportError):
+    """An optional package that this call needs."""
+
+    code = "RQ520"
+
+
+class VerificationError(RequantError):
+    """A quantized model that failed its check before it was written."""
+
+    code = "RQ600"
+    exit_status = 1
+
+
+class InternalError(RequantError):
+    """A bug in requant."""
+
+    code = "RQ900"
+    exit_status = 101
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A did-you-mean clause for ``name`` among the strings ``known``, or an empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]!r}?" if match else ""

@@ -1,0 +1,71 @@
+"""Writing files like a database: the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from requant.errors import OutputError
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the disk is full; ``path`` is as it was before.
+    """
+    target = Path(path).absolute()
+    temporary: str | None = None
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(21, "it is a directory")
+        temporary = f"{target.parent}/.{target.name}.{secrets.token_hex(6)}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)  # noqa: PTH105 - the atomic rename is the point
+        temporary = None
+        _sync_folder(target.parent)
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise OutputError(
+            f"{path} cannot be written: {reason}", hint="nothing was changed; give another path"
+        ) from problem
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse an output that could not be written, before any work is done.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or ``path`` is a folder.
+    """
+    target = Path(path).absolute()
+    if target.is_dir():
+        reason = "it is a directory"
+    elif not target.parent.is_dir():
+        reason = f"the folder {target.parent} does not exist"
+    elif not os.access(target.parent, os.W_OK):
+        reason = f"the folder {target.parent} is not writable"
+    else:
+        return
+    raise OutputError(f"{path} cannot be written: {reason}", hint="create the folder or give another path")

@@ -1,0 +1,167 @@
+"""Write integers into a graph: the one place that edits it.
+
+For each quantized activation ``t``: ``t -> QuantizeLinear -> DequantizeLinear -> readers``. Where an integer op gives
+``t``, every reader takes the dequantized tensor, because a runtime fuses the op only if QuantizeLinear is its sole
+reader; otherwise only the integer readers do. A Relu or Clip between an integer op and QuantizeLinear is dropped when
+saturation does the same: when its bounds quantize to the ends of the integer type.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from requant.onnx.graph import constant
+from requant.onnx.passes.cleanup import drop_unused
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from requant.onnx.graph import Graph
+    from requant.plan import QuantPlan
+    from requant.resolve import Resolved
+    from requant.types import QuantizedTensor, QuantParams
+
+
+def insert_qdq(graph: Graph, plan: QuantPlan, resolved: Resolved) -> Graph:
+    """A copy of ``graph`` with QuantizeLinear and DequantizeLinear where ``plan`` says."""
+    copy = graph.copy()
+    _Writer(copy, plan, resolved).write()
+    drop_unused(copy.model)
+    return copy
+
+
+class _Writer:
+    def __init__(self, graph: Graph, plan: QuantPlan, resolved: Resolved) -> None:
+        self.graph = graph.model.graph
+        self.plan = plan
+        self.resolved = resolved
+        self.nodes = {node.name: node for node in self.graph}
+        self.values = ir.convenience.create_value_mapping(self.graph)
+        self.constants: dict[tuple[str, bytes], ir.Value] = {}
+
+    def write(self) -> None:
+        integer = {node.name for node in self.plan.nodes}
+        for node_plan in self.plan.nodes:
+            node = self.nodes[node_plan.name]
+            for kind, index in (("weights", 1), ("biases", 2)):
+                tensor = getattr(self.resolved, kind).get(node_plan.name)
+                if tensor is not None:
+                    node.replace_input_with(index, self._dequantized_constant(node, node.inputs[index], tensor))
+        readers: dict[str, list[tuple[str, int]]] = {}
+        for node_plan in self.plan.nodes:
+            for index, name in node_plan.activations:
+                readers.setdefault(name, []).append((node_plan.name, index))
+        for name in self.plan.tensors:
+            self._quantize_activation(self.values[name], integer, readers.get(name, []))
+
+    def _quantize_activation(self, value: ir.Value, integer: set[str], readers: list[tuple[str, int]]) -> None:
+        params = self.resolved.activations[value.name or ""]
+        name = value.name or ""
+        value, from_integer = self._drop_clamps(value, params, integer)
+        scale, zero_point = self._parameters(name, params)
+        quantize = ir.node(
+            "QuantizeLinear",
+            [value, scale, zero_point],
+            outputs=[_value(f"{name}_quantized", ir.DataType[params.scheme.dtype.upper()], value.shape)],
+            name=f"{name}_QuantizeLinear",
+        )
+        dequantize = ir.node(
+            "DequantizeLinear",
+            [quantize.outputs[0], scale, zero_point],
+            outputs=[_value(f"{name}_dequantized", ir.DataType.FLOAT, value.shape)],
+            name=f"{name}_DequantizeLinear",
+        )
+        result = dequantize.outputs[0]
+        if from_integer:
+            is_output = value.is_graph_output()
+            ir.convenience.replace_all_uses_with(value, result, replace_graph_outputs=True)
+            quantize.replace_input_with(0, value)
+            if is_output:
+                value.name, result.name = f"{name}_float", name
+        else:
+            for reader, index in readers:
+                self.nodes[reader].replace_input_with(index, result)
+        producer = value.producer()
+        if producer is None:
+            first = self.graph[0]
+            self.graph.insert_before(first, (quantize, dequantize))
+        else:
+            self.graph.insert_after(producer, (quantize, dequantize))
+
+    def _drop_clamps(self, value: ir.Value, params: QuantParams, integer: set[str]) -> tuple[ir.Value, bool]:
+        """The tensor to quantize in place of ``value``, and whether an integer op gives it."""
+        chain, source = [], value
+        while (node := source.producer()) is not None and node.op_type in ("Relu", "Clip") and node.name not in integer:
+            before = node.inputs[0]
+            if before is None or len(before.uses()) != 1 or before.is_graph_output():
+                break
+            chain.append(node)
+            source = before
+        producer = source.producer()
+        if producer is None or producer.name not in integer:
+            return value, False
+        if not all(_saturates(node, params) for node in chain):
+            return value, True
+        if chain:
+            ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
+            name = value.name
+            self.graph.remove(chain, safe=False)
+            source.name = name
+        return source, True
+
+    def _dequantized_constant(self, node: ir.Node, original: ir.Value | None, tensor: QuantizedTensor) -> ir.Value:
+        name = (original.name if original is not None else None) or f"{node.name}_constant"
+        key = (name, tensor.data.tobytes() + tensor.params.scale.tobytes())
+        if key not in self.constants:
+            unique = name if not any(k[0] == name for k in self.constants) else f"{name}_{node.name}"
+            data = self._initializer(f"{unique}_quantized", tensor.data)
+            scale, zero_point = self._parameters(unique, tensor.params)
+            axis = getattr(tensor.params.scheme.granularity, "axis", None)
+            dequantize = ir.node(
+                "DequantizeLinear",
+                [data, scale, zero_point],
+                attributes={} if axis is None else {"axis": axis},
+                outputs=[_value(f"{unique}_dequantized", ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
+                name=f"{unique}_DequantizeLinear",
+            )
+            self.graph.insert_before(self.graph[0], dequantize)
+            self.constants[key] = dequantize.outputs[0]
+        return self.constants[key]
+
+    def _parameters(self, name: str, params: QuantParams) -> tuple[ir.Value, ir.Value]:
+        return (
+            self._initializer(f"{name}_scale", params.scale.astype(np.float32)),
+            self._initializer(f"{name}_zero_point", params.zero_point),
+        )
+
+    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
+        value.dtype = ir.DataType.from_numpy(array.dtype)
+        self.graph.register_initializer(value)
+        return value
+
+
+def _saturates(clamp: ir.Node, params: QuantParams) -> bool:
+    """Whether quantizing already does what ``clamp`` does: its bounds fall on the ends of the integer type."""
+    scheme, scale = params.scheme, np.float32(params.scale)
+    zero_point = int(params.zero_point)
+
+    def quantize(bound: float) -> float:
+        return float(np.clip(np.rint(np.float32(bound) / scale) + zero_point, scheme.dtype.min, scheme.dtype.max))
+
+    low: float | None = 0.0
+    high: float | None = None
+    if clamp.op_type == "Clip":
+        bounds = [constant(v) for v in clamp.inputs[1:]]
+        low, high = (float(b) if b is not None else None for b in (*bounds, None, None)[:2])
+    return (low is None or quantize(low) == scheme.dtype.min) and (high is None or quantize(high) == scheme.dtype.max)
+
+
+def _value(name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+    value = ir.Value(name=name, shape=None if shape is None else ir.Shape(list(shape)))
+    value.dtype = dtype
+    return value

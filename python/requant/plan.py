@@ -1,0 +1,298 @@
+"""What will be quantized, and why the rest will not: decided from the graph alone, before any data is seen.
+
+Three rules give the plan.
+
+1. An op that computes (convolution, product) is quantized when the target runs it on integers and its weight is known.
+2. An op that only follows (residual add, pooling, concat) or moves values is quantized when all it reads is integer
+   already and something integer reads what it gives, so that a chain stays in integers and no lone Q/DQ pair is left.
+3. A product that may give float for free does so, unless an integer op reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from requant.onnx.graph import constant, int_attribute, rank
+from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie
+from requant.targets import Target, get_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
+
+    from requant.config import QuantConfig
+    from requant.onnx.graph import Graph
+    from requant.types import QuantScheme, Range
+
+_FLOAT = "FLOAT"
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A node that stays float, and why."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """An activation that becomes integer. Its range is ``fixed``, that of tensor ``source``, or calibrated."""
+
+    name: str
+    scheme: QuantScheme
+    source: str | None = None
+    fixed: Range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node that runs on integers: the activations it reads by input index, its weight and bias by tensor name."""
+
+    name: str
+    op_type: str
+    activations: tuple[tuple[int, str], ...]
+    weight: str | None = None
+    weight_axis: int | None = None
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """Everything that will become integer, and every float node that will not."""
+
+    nodes: tuple[NodePlan, ...]
+    tensors: Mapping[str, TensorPlan]
+    skipped: tuple[Skip, ...]
+
+    @cached_property
+    def calibrated(self) -> tuple[str, ...]:
+        """The tensors whose ranges must come from data, in the graph's order."""
+        return tuple(t.name for t in self.tensors.values() if t.source is None and t.fixed is None)
+
+
+def build_plan(graph: Graph, config: QuantConfig) -> QuantPlan:
+    """The plan for ``graph`` under ``config``; pure, the graph is not changed."""
+    return _Planner(graph, config, get_target(config.target)).plan()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, config: QuantConfig, target: Target) -> None:
+        self.config = config
+        self.target = target
+        self.nodes = graph.nodes
+        self.chosen: dict[ir.Node, OpSpec] = {}
+        self.reasons: dict[ir.Node, str] = {}
+
+    def plan(self) -> QuantPlan:
+        self._choose_compute()
+        self._choose_followers()
+        self._drop_loose_followers()
+        tensors = self._tensors()
+        nodes = tuple(self._node_plan(node, row) for node, row in self.chosen.items())
+        skipped = tuple(
+            Skip(node.name or "", node.op_type, self.reasons[node])
+            for node in self.nodes
+            if node in self.reasons and not self._absorbed(node, tensors)
+        )
+        return QuantPlan(nodes, tensors, skipped)
+
+    # -- which nodes -------------------------------------------------------------------------------------------------
+
+    def _choose_compute(self) -> None:
+        for node in self.nodes:
+            row = OPS.get(node.op_type) if node.domain == "" else None
+            if not _touches_float(node):
+                continue  # shapes, indices and masks are no business of ours
+            if row is None:
+                self.reasons[node] = f"{node.op_type} has no integer form here"
+            elif row.kind is Kind.COMPUTE:
+                reason = self._refuse_compute(node, row)
+                if reason is None:
+                    self.chosen[node] = row
+                else:
+                    self.reasons[node] = reason
+
+    def _refuse_compute(self, node: ir.Node, row: OpSpec) -> str | None:
+        if node.op_type not in self.target.fused:
+            return f"{self.target.name} has no integer kernel for {node.op_type}"
+        for index, role in row.inputs.items():
+            value = node.inputs[index] if index < len(node.inputs) else None
+            if value is None:
+                continue
+            array = constant(value)
+            if role is Role.ACTIVATION and array is not None:
+                return "its activation input is a constant"
+            if role is Role.ACTIVATION and not _is_float(value):
+                return f"its input is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
+            if role is not Role.ACTIVATION and array is None:
+                return f"its {role.value} is computed at run time"
+            if role is Role.WEIGHT and array is not None and array.size == 0:
+                return "its weight is empty"
+            if role is Role.BIAS and array is not None and any(d != 1 for d in array.shape[:-1]):
+                return "its bias differs between rows"
+        if node.op_type == "Gemm":
+            factors = (node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0))
+            if factors != (1.0, 1.0) or int_attribute(node, "transA", 0):
+                return "Gemm with alpha, beta or transA has no integer kernel"
+        return None
+
+    def _choose_followers(self) -> None:
+        for node in self.nodes:
+            row = OPS.get(node.op_type) if node.domain == "" else None
+            if row is None or row.kind is Kind.COMPUTE or not _touches_float(node):
+                continue
+            self.reasons[node] = self._refuse_follower(node, row) or ""
+            if not self.reasons[node]:
+                del self.reasons[node]
+                self.chosen[node] = row
+
+    def _refuse_follower(self, node: ir.Node, row: OpSpec) -> str | None:
+        if row.kind is Kind.CLAMP:
+            return "a clamp of its own: no integer op stands before it"
+        supported = self.target.moves if row.kind is Kind.MOVE else self.target.fused
+        if node.op_type not in supported:
+            return f"{self.target.name} has no integer kernel for {node.op_type}"
+        if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+            return f"{self.target.name} resizes integers only by nearest neighbour"
+        for _, value in _activations(node, row):
+            if constant(value) is not None:
+                return "one of its inputs is a constant"
+            if not _is_float(value):
+                return "its input is not float32"
+            if not self._is_integer(value):
+                return "its input is float"
+        return None
+
+    def _is_integer(self, value: ir.Value) -> bool:
+        """Whether ``value`` has integers anyway: from its producer, or for a product that reads it."""
+        producer = self._through_clamp(value)
+        if producer in self.chosen and producer.op_type not in self.target.float_output:
+            return True
+        return any(
+            user in self.chosen and self.chosen[user].kind is Kind.COMPUTE and index == 0
+            for user, index in value.uses()
+        )
+
+    def _drop_loose_followers(self) -> None:
+        """Drop followers that no integer op reads, until none is left."""
+        while True:
+            loose = [
+                node
+                for node, row in self.chosen.items()
+                if row.kind is not Kind.COMPUTE
+                and not any(self._is_read(self._after_clamp(out)) for out in node.outputs)
+            ]
+            if not loose:
+                return
+            for node in loose:
+                del self.chosen[node]
+                self.reasons[node] = "no integer op reads its output"
+
+    def _is_read(self, value: ir.Value) -> bool:
+        return any(
+            user in self.chosen and any(i == index for i, _ in _activations(user, self.chosen[user]))
+            for user, index in value.uses()
+        )
+
+    def _after_clamp(self, value: ir.Value) -> ir.Value:
+        """The tensor that carries the result of a node: behind the Relu or Clip that alone reads it."""
+        while not value.is_graph_output() and len(value.uses()) == 1:
+            user = next(iter(value.uses())).node
+            if not _is_clamp(user) or user.inputs[0] is not value:
+                break
+            value = user.outputs[0]
+        return value
+
+    def _through_clamp(self, value: ir.Value) -> ir.Node | None:
+        """The node whose result ``value`` carries, looking through Relu and Clip."""
+        producer = value.producer()
+        while producer is not None and _is_clamp(producer):
+            before = producer.inputs[0]
+            if before is None or self._after_clamp(before) is not self._after_clamp(value):
+                break
+            producer = before.producer()
+        return producer
+
+    def _absorbed(self, node: ir.Node, tensors: Mapping[str, TensorPlan]) -> bool:
+        """Whether a clamp vanishes into the quantization of what it gives."""
+        return (
+            _is_clamp(node) and node.outputs[0].name in tensors and self._through_clamp(node.outputs[0]) in self.chosen
+        )
+
+    # -- which tensors -----------------------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, TensorPlan]:
+        scheme = self.config.activation_scheme
+        tensors: dict[str, TensorPlan] = {}
+
+        def add(value: ir.Value, source: str | None = None, fixed: Range | None = None) -> None:
+            name = value.name or ""
+            if name not in tensors:
+                tensors[name] = TensorPlan(name, scheme, source, fixed)
+
+        for node in self.nodes:
+            row = self.chosen.get(node)
+            if row is None:
+                continue
+            for _, value in _activations(node, row):
+                add(value)
+            for out in node.outputs:
+                result = self._after_clamp(out)
+                if node.op_type in self.target.float_output and not self._is_read(result):
+                    continue
+                if row.tie is Tie.SAME_AS_INPUT and result is out:
+                    origin = tensors[node.inputs[0].name or ""]  # type: ignore[union-attr]  # a chosen node has inputs
+                    add(result, origin.source or origin.name, origin.fixed)
+                else:
+                    add(result, fixed=row.fixed_range)
+        return tensors
+
+    def _node_plan(self, node: ir.Node, row: OpSpec) -> NodePlan:
+        names = dict.fromkeys(Role) | {
+            role: node.inputs[i].name  # type: ignore[union-attr]
+            for i, role in row.inputs.items()
+            if i < len(node.inputs) and node.inputs[i] is not None
+        }
+        axis = None
+        if row.weight_axis is not None and row.kind is Kind.COMPUTE:
+            flag = row.weight_axis.flag
+            transposed = bool(flag and int_attribute(node, flag, 0))
+            axis = row.weight_axis.transposed if transposed else row.weight_axis.axis
+            axis %= rank(node.inputs[1]) or 1
+        return NodePlan(
+            name=node.name or "",
+            op_type=node.op_type,
+            activations=tuple((index, value.name or "") for index, value in _activations(node, row)),
+            weight=names[Role.WEIGHT],
+            weight_axis=axis,
+            bias=names[Role.BIAS],
+        )
+
+
+def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
+    """The inputs that become integer activations, with their indices."""
+    for index, value in enumerate(node.inputs):
+        if value is not None and (row.variadic or row.inputs.get(index) is Role.ACTIVATION):
+            yield index, value
+
+
+def _is_clamp(node: ir.Node) -> bool:
+    row = OPS.get(node.op_type) if node.domain == "" else None
+    if row is None or row.kind is not Kind.CLAMP:
+        return False
+    return all(bound is None or constant(bound) is not None for bound in node.inputs[1:])
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.name == _FLOAT
+
+
+def _touches_float(node: ir.Node) -> bool:
+    return any(
+        v is not None and v.dtype is not None and v.dtype.is_floating_point() for v in (*node.inputs, *node.outputs)
+    )

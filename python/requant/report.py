@@ -1,0 +1,156 @@
+"""What was done, what it cost and what it gained: one frozen value, with JSON and notebook views of it."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedNode:
+    """A float node and the reason."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorQuality:
+    """How well one tensor's integers stand for its reals.
+
+    ``granular`` and ``overload`` are mean squared errors, of rounding inside the range and of clipping outside;
+    ``clipped`` is the share of values outside; ``sqnr_db`` is signal power over their sum (None: no error at all).
+    """
+
+    name: str
+    kind: str
+    lo: float
+    hi: float
+    scale: float
+    zero_point: int
+    granular: float
+    overload: float
+    clipped: float
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputQuality:
+    """Distance of one model output from the float model's (``sqnr_db`` None: equal)."""
+
+    name: str
+    sqnr_db: float | None
+    cosine: float
+    max_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Median milliseconds of one sample on one thread, both models timed in turn."""
+
+    runtime: str
+    float_ms: float
+    quantized_ms: float
+    speedup: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """A metric on labelled samples, of the float and of the quantized model."""
+
+    metric: str
+    samples: int
+    float_value: float
+    quantized_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of ``requant.quantize`` in figures."""
+
+    version: str
+    model: str
+    config: Mapping[str, Any]
+    float_bytes: int
+    quantized_bytes: int
+    prepared: tuple[str, ...]
+    quantized: Mapping[str, int]
+    skipped: tuple[SkippedNode, ...]
+    data: str
+    calibration_samples: int
+    verification_samples: int
+    outputs: tuple[OutputQuality, ...]
+    tensors: tuple[TensorQuality, ...]
+    latency: Latency | None
+    accuracy: Accuracy | None
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def worst(self) -> tuple[TensorQuality, ...]:
+        """The ten tensors with the lowest SQNR, worst first."""
+        return tuple(sorted(self.tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db)[:10])
+
+    @property
+    def skipped_by_reason(self) -> dict[tuple[str, str], int]:
+        """Number of float nodes for each op type and reason, most first."""
+        counts: dict[tuple[str, str], int] = {}
+        for node in self.skipped:
+            key = (node.op_type, node.reason)
+            counts[key] = counts.get(key, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON types; ``schema`` is its version."""
+        return {"schema": SCHEMA, **asdict(self), "worst": [tensor.name for tensor in self.worst]}
+
+    def to_json(self) -> str:
+        """``to_dict`` as a JSON document."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    def summary(self) -> list[tuple[str, str]]:
+        """The headline figures, a label and a text each."""
+        total = sum(self.quantized.values())
+        rows = [
+            (
+                "size",
+                f"{self.float_bytes:,} -> {self.quantized_bytes:,} bytes"
+                f" ({self.float_bytes / max(self.quantized_bytes, 1):.2f} x smaller)",
+            ),
+            ("ops", f"{total} quantized, {len(self.skipped)} float"),
+        ]
+        if self.accuracy is not None:
+            a = self.accuracy
+            rows.append(
+                (a.metric, f"{a.float_value:.4f} float, {a.quantized_value:.4f} quantized ({a.samples} samples)")
+            )
+        for out in self.outputs:
+            sqnr = "equal" if out.sqnr_db is None else f"SQNR {out.sqnr_db:.1f} dB"
+            rows.append(
+                (f"output {out.name}", f"{sqnr}, cosine {out.cosine:.5f} ({self.verification_samples} samples)")
+            )
+        if self.latency is not None:
+            t = self.latency
+            rows.append(
+                (
+                    "latency",
+                    f"{t.float_ms:.3f} -> {t.quantized_ms:.3f} ms ({t.speedup:.2f} x float, 1 thread, {t.runtime})",
+                )
+            )
+        return rows
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>"
+            for k, v in self.summary()
+        )
+        return f"<table><caption>{html.escape(self.model)}</caption>{cells}</table>"

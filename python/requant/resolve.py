@@ -1,0 +1,157 @@
+"""From ranges to integers: the parameters of every activation, the integers of every weight and bias.
+
+A weight is quantized symmetrically with one scale to an output channel (or one for the tensor). Two bounds may make a
+scale larger than ``max|w| / 127``:
+
+* the bias of a channel is an int32 with scale ``s_x * s_w``; where ``|b| / (s_x s_w)`` would leave int32, s_w grows;
+* x86 CPUs before VNNI add pairs of uint8 x int8 products in 16 bits. With ``255 (w[2i] + w[2i+1]) <= 32767`` for pairs
+  of one sign they cannot saturate; ``saturation="safe"`` grows s_w until that holds, so that the model gives the same
+  numbers on every CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from requant import ops
+from requant.errors import ModelError
+from requant.onnx.graph import constant, int_attribute
+from requant.targets import get_target
+from requant.types import PerChannel, PerTensor, QuantizedTensor, QuantParams, QuantScheme, QuantType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from requant.config import QuantConfig
+    from requant.onnx.graph import Graph
+    from requant.plan import NodePlan, QuantPlan
+    from requant.types import Range
+
+    Floats = NDArray[np.floating[Any]]
+
+_INT32_MAX = 2**31 - 1
+_PAIR_LIMIT = 127  # real sums up to here stay at most 128 when both terms are rounded, and 255 * 128 < 2**15
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Parameters by activation name; integers of weights and biases by node name."""
+
+    activations: Mapping[str, QuantParams]
+    weights: Mapping[str, QuantizedTensor]
+    biases: Mapping[str, QuantizedTensor]
+    widened: tuple[str, ...]
+
+
+def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: QuantConfig) -> Resolved:
+    """Quantize every weight and bias of ``plan`` and turn ``ranges`` into parameters.
+
+    Raises:
+        ModelError: a weight or bias holds NaN or infinity.
+    """
+    activations = {}
+    for tensor in plan.tensors.values():
+        chosen = tensor.fixed or ranges[tensor.source or tensor.name]
+        activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, tensor.scheme)
+    constants = {name: constant(value) for name, value in graph.model.graph.initializers.items()}
+    weights, biases, widened = {}, {}, []
+    for node in plan.nodes:
+        if node.weight is None:
+            continue
+        weight = _finite(constants[node.weight], node.weight)
+        bias = None if node.bias is None else _finite(constants[node.bias], node.bias).reshape(-1)
+        groups = _groups(graph, node)
+        input_scale = float(activations[node.activations[0][1]].scale)
+        scheme, scale = _weight_scale(weight, node, config, groups)
+        if bias is not None:
+            grown = _grow_for_bias(scale, bias, input_scale)
+            if np.any(grown > scale):
+                widened.append(node.name)
+                scale = grown
+        params = QuantParams(scale.astype(np.float32), _zero_points(scale, scheme), scheme)
+        weights[node.name] = ops.quantize_array(weight, params)
+        if bias is not None:
+            biases[node.name] = _quantize_bias(bias, params, input_scale)
+    return Resolved(activations, weights, biases, tuple(widened))
+
+
+def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: int) -> tuple[QuantScheme, Floats]:
+    """Scheme of a weight and its scale (shape [] or [channels], float64) before any bias is considered."""
+    axis = node.weight_axis or 0
+    granularity = PerChannel(axis) if config.per_channel and weight.ndim > 1 else PerTensor()
+    scheme = QuantScheme(QuantType(config.weights), symmetric=True, granularity=granularity, narrow=True)
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    peak = np.abs(rows).max(axis=1).astype(np.float64)
+    pairs = get_target(config.target).pair_products and config.saturation == "safe" and config.weights == "int8"
+    if pairs and not _is_depthwise(node, weight, groups):
+        peak = np.maximum(peak, _largest_pair(weight, node, axis))
+    if isinstance(granularity, PerTensor):
+        peak = peak.max()
+    live = peak > 0
+    scale = np.where(live, peak / _PAIR_LIMIT, np.max(peak, initial=0.0) / _PAIR_LIMIT)
+    tiny = np.finfo(np.float32).tiny
+    return scheme, np.where(scale >= tiny, scale, 1.0 if not np.any(live) else tiny)
+
+
+def _largest_pair(weight: Floats, node: NodePlan, axis: int) -> Floats:
+    """For each output channel the largest sum of two weights of one sign that a kernel multiplies as a pair.
+
+    Kernels read weights with the output channel outermost and, for convolutions, the input channel innermost; pairs are
+    elements 2i and 2i + 1 of that order.
+    """
+    rows = np.moveaxis(weight, 1, -1) if node.op_type == "Conv" else np.moveaxis(weight, axis, 0)
+    rows = rows.reshape(rows.shape[0], -1).astype(np.float64)
+    if rows.shape[1] % 2:
+        rows = np.pad(rows, ((0, 0), (0, 1)))
+    pairs = rows.reshape(rows.shape[0], -1, 2)
+    return np.maximum(np.maximum(pairs, 0).sum(axis=2).max(axis=1), np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
+
+
+def _grow_for_bias(scale: Floats, bias: Floats, input_scale: float) -> Floats:
+    needed = np.abs(bias).astype(np.float64) / (input_scale * (_INT32_MAX - 1))
+    return np.maximum(scale, needed if scale.ndim else needed.max(initial=0.0))
+
+
+def _quantize_bias(bias: Floats, weight: QuantParams, input_scale: float) -> QuantizedTensor:
+    scale = np.float32(input_scale) * weight.scale
+    integers = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
+    integers = np.clip(integers, -_INT32_MAX, _INT32_MAX).astype(np.int32)
+    granularity = PerChannel(0) if scale.ndim else PerTensor()
+    # int32 has no QuantType of its own: it is what the products accumulate in, never a stored precision
+    params = QuantParams(scale, np.zeros(scale.shape, np.int32), QuantScheme(granularity=granularity, symmetric=True))
+    return QuantizedTensor(integers, params)
+
+
+def _zero_points(scale: Floats, scheme: QuantScheme) -> NDArray[Any]:
+    centre = 0 if scheme.dtype.signed else 1 << (scheme.dtype.bits - 1)
+    return np.full(scale.shape, centre, scheme.dtype.numpy)
+
+
+def _finite(array: NDArray[Any] | None, name: str) -> Floats:
+    if array is None:
+        raise ModelError(f"weight {name!r} is not a constant")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ModelError(
+            f"weight {name!r} {array.shape} holds {int(bad.sum())} NaN or infinite values, the first at {where}",
+            hint="repair the float model; a weight that is not finite cannot be quantized",
+        )
+    return array
+
+
+def _groups(graph: Graph, node: NodePlan) -> int:
+    if node.op_type != "Conv":
+        return 1
+    found = next(n for n in graph.nodes if n.name == node.name)
+    return int_attribute(found, "group", 1)
+
+
+def _is_depthwise(node: NodePlan, weight: Floats, groups: int) -> bool:
+    """Depthwise kernels multiply in 16 bits and add in 32: nothing to guard."""
+    return node.op_type == "Conv" and weight.shape[1] == 1 and groups == weight.shape[0]

@@ -1,0 +1,105 @@
+"""Running models; the only importer of onnxruntime.
+
+Where onnxruntime is not installed, ``onnx.reference`` runs the model: correct, and slow.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from requant.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+#: The distributions that provide the module ``onnxruntime``.
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
+
+
+class Runner(Protocol):
+    """A model that can be run."""
+
+    name: str
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """The outputs, in the model's order, for one batch of feeds."""
+
+    def stop(self) -> None:
+        """Make a ``run`` that is under way in another thread return early, with an error."""
+
+
+def installed() -> dict[str, str]:
+    """Name and version of every onnxruntime distribution that is installed."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def open_runner(model: bytes, *, threads: int = 0) -> Runner:
+    """A runner for ``model``: onnxruntime's, else the reference implementation's.
+
+    Raises:
+        ModelError: the runtime refuses the model.
+    """
+    if installed():
+        return OrtRunner(model, threads=threads)
+    from requant.onnx.reference import ReferenceRunner
+
+    logger.warning(
+        "onnxruntime is not installed: running on onnx.reference, which is slow (pip install 'requant[ort]')"
+    )
+    return ReferenceRunner(model)
+
+
+class OrtRunner:
+    """A session on the CPU."""
+
+    name = "onnxruntime"
+
+    def __init__(self, model: bytes, *, threads: int = 0) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as problem:
+            raise ModelError(f"onnxruntime cannot load the model: {_first_line(problem)}") from problem
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = 4
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """The outputs, in the model's order, for one batch of feeds.
+
+        Raises:
+            ModelError: onnxruntime fails on them.
+        """
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(None, dict(feeds), self._run_options)
+        except Exception as problem:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
+            raise ModelError(f"onnxruntime failed on {shapes}: {_first_line(problem)}") from problem
+        return outputs
+
+    def stop(self) -> None:
+        """Make a ``run`` under way in another thread return at the next node."""
+        self._run_options.terminate = True
+
+
+def _first_line(problem: Exception) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[0][:240] if lines else type(problem).__name__

@@ -1,0 +1,13 @@
+"""No runtime in particular: whatever has a row is quantized."""
+
+from __future__ import annotations
+
+from requant.onnx.ops import OPS, Kind
+from requant.targets.spec import Target
+
+TARGET = Target(
+    name="generic",
+    fused=frozenset(t for t, row in OPS.items() if row.kind in (Kind.COMPUTE, Kind.FOLLOW)),
+    float_output=frozenset(),
+    moves=frozenset(t for t, row in OPS.items() if row.kind is Kind.MOVE),
+)

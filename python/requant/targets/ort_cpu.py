@@ -1,0 +1,31 @@
+"""onnxruntime on CPUs: what its optimizer really turns into integer kernels (version 1.31, opset 13 to 26)."""
+
+from __future__ import annotations
+
+from requant.targets.spec import Target
+
+TARGET = Target(
+    name="ort-cpu",
+    fused=frozenset(
+        {"Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"}
+    ),
+    float_output=frozenset({"Gemm", "MatMul"}),
+    moves=frozenset(
+        {
+            "MaxPool",
+            "Reshape",
+            "Flatten",
+            "Transpose",
+            "Squeeze",
+            "Unsqueeze",
+            "Slice",
+            "Split",
+            "Gather",
+            "Expand",
+            "Tile",
+            "DepthToSpace",
+            "Resize",
+        }
+    ),
+    pair_products=True,
+)

@@ -1,0 +1,25 @@
+"""What a target says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which ops a runtime executes on integers, and on what terms.
+
+    Attributes:
+        name: as the user types it.
+        fused: op types that run in integer kernels when their inputs and outputs are quantized.
+        float_output: those of ``fused`` that may also give float directly, without a quantized output.
+        moves: op types through which Q/DQ vanish when input and output have the same parameters.
+        pair_products: whether the target multiplies neighbouring uint8 x int8 pairs with 16-bit saturation on some of
+            its machines, so that int8 weights must keep ``255 * (w[2i] + w[2i+1])`` inside int16.
+    """
+
+    name: str
+    fused: frozenset[str]
+    float_output: frozenset[str]
+    moves: frozenset[str]
+    pair_products: bool = False

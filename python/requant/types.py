@@ -1,0 +1,124 @@
+"""The values that name a quantization: integer type, granularity, scheme, parameters and range.
+
+Terms and shapes are ONNX's: ``q = clamp(round_half_even(x / scale) + zero_point)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class QuantType(StrEnum):
+    """An integer type that values are quantized to."""
+
+    INT4 = "int4"
+    UINT4 = "uint4"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    INT16 = "int16"
+    UINT16 = "uint16"
+
+    @property
+    def bits(self) -> int:
+        """Width in bits: 4, 8 or 16."""
+        return int(self.value.removeprefix("u").removeprefix("int"))
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative integers are representable."""
+        return not self.value.startswith("u")
+
+    @property
+    def min(self) -> int:
+        """Smallest integer of the type."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def max(self) -> int:
+        """Largest integer of the type."""
+        return (1 << (self.bits - self.signed)) - 1
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The numpy dtype that holds it; 4-bit integers are held one to a byte."""
+        import numpy as np
+
+        return np.dtype(f"{'' if self.signed else 'u'}int{max(self.bits, 8)}")
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """One scale for the whole tensor: ``[64, 32]`` has scale ``[]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerChannel:
+    """One scale for each index of ``axis``: ``[64, 32]`` with axis 0 has scale ``[64]``."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerBlock:
+    """One scale for each ``block_size`` values along ``axis``: ``[64, 32]``, axis 1, 16: scale ``[64, 2]``."""
+
+    axis: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """One scale for each row, the last axis being the row: ``[8, 128, 32]`` has scale ``[8, 128]``."""
+
+
+Granularity = PerTensor | PerChannel | PerBlock | PerToken
+
+
+class Range(NamedTuple):
+    """A closed interval of reals that the integers are spread over."""
+
+    lo: float
+    hi: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantScheme:
+    """How a tensor is quantized: to which integers, around zero or not, and how many scales it has.
+
+    ``narrow`` leaves the lowest integer of a symmetric scheme out (-127..127), as the TFLite specification
+    asks of weights.
+    """
+
+    dtype: QuantType = QuantType.INT8
+    symmetric: bool = False
+    granularity: Granularity = PerTensor()
+    narrow: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantParams:
+    """Scale (float32) and zero point (the type's numpy dtype), of equal shape, as the granularity says."""
+
+    scale: NDArray[np.float32]
+    zero_point: NDArray[Any]
+    scheme: QuantScheme
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedTensor:
+    """Integers with the parameters that give the reals back; 4-bit integers are unpacked, one to a byte."""
+
+    data: NDArray[Any]
+    params: QuantParams
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The reals, ``(q - zero_point) * scale``, in the shape of ``data``."""
+        from requant import ops
+
+        return ops.dequantize_array(self)

@@ -1,0 +1,200 @@
+"""Prove a quantized model before anyone gets it: valid, loads, runs, and how far from the float model it is."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from requant import ops
+from requant.errors import ModelError, VerificationError
+from requant.report import Accuracy, Latency, OutputQuality, TensorQuality
+from requant.runtime import open_runner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from requant.calibration import CalibrationTable
+    from requant.data import Batch, Dataset, InputSpec
+    from requant.onnx.graph import Graph
+    from requant.plan import QuantPlan
+    from requant.resolve import Resolved
+
+    Feeds = Mapping[str, NDArray[Any]]
+
+_LATENCY_SECONDS = 0.6
+_LATENCY_PAIRS = (5, 50)
+
+
+def check_model(model: bytes, feeds: Feeds | None, *, threads: int) -> None:
+    """The last gate before a file is written: the checker, the runtime, one sample.
+
+    Raises:
+        VerificationError: the model fails one of them.
+    """
+    from requant.onnx.graph import Graph
+
+    try:
+        Graph.load(model)
+        runner = open_runner(model, threads=threads)
+        outputs = runner.run(feeds) if feeds is not None else []
+    except ModelError as problem:
+        raise VerificationError(
+            f"the quantized model failed its check: {problem.message}",
+            hint="nothing was written; please report this model",
+        ) from problem
+    for index, array in enumerate(outputs):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise VerificationError(f"output {index} of the quantized model is not finite; nothing was written")
+
+
+def compare_outputs(
+    reference: Graph, quantized: bytes, batches: Sequence[Batch], *, threads: int
+) -> tuple[OutputQuality, ...]:
+    """Distance of each float output from the float model's, over all ``batches``."""
+    runners = [open_runner(model, threads=threads) for model in (reference.to_bytes(), quantized)]
+    names = [out.name for out in reference.outputs]
+    sums = {name: _Distance() for name in names}
+    for batch in batches:
+        for name, expected, got in zip(names, *(runner.run(batch.feeds) for runner in runners), strict=True):
+            if np.asarray(expected).dtype.kind == "f":
+                sums[name].add(np.asarray(expected, np.float64), np.asarray(got, np.float64))
+    return tuple(distance.quality(name) for name, distance in sums.items() if distance.seen)
+
+
+class _Distance:
+    """Running sums of a signal, its error and their products."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self.signal = self.noise = self.dot = self.other = self.peak = 0.0
+
+    def add(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
+        finite = np.isfinite(expected) & np.isfinite(got)
+        expected, got = expected[finite], got[finite]
+        self.seen = True
+        self.signal += float(np.sum(expected**2))
+        self.other += float(np.sum(got**2))
+        self.dot += float(np.sum(expected * got))
+        self.noise += float(np.sum((expected - got) ** 2))
+        self.peak = max(self.peak, float(np.max(np.abs(expected - got), initial=0.0)))
+
+    def quality(self, name: str) -> OutputQuality:
+        length = math.sqrt(self.signal * self.other)
+        return OutputQuality(
+            name=name,
+            sqnr_db=decibels(self.signal, self.noise),
+            cosine=self.dot / length if length > 0 else float(self.noise == 0),
+            max_error=self.peak,
+        )
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """``10 log10(signal / noise)``; None where there is no noise, -200 where there is no signal."""
+    if noise <= 0:
+        return None
+    return max(10 * math.log10(signal / noise), -200.0) if signal > 0 else -200.0
+
+
+def measure_latency(reference: Graph, quantized: bytes, feeds: Feeds) -> Latency:
+    """Median time of one run, one thread, the two models in turn so that a noisy machine hits both."""
+    runners = [open_runner(model, threads=1) for model in (reference.to_bytes(), quantized)]
+    once = [_time(runner, feeds, 1) for runner in runners for _ in range(2)]
+    pair = sum(once) / 2
+    repeats = max(1, int(0.002 / max(min(once), 1e-6)))
+    low, high = _LATENCY_PAIRS
+    pairs = min(high, max(low, int(_LATENCY_SECONDS / max(pair * repeats, 1e-6))))
+    taken = [[_time(runner, feeds, repeats) for runner in runners] for _ in range(pairs)]
+    before, after = (statistics.median(t[i] for t in taken) * 1e3 for i in (0, 1))
+    speedup = statistics.median(float_time / quantized_time for float_time, quantized_time in taken)
+    return Latency(runtime=runners[0].name, float_ms=before, quantized_ms=after, speedup=speedup)
+
+
+def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        runner.run(feeds)
+    return (time.perf_counter() - start) / repeats
+
+
+def measure_top1(reference: Graph, quantized: bytes, dataset: Dataset, *, threads: int) -> Accuracy | None:
+    """Share of labelled samples whose largest score (last axis of the first output) is the label's, of both models."""
+    runners = [open_runner(model, threads=threads) for model in (reference.to_bytes(), quantized)]
+    right, total = [0, 0], 0
+    for batch in dataset.batches():
+        if batch.labels is None:
+            return None
+        labels = np.asarray(batch.labels).reshape(-1)
+        total += len(labels)
+        for index, runner in enumerate(runners):
+            scores = np.asarray(runner.run(batch.feeds)[0])
+            guesses = scores.reshape(len(labels), -1, scores.shape[-1])[:, -1].argmax(axis=-1)
+            right[index] += int(np.sum(guesses == labels))
+    return Accuracy("top1", total, right[0] / total, right[1] / total) if total else None
+
+
+def tensor_quality(
+    graph: Graph, plan: QuantPlan, resolved: Resolved, table: CalibrationTable
+) -> tuple[TensorQuality, ...]:
+    """Granular and overload error of every quantized activation (from its histogram) and weight (from its values)."""
+    from requant.onnx.graph import constant
+
+    found = []
+    for tensor in plan.tensors.values():
+        seen = table.get(tensor.source or tensor.name)
+        if seen is None:
+            continue
+        params = resolved.activations[tensor.name]
+        scale, zero_point, dtype = float(params.scale), int(params.zero_point), params.scheme.dtype
+        error = seen.error(scale, zero_point, dtype.value)
+        lo, hi = ((q - zero_point) * scale for q in (dtype.min, dtype.max))
+        noise = error["granular"] + error["overload"]
+        found.append(
+            TensorQuality(
+                tensor.name,
+                "activation",
+                lo,
+                hi,
+                scale,
+                zero_point,
+                error["granular"],
+                error["overload"],
+                error["clipped"],
+                None if noise <= 0 else error["sqnr_db"],
+            )
+        )
+    for node in plan.nodes:
+        quantized = resolved.weights.get(node.name)
+        if quantized is None or node.weight is None:
+            continue
+        weight = constant(graph.model.graph.initializers[node.weight])
+        if weight is None:
+            continue
+        signal = float(np.mean(np.square(weight, dtype=np.float64)))
+        noise = float(np.mean(np.square(weight.astype(np.float64) - ops.dequantize_array(quantized))))
+        scale = float(np.max(quantized.params.scale))
+        found.append(
+            TensorQuality(
+                node.weight,
+                "weight",
+                float(weight.min()),
+                float(weight.max()),
+                scale,
+                int(quantized.params.zero_point.flat[0]),
+                noise,
+                0.0,
+                0.0,
+                decibels(signal, noise),
+            )
+        )
+    return tuple(found)
+
+
+def zero_feeds(inputs: Iterable[InputSpec]) -> dict[str, NDArray[Any]]:
+    """Zeros of a shape that fits each input (free dimensions are 1): enough to see that a model runs."""
+    return {spec.name: np.zeros([d if isinstance(d, int) else 1 for d in spec.shape], spec.dtype) for spec in inputs}

@@ -1,0 +1,96 @@
+//! Which range the integers are spread over, chosen from what was seen.
+//!
+//! A method is a file with a `NAME` and a `range`, and a line in [`METHODS`]. Each is a pure function of one
+//! [`TensorStatistics`](crate::stats::TensorStatistics), so that one pass over the data serves all of them.
+//!
+//! Every range contains 0, because zero must be representable. A symmetric scheme gets `[-a, a]`, or `[0, a]` where
+//! nothing negative was seen.
+
+mod entropy;
+mod error;
+mod logarithm;
+mod minmax;
+mod model;
+mod mse;
+mod percentile;
+mod sqnr;
+mod window;
+
+pub use error::{QuantError, error};
+use model::Model;
+use window::Window;
+
+use crate::{Error, QuantScheme, Range, Result, stats::TensorStatistics};
+
+/// A rule that chooses a range.
+#[derive(Debug, Clone, Copy)]
+pub struct Method {
+    /// Its name, in the words of the command line.
+    pub name: &'static str,
+    range: fn(&Request) -> Range,
+}
+
+/// All methods, simplest first.
+pub const METHODS: &[Method] = &[
+    Method { name: minmax::NAME, range: minmax::range },
+    Method { name: percentile::NAME, range: percentile::range },
+    Method { name: entropy::NAME, range: entropy::range },
+    Method { name: mse::NAME, range: mse::range },
+    Method { name: sqnr::NAME, range: sqnr::range },
+];
+
+/// The share of values, in percent, that the percentile method keeps inside the range unless told otherwise.
+pub const DEFAULT_PERCENTILE: f64 = 99.99;
+
+/// What a method may look at.
+struct Request<'a> {
+    stats: &'a TensorStatistics,
+    model: Model,
+    scheme: QuantScheme,
+    percentile: f64,
+}
+
+/// The range that `method` chooses; `percentile` matters to that method alone.
+///
+/// ```
+/// use requant_core::{QuantScheme, QuantType, calibration, stats::{Statistic, TensorStatistics}};
+/// let mut seen = TensorStatistics::default();
+/// seen.observe(&[0.0, 1.0, 2.5]);
+/// let scheme = QuantScheme { dtype: QuantType::I8, symmetric: true, narrow: false };
+/// let range = calibration::range(&seen, "minmax", scheme, calibration::DEFAULT_PERCENTILE)?;
+/// assert_eq!((range.lo, range.hi), (0.0, 2.5));
+/// # Ok::<(), requant_core::Error>(())
+/// ```
+///
+/// # Errors
+/// An unknown method, a percentile outside (0, 100], statistics without a finite value.
+pub fn range(stats: &TensorStatistics, method: &str, scheme: QuantScheme, percentile: f64) -> Result<Range> {
+    let method = METHODS.iter().find(|m| m.name == method).ok_or_else(|| Error::UnknownName {
+        what: "calibration method",
+        name: method.to_owned(),
+        known: METHODS.iter().map(|m| m.name).collect::<Vec<_>>().join(", "),
+    })?;
+    if !(percentile > 0.0 && percentile <= 100.0) {
+        return Err(Error::Percentile(percentile));
+    }
+    if stats.count() == 0 {
+        return Err(Error::Empty);
+    }
+    Ok((method.range)(&Request {
+        stats,
+        model: Model::new(stats.histogram()),
+        scheme,
+        percentile,
+    }))
+}
+
+impl Request<'_> {
+    /// `[lo, hi]`, widened to 0 and, for a symmetric scheme, to both sides.
+    fn widened(&self, lo: f32, hi: f32) -> Range {
+        if self.scheme.symmetric { self.symmetric(hi.max(-lo)) } else { Range { lo: lo.min(0.0), hi: hi.max(0.0) } }
+    }
+
+    fn symmetric(&self, a: f32) -> Range {
+        Range { lo: if self.stats.min() < 0.0 { -a } else { 0.0 }, hi: a }
+    }
+}

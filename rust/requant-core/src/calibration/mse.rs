@@ -1,0 +1,47 @@
+//! The range with the least mean squared error, rounding and clipping together.
+//!
+//! For each step `D` the error falls apart into two sums, one for each side of zero (see [`model`](super::model)):
+//!
+//! ```text
+//! error(D, below, above) = const - 2D * (sum of U(m_k), k = 1..above  +  sum of V(m_k), k = 1..below),  m_k = (k - 1/2) D
+//! ```
+//!
+//! `U` and `V` fall with `k`. So the best split of the levels into `below` and `above` takes the largest terms of both,
+//! and is found by bisection. All steps and all zero points are thus searched with about `levels` evaluations for each
+//! step. (Minimum-MSE clipping: Sung et al. 2015, "Resiliency of deep neural networks under quantization"; Banner et al.
+//! 2019, "Post training 4-bit quantization", for Gaussian and Laplacian data. Here the data's own histogram is used.)
+
+use super::{Request, Window, model::Model, model::to_f64_len};
+use crate::Range;
+
+pub(super) const NAME: &str = "mse";
+
+pub(super) fn range(request: &Request) -> Range {
+    let (window, model) = (Window::new(request), &request.model);
+    let mut best = (f64::INFINITY, 0.0, (0, 0));
+    for step in window.steps() {
+        let split = window.split.unwrap_or_else(|| best_split(model, step, window.levels));
+        let error = model.negative.squared_error(step, split.0) + model.positive.squared_error(step, split.1);
+        // At equal error the wider range: it is the safer one with data not seen.
+        if error <= best.0 {
+            best = (error, step, split);
+        }
+    }
+    window.range(request, best.1, best.2)
+}
+
+/// How many levels to put below and above zero.
+fn best_split(model: &Model, step: f64, levels: usize) -> (usize, usize) {
+    if model.positive.is_empty() {
+        return (levels, 0);
+    }
+    let midpoint = |k: usize| (to_f64_len(k) - 0.5) * step;
+    // Level k above zero is worth more than the one below zero that it displaces, for all k up to `above`.
+    let worth_it = |k: usize| model.positive.excess(midpoint(k)) >= model.negative.excess(midpoint(levels + 1 - k));
+    let (mut above, mut beyond) = (0, levels + 1);
+    while beyond - above > 1 {
+        let k = above.midpoint(beyond);
+        if worth_it(k) { above = k } else { beyond = k }
+    }
+    (levels - above, above)
+}

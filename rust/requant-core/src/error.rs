@@ -1,0 +1,114 @@
+//! Errors that carry what was expected and what was got.
+
+use crate::QuantType;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything this crate refuses.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name that is in no list.
+    #[error("unknown {what} {name:?}; choose one of {known}")]
+    UnknownName {
+        /// What kind of thing was named.
+        what: &'static str,
+        /// The name as given.
+        name: String,
+        /// The names that exist, comma separated.
+        known: String,
+    },
+    /// An axis outside the shape.
+    #[error("axis {axis} is out of bounds for shape {shape:?}")]
+    Axis {
+        /// The axis as given.
+        axis: usize,
+        /// The shape it was to index.
+        shape: Vec<usize>,
+    },
+    /// A block size of zero.
+    #[error("block_size must be at least 1")]
+    BlockSize,
+    /// Two lengths that must agree.
+    #[error("{what} has {got} elements, expected {expected}")]
+    Length {
+        /// Which argument.
+        what: &'static str,
+        /// What its length must be.
+        expected: usize,
+        /// What it is.
+        got: usize,
+    },
+    /// A scale that is zero, negative, NaN or infinite.
+    #[error("scale {value:?} at index {index} is not finite and positive")]
+    Scale {
+        /// The offending value.
+        value: f32,
+        /// Where it is.
+        index: usize,
+    },
+    /// A range with a NaN or infinite end, or with its ends swapped.
+    #[error("range [{lo}, {hi}] is not a finite interval")]
+    Range {
+        /// Lower end.
+        lo: f32,
+        /// Upper end.
+        hi: f32,
+    },
+    /// A zero point outside the integers in use.
+    #[error("zero_point {value} at index {index} is outside {min}..={max}")]
+    ZeroPoint {
+        /// The offending value.
+        value: i32,
+        /// Where it is.
+        index: usize,
+        /// Smallest integer in use.
+        min: i32,
+        /// Largest integer in use.
+        max: i32,
+    },
+    /// A NaN or an infinity where a finite value is needed.
+    #[error("value {value} at index {index:?} is not finite")]
+    NonFinite {
+        /// The offending value.
+        value: f32,
+        /// Where it is, an index for each axis.
+        index: Vec<usize>,
+    },
+    /// A machine integer that is too small for a type.
+    #[error("{dtype} does not fit integers of type {container}")]
+    Container {
+        /// The type of the quantized values.
+        dtype: QuantType,
+        /// The widest type that the machine integer holds.
+        container: QuantType,
+    },
+    /// An integer that a type cannot hold.
+    #[error("integer {value} at index {index} is outside {dtype}")]
+    Overflow {
+        /// The offending value.
+        value: i32,
+        /// Where it is.
+        index: usize,
+        /// The type that was to hold it.
+        dtype: QuantType,
+    },
+    /// A statistic that has seen no finite value.
+    #[error("no finite value was observed, so there is no range to choose")]
+    Empty,
+    /// A percentage outside (0, 100].
+    #[error("percentile {0} is outside (0, 100]")]
+    Percentile(f64),
+    /// Serialised statistics that cannot be read.
+    #[error("serialised statistics are damaged: {0}")]
+    Damaged(&'static str),
+    /// A forced kernel set that this CPU cannot run.
+    #[error("REQUANT_ISA={name:?} cannot run here; this machine has {available}")]
+    Isa {
+        /// The set that was asked for.
+        name: String,
+        /// The sets that can run, comma separated.
+        available: String,
+    },
+}

@@ -1,0 +1,113 @@
+//! The inner loops, once for each instruction set.
+//!
+//! [`generic`] is the definition; every other set gives the same bits and is only faster. A set is a value that its
+//! own probe alone can make, so holding one proves that the CPU has the instructions. A new set is a file that
+//! overrides what it does better, and a line in `REGISTRY`; tests and benches iterate over [`available`].
+
+mod generic;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use std::sync::OnceLock;
+
+use crate::{Error, Result};
+
+/// Bins of a histogram, and slots of a counter table: bin `i` lives in slot `i mod BINS`.
+pub const BINS: usize = 4096;
+
+/// Tables that values are counted in by turns, so that equal neighbours do not wait for each other's store.
+pub const WAYS: usize = 2;
+
+/// How often each slot was hit: value `i` of a slice counts in table `i mod WAYS`; their sum is what matters.
+pub type Counters = [[u32; BINS]; WAYS];
+
+/// Partial sums of a slice: value `i` is added to lane `i mod LANES`, and the lanes are added by halves. Fixed here,
+/// because the order of floating-point additions decides the last bit.
+const LANES: usize = 16;
+
+/// What one pass over a slice of finite values finds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Summary {
+    /// Smallest value; +inf of an empty slice, never -0.
+    pub min: f32,
+    /// Largest value; -inf of an empty slice, never -0.
+    pub max: f32,
+    /// Sum of the values.
+    pub sum: f64,
+    /// Sum of their squares.
+    pub sum_sq: f64,
+    /// How many are 0 or -0.
+    pub zeros: u32,
+}
+
+/// A set of kernels. Methods that a set does not override are those of [`Kernels::base`].
+pub trait Kernels: Send + Sync {
+    /// Its name, as `REQUANT_ISA` takes it.
+    fn name(&self) -> &'static str;
+
+    /// The set whose kernels serve where this one has none of its own.
+    fn base(&self) -> &'static dyn Kernels {
+        &generic::Generic
+    }
+
+    /// Summarizes `x`, and adds `step` to the counter of each value's bin: bin `trunc(v * inv_width)` for `v >= 0`, one
+    /// less for `v < 0`, so that bins are of equal width and mirror each other in 0.
+    ///
+    /// `inv_width` is a power of two, which makes the product exact. Additions wrap. A value whose bin does not fit i32
+    /// counts in some slot, the same in each call: repeating the call with the negated step takes it all back. That lets
+    /// a caller count first and look at the summary afterwards, in one pass over memory.
+    ///
+    /// `None` where `x` holds a NaN or an infinity.
+    fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
+        self.base().tally(x, inv_width, step, counters)
+    }
+}
+
+type Probe = fn() -> Option<&'static dyn Kernels>;
+
+/// Best first; generic last and always present.
+const REGISTRY: &[Probe] = &[
+    #[cfg(target_arch = "x86_64")]
+    x86_64::avx2::probe,
+    generic::probe,
+];
+
+/// The sets that this CPU can run, best first.
+pub fn available() -> impl Iterator<Item = &'static dyn Kernels> {
+    REGISTRY.iter().filter_map(|probe| probe())
+}
+
+/// The set in use, chosen once: the best, or the one that the environment variable `REQUANT_ISA` names.
+///
+/// # Errors
+/// `REQUANT_ISA` names a set that does not exist or that this CPU cannot run. Call this when starting up: the functions
+/// of this crate then take the best set instead, since the bits are the same.
+pub fn active() -> Result<&'static dyn Kernels> {
+    static ACTIVE: OnceLock<Result<&'static dyn Kernels>> = OnceLock::new();
+    ACTIVE
+        .get_or_init(|| match std::env::var_os("REQUANT_ISA") {
+            None => Ok(best()),
+            Some(name) => by_name(&name.to_string_lossy()),
+        })
+        .clone()
+}
+
+/// The available set of that name.
+///
+/// # Errors
+/// No available set has it.
+pub fn by_name(name: &str) -> Result<&'static dyn Kernels> {
+    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
+        name: name.to_owned(),
+        available: available().map(Kernels::name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// The set in use, or the best where the environment names none that exists.
+pub(crate) fn current() -> &'static dyn Kernels {
+    active().unwrap_or_else(|_| best())
+}
+
+fn best() -> &'static dyn Kernels {
+    available().next().unwrap_or(&generic::Generic)
+}

@@ -1,0 +1,3 @@
+//! x86-64 kernels, a file for each instruction set.
+
+pub(super) mod avx2;

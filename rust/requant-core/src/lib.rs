@@ -1,0 +1,24 @@
+//! Quantization arithmetic, without Python and without a graph.
+//!
+//! A real `r` is mapped to an integer by `q = clamp(round_half_even(r / scale) + zero_point)` and back by
+//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). The crate has four layers, each using
+//! only those below it:
+//!
+//! | layer | module | question it answers |
+//! |---|---|---|
+//! | choice | [`calibration`] | which range, given what was seen |
+//! | statistics | [`stats`] | what was seen, in constant memory, merged in any order |
+//! | arithmetic | [`affine`], [`pack`] | which integer stands for a real |
+//! | kernels | [`kernels`] | how this CPU does it fastest, to the same bits |
+
+pub mod affine;
+pub mod calibration;
+mod error;
+pub mod kernels;
+pub mod pack;
+pub mod stats;
+pub mod threads;
+mod types;
+
+pub use error::{Error, Result};
+pub use types::{Granularity, QuantParams, QuantScheme, QuantType, Range};

@@ -1,0 +1,34 @@
+//! `requant._requant`: borrows numpy arrays, leaves the interpreter, calls `requant_core`.
+//!
+//! Nothing is decided here. Arrays must be C-contiguous, aligned and of the dtype named in `_requant.pyi`;
+//! `requant/ops.py` sees to that.
+
+mod affine;
+mod arrays;
+mod cpu;
+mod guard;
+mod statistics;
+
+use pyo3::{prelude::*, types::PyTuple};
+
+/// The compiled core of requant.
+#[pymodule(gil_used = false)]
+mod _requant {
+    #[pymodule_export]
+    use super::affine::{affine_params, dequantize, fake_quantize, pack_int4, quantize, slice_ranges, unpack_int4};
+    #[pymodule_export]
+    use super::cpu::cpu_info;
+    #[pymodule_export]
+    use super::statistics::{TensorStatistics, observe_many};
+    use super::{Bound, PyModule, PyModuleMethods, PyResult, PyTuple};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let methods = requant_core::calibration::METHODS.iter().map(|method| method.name);
+        module.add(
+            "CALIBRATION_METHODS",
+            PyTuple::new(module.py(), methods.collect::<Vec<_>>())?,
+        )?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,87 @@
+"""Laws of the affine map over random shapes, types and values, against the specification's formula in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from requant import ops
+from requant.types import Granularity, PerBlock, PerChannel, PerTensor, PerToken, QuantParams, QuantScheme, QuantType
+
+FLOATS = st.floats(width=32)
+SCALES = st.floats(2.0**-126, 2.0**120, width=32) | st.sampled_from([0.5, 1.0, 2.0])
+
+
+@st.composite
+def granularities(draw: st.DrawFn, rank: int) -> Granularity:
+    axis = draw(st.integers(-rank, rank - 1))
+    kinds: list[Granularity] = [PerTensor(), PerToken(), PerChannel(axis), PerBlock(axis, draw(st.integers(1, 5)))]
+    return draw(st.sampled_from(kinds))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Any, QuantParams]:
+    shape = draw(hnp.array_shapes(max_dims=4, max_side=6, min_side=0))
+    x = draw(hnp.arrays(np.float32, shape, elements=FLOATS))
+    granularity = draw(granularities(len(shape)))
+    narrow = draw(st.booleans())
+    scheme = QuantScheme(draw(st.sampled_from(QuantType)), draw(st.booleans()), granularity, narrow)
+    dtype = scheme.dtype
+    params_shape = ops.scale_shape(shape, granularity)
+    scale = draw(hnp.arrays(np.float32, params_shape, elements=SCALES))
+    zero_point = draw(hnp.arrays(dtype.numpy, params_shape, elements=st.integers(dtype.min + narrow, dtype.max)))
+    return x, QuantParams(scale, zero_point, scheme)
+
+
+def spread(params: Any, x: Any, granularity: Granularity) -> Any:
+    """One parameter for each element of ``x``."""
+    match granularity:
+        case PerTensor():
+            return params
+        case PerChannel(axis):
+            return np.moveaxis(np.broadcast_to(params, (*np.moveaxis(x, axis, -1).shape,)), -1, axis)
+        case PerToken():
+            return params[..., None]
+        case PerBlock(axis, size):
+            return np.repeat(params, size, axis).take(range(x.shape[axis]), axis)
+
+
+@given(cases())
+def test_equals_the_formula(case: tuple[Any, QuantParams]) -> None:
+    x, params = case
+    dtype, granularity = params.scheme.dtype, params.scheme.granularity
+    scale = spread(params.scale, x, granularity)
+    zero_point = spread(params.zero_point, x, granularity).astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        quotient = (x / scale).astype(np.float64)
+    expected = np.clip(np.rint(quotient) + zero_point, dtype.min + params.scheme.narrow, dtype.max)
+    expected = np.where(np.isnan(x), zero_point, expected)
+    q = ops.quantize_array(x, params)
+    np.testing.assert_array_equal(q.data, expected)
+    with np.errstate(over="ignore", under="ignore"):
+        reals = ((expected - zero_point) * scale.astype(np.float64)).astype(np.float32)
+    np.testing.assert_array_equal(q.dequantize(), reals)
+    np.testing.assert_array_equal(ops.fake_quantize_array(x, params), reals)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(max_dims=3, max_side=6),
+        elements=st.floats(-(2.0**120), 2.0**120, width=32),
+    ),
+    st.data(),
+)
+def test_parameters_from_data_cover_it(x: Any, data: st.DataObject) -> None:
+    granularity = data.draw(granularities(x.ndim))
+    symmetric = data.draw(st.booleans())
+    dtype = data.draw(st.sampled_from(QuantType))
+    params = ops.params_from_data(x, QuantScheme(dtype, symmetric, granularity, symmetric and data.draw(st.booleans())))
+    assert (params.scale >= np.finfo(np.float32).tiny).all()
+    error = np.abs(ops.fake_quantize_array(x, params).astype(np.float64) - x)
+    # Scale, quotient and product are each rounded to 24 bits; the quotient is at most 65535.
+    assert (error <= spread(params.scale, x, granularity) * np.float64(0.512)).all()

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from requant import ops
+from requant.errors import CalibrationError, ConfigError, DataError
+from requant.types import (
+    PerBlock,
+    PerChannel,
+    PerTensor,
+    PerToken,
+    QuantizedTensor,
+    QuantParams,
+    QuantScheme,
+    QuantType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from requant.types import Granularity
+
+RNG = np.random.default_rng(0)
+X = (RNG.standard_normal((4, 6, 5)) * 3).astype(np.float32)
+UINT8 = QuantScheme(QuantType.UINT8)
+
+
+def misaligned(x: NDArray[Any]) -> NDArray[Any]:
+    buffer = np.zeros(x.nbytes + 1, np.uint8)
+    view = buffer[1:].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+def read_only(x: NDArray[Any]) -> NDArray[Any]:
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def strided(x: NDArray[Any]) -> NDArray[Any]:
+    wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), 99, x.dtype)
+    wide[..., ::2] = x
+    return wide[..., ::2]
+
+
+LAYOUTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "strided": strided,
+    "reversed": lambda x: x[::-1, :, ::-1].copy()[::-1, :, ::-1],
+    "fortran": np.asfortranarray,
+    "transposed": lambda x: np.ascontiguousarray(x.T).T,
+    "read-only": read_only,
+    "misaligned": misaligned,
+    "byte-swapped": lambda x: x.astype(x.dtype.newbyteorder()),
+    "float64": lambda x: x.astype(np.float64),
+    "longdouble": lambda x: x.astype(np.longdouble),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(1), PerBlock(2, 2), PerToken()])
+def test_memory_layout_does_not_matter(layout: str, granularity: Granularity) -> None:
+    x = LAYOUTS[layout](X)
+    np.testing.assert_array_equal(x, X)
+    scheme = QuantScheme(granularity=granularity)
+    params, expected_params = ops.params_from_data(x, scheme), ops.params_from_data(X, scheme)
+    np.testing.assert_array_equal(params.scale, expected_params.scale)
+    np.testing.assert_array_equal(params.zero_point, expected_params.zero_point)
+    expected = ops.quantize_array(X, params)
+    np.testing.assert_array_equal(ops.quantize_array(x, params).data, expected.data)
+    np.testing.assert_array_equal(ops.fake_quantize_array(x, params), expected.dequantize())
+    seen, expected_seen = ops.TensorStatistics(), ops.TensorStatistics()
+    ops.observe_many([seen, expected_seen], [x, X])
+    assert seen == expected_seen
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in {"float64", "longdouble"}])
+@pytest.mark.parametrize("dtype", [QuantType.INT16, QuantType.UINT8])
+def test_integer_layout_does_not_matter(layout: str, dtype: QuantType) -> None:
+    params = ops.params_from_data(X, QuantScheme(dtype, granularity=PerChannel(-1)))
+    q = ops.quantize_array(X, params)
+    other = QuantizedTensor(LAYOUTS[layout](q.data), params)
+    np.testing.assert_array_equal(other.dequantize(), q.dequantize())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "uint16", "int64", "bool"])
+def test_other_numbers_are_float32_first(dtype: str) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.abs(X).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    params = ops.params_from_data(x, UINT8)
+    np.testing.assert_array_equal(
+        ops.quantize_array(x, params).data, ops.quantize_array(x.astype(np.float32), params).data
+    )
+
+
+OTHERS = [np.ones(3, complex), np.array(["a"]), np.array([None]), np.zeros(2, "M8[s]"), np.zeros(2, [("a", "f4")])]
+
+
+@pytest.mark.parametrize("x", OTHERS, ids=lambda x: str(x.dtype))
+@pytest.mark.parametrize(
+    "call",
+    [
+        ops.as_float32,
+        lambda x: ops.params_from_data(x, UINT8),
+        lambda x: ops.quantize_array(x, scalar(1.0)),
+        lambda x: ops.observe_many([ops.TensorStatistics()], [x]),
+    ],
+)
+def test_other_dtypes_are_type_errors(x: NDArray[Any], call: Callable[[NDArray[Any]], object]) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"expected an array of real numbers, got dtype {x.dtype}")):
+        call(x)
+
+
+def scalar(scale: float, zero_point: int = 0, scheme: QuantScheme = UINT8) -> QuantParams:
+    return QuantParams(np.array(scale, np.float32), np.array(zero_point, scheme.dtype.numpy), scheme)
+
+
+@pytest.mark.parametrize("dtype", QuantType)
+@pytest.mark.parametrize(("symmetric", "narrow"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(-2), PerBlock(1, 4), PerBlock(-1, 2), PerToken()])
+def test_a_round_trip_moves_values_by_half_a_step(
+    dtype: QuantType, symmetric: bool, narrow: bool, granularity: Granularity
+) -> None:
+    params = ops.params_from_data(X, QuantScheme(dtype, symmetric, granularity, narrow))
+    assert params.scale.shape == params.zero_point.shape == ops.scale_shape(X.shape, granularity)
+    assert params.zero_point.dtype == dtype.numpy
+    q = ops.quantize_array(X, params)
+    assert q.data.dtype == dtype.numpy
+    assert q.data.min() >= dtype.min + narrow
+    assert q.data.max() <= dtype.max
+    np.testing.assert_array_equal(q.dequantize(), ops.fake_quantize_array(X, params))
+    scale = params.scale
+    match granularity:
+        case PerChannel():
+            scale = scale[:, None]
+        case PerToken():
+            scale = scale[..., None]
+        case PerBlock(axis, size):
+            scale = np.repeat(scale, size, axis).take(range(X.shape[axis]), axis)
+    # Half a step, and the 24-bit roundings of scale, quotient and product where the quotient has 16 bits.
+    assert (np.abs(q.dequantize() - X) <= scale * np.float32(0.512)).all()
+
+
+def test_shapes_without_elements_or_axes() -> None:
+    assert ops.quantize_array(1.0, scalar(0.5)).data == 2
+    assert ops.quantize_array(1.0, scalar(0.5)).data.shape == ()
+    shapes: list[tuple[Granularity, tuple[int, ...]]] = [
+        (PerTensor(), ()),
+        (PerChannel(0), (3,)),
+        (PerBlock(1, 2), (3, 0)),
+        (PerToken(), (3,)),
+    ]
+    for granularity, shape in shapes:
+        params = ops.params_from_data(np.zeros((3, 0)), QuantScheme(granularity=granularity))
+        assert params.scale.shape == shape
+        assert (params.scale == 1).all()
+        assert ops.quantize_array(np.zeros((3, 0)), params).dequantize().shape == (3, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.5, -7.5, 1e-45, -1e-39, 1e38, 3.4028235e38, -3.4028235e38])
+@pytest.mark.parametrize("dtype", QuantType)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_degenerate_tensors_have_normal_scales(value: float, dtype: QuantType, symmetric: bool) -> None:
+    for x in (np.full((), value, np.float32), np.full(7, value, np.float32)):
+        params = ops.params_from_data(x, QuantScheme(dtype, symmetric))
+        assert np.finfo(np.float32).tiny <= params.scale < np.inf
+        assert np.isfinite(ops.fake_quantize_array(x, params)).all()
+
+
+def test_special_values() -> None:
+    params = scalar(0.5, 3, QuantScheme(QuantType.INT8))
+    x = np.array([np.nan, np.inf, -np.inf, 3e9, -3e9, 0.25, 0.75, -0.25, -0.75], np.float32)
+    np.testing.assert_array_equal(ops.quantize_array(x, params).data, [3, 127, -128, 127, -128, 3, 5, 3, 1])
+
+
+def test_known_parameters() -> None:
+    def params(lo: float, hi: float, *args: Any, **kwargs: Any) -> tuple[np.floating[Any], int]:
+        found = ops.compute_params(lo, hi, QuantScheme(*args, **kwargs))
+        return np.float32(found.scale), int(found.zero_point)
+
+    assert params(-3, 2, QuantType.UINT8) == (np.float32(5) / np.float32(255), 153)
+    assert params(-1, 2, symmetric=True, narrow=True) == (np.float32(2) / np.float32(127), 0)
+    assert params(-1, 2, symmetric=True) == (np.float32(4) / np.float32(255), 0)
+    assert params(0, 2, symmetric=True) == (np.float32(2) / np.float32(255), -128)
+    assert params(0, 2, symmetric=True, narrow=True) == (np.float32(2) / np.float32(127), 0)
+    assert params(5, 6, QuantType.UINT8) == (np.float32(6) / np.float32(255), 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ops.quantize_array(X, scalar(0.0)), ConfigError, "scale 0.0 at index 0 is not finite and positive"),
+        (lambda: ops.quantize_array(X, scalar(np.nan)), ConfigError, "scale NaN at index 0"),
+        (
+            lambda: ops.quantize_array(X, scalar(1.0, 0, QuantScheme(granularity=PerChannel(3)))),
+            ConfigError,
+            r"axis 3 is out of bounds for shape \(4, 6, 5\)",
+        ),
+        (
+            lambda: ops.quantize_array(X, scalar(1.0, 0, QuantScheme(granularity=PerChannel(-3)))),
+            ConfigError,
+            r"expected scale of shape \(4,\) for data of shape \(4, 6, 5\), got \(\)",
+        ),
+        (
+            lambda: ops.params_from_data(X, QuantScheme(granularity=PerBlock(0, 0))),
+            ConfigError,
+            "expected a block_size of at least 1, got 0",
+        ),
+        (lambda: ops.params_from_data(1.0, QuantScheme(granularity=PerToken())), ConfigError, r"axis -1 .* shape \(\)"),
+        (
+            lambda: ops.quantize_array(X, scalar(1.0, 9, QuantScheme(QuantType.INT4))),
+            ConfigError,
+            r"zero_point 9 at index 0 is outside -8\.\.=7",
+        ),
+        (lambda: ops.compute_params(1, -1, UINT8), CalibrationError, r"range \[1, -1\] is not a finite interval"),
+        (lambda: ops.compute_params(0, np.inf, UINT8), CalibrationError, r"range \[0, inf\]"),
+        (lambda: ops.compute_params([0, 1], 2, UINT8), ConfigError, r"lo has shape \(2,\), hi has shape \(\)"),
+        (
+            lambda: ops.dequantize_array(QuantizedTensor(np.zeros(3, np.int8), scalar(1.0))),
+            TypeError,
+            "expected an array of uint8, got dtype int8",
+        ),
+        (lambda: ops.observe_many([], [X]), ConfigError, "expected an array for each of 0 statistics, got 1"),
+        (lambda: ops.observe_many([], [], threads=-1), ConfigError, "threads of at least 0, got -1"),
+    ],
+)
+def test_errors_say_what_was_got(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) <= 5
+
+
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(1), PerBlock(2, 2), PerToken()])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_named(granularity: Granularity, bad: float) -> None:
+    x = X.copy()
+    x[3, 0, 4] = bad
+    with pytest.raises(DataError, match=rf"value {bad} at index \(3, 0, 4\) is not finite"):
+        ops.params_from_data(x, QuantScheme(granularity=granularity))
+
+
+@pytest.mark.parametrize("dtype", [QuantType.INT4, QuantType.UINT4])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 4)])
+def test_packing_round_trips(dtype: QuantType, shape: tuple[int, ...]) -> None:
+    q = np.asarray(RNG.integers(dtype.min, dtype.max, shape, endpoint=True)).astype(dtype.numpy)
+    packed = ops.pack_int4(q)
+    assert packed.nbytes == (q.size + 1) // 2
+    np.testing.assert_array_equal(ops.unpack_int4(packed, shape, dtype), q)
+    onnx = pytest.importorskip("onnx")
+    data_type = {QuantType.INT4: onnx.TensorProto.INT4, QuantType.UINT4: onnx.TensorProto.UINT4}[dtype]
+    tensor = onnx.helper.make_tensor("q", data_type, shape, packed.tobytes(), raw=True)
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor).astype(dtype.numpy), q)
+
+
+def test_packing_follows_c_order_and_refuses_wide_values() -> None:
+    q = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    np.testing.assert_array_equal(ops.pack_int4(np.asfortranarray(q)), [0x10, 0x32, 0x54])
+    with pytest.raises(ConfigError, match="integer 16 at index 1 is outside uint4"):
+        ops.pack_int4(np.array([0, 16], np.uint8))
+    with pytest.raises(TypeError, match="expected an array of int8 or uint8, got dtype int32"):
+        ops.pack_int4(np.zeros(2, np.int32))
+    with pytest.raises(ConfigError, match="packed data has 1 elements, expected 2"):
+        ops.unpack_int4(np.zeros(1, np.uint8), (3,), QuantType.INT4)
+    with pytest.raises(ConfigError, match="expected int4 or uint4, got int8"):
+        ops.unpack_int4(np.zeros(1, np.uint8), (2,), QuantType.INT8)
+    with pytest.raises(TypeError, match="expected an array of uint8, got dtype int8"):
+        ops.unpack_int4(np.zeros(1, np.int8), (2,), QuantType.INT4)
+
+
+def test_threads_give_the_serial_result() -> None:
+    x = RNG.standard_normal(200_000).astype(np.float32)
+    params = ops.params_from_data(x, UINT8)
+    expected = ops.quantize_array(x, params).data
+    results: list[NDArray[Any]] = []
+    threads = [threading.Thread(target=lambda: results.append(ops.quantize_array(x, params).data)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 16
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+def test_cpu_info_names_what_is_in_use() -> None:
+    info = ops.cpu_info()
+    assert set(info) == {"arch", "features", "kernels", "available", "cores"}
+    assert info["kernels"] in info["available"]
+    assert info["cores"] >= 1
+
+
+def test_importing_loads_numpy_only() -> None:
+    code = "import sys; from requant import ops, observers; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"onnx", "onnx_ir", "onnxruntime", "onnxscript", "rich"} & set(loaded)
