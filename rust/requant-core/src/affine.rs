@@ -122,8 +122,9 @@ impl<'a> Affine<'a> {
     /// Lengths that differ from the shape's, or integers `Q` that do not hold the type.
     pub fn quantize<Q: Integer>(&self, x: &[f32], out: &mut [Q]) -> Result<()> {
         self.check_holds::<Q>()?;
-        self.map(x, out, |x, scale, zero_point| {
-            Q::narrow(encode(x, scale, zero_point, self.limits))
+        let limits = self.limits;
+        self.map(x, out, move |x, scale, zero_point| {
+            Q::narrow(encode(x, scale, zero_point, limits))
         })
     }
 
@@ -141,29 +142,24 @@ impl<'a> Affine<'a> {
     /// # Errors
     /// Lengths that differ from the shape's.
     pub fn fake_quantize(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
-        self.map(x, out, |x, scale, zero_point| {
-            decode(encode(x, scale, zero_point, self.limits), scale, zero_point)
+        let limits = self.limits;
+        self.map(x, out, move |x, scale, zero_point| {
+            decode(encode(x, scale, zero_point, limits), scale, zero_point)
         })
     }
 
-    /// `out[i] = f(x[i], scale, zero_point)` with the parameters of `i`'s slice. The two inner loops are over
-    /// contiguous memory and free of branches, so that they vectorise.
-    #[inline(always)]
+    /// `out[i] = f(x[i], scale, zero_point)` with the parameters of `i`'s slice.
     fn map<X: Copy, Y>(&self, x: &[X], out: &mut [Y], f: impl Fn(X, f32, i32) -> Y) -> Result<()> {
         check_length("input", self.tiling.elements(), x.len())?;
         check_length("output", self.tiling.elements(), out.len())?;
         self.tiling.for_each_run(|run, slices| {
-            let (x, out) = (&x[run.clone()], &mut out[run]);
-            let (scale, zero_point) = (&self.scale[slices.clone()], &self.zero_point[slices]);
-            if let ([scale], [zero_point]) = (scale, zero_point) {
-                for (out, x) in out.iter_mut().zip(x) {
-                    *out = f(*x, *scale, *zero_point);
-                }
-            } else {
-                for (((out, x), scale), zero_point) in out.iter_mut().zip(x).zip(scale).zip(zero_point) {
-                    *out = f(*x, *scale, *zero_point);
-                }
-            }
+            map_run(
+                &x[run.clone()],
+                &self.scale[slices.clone()],
+                &self.zero_point[slices],
+                &mut out[run],
+                &f,
+            );
         });
         Ok(())
     }
@@ -176,6 +172,21 @@ impl<'a> Affine<'a> {
             dtype: self.dtype,
             container: Q::TYPE,
         })
+    }
+}
+
+/// One run, with one parameter for all of it or one for each element. Not inlined: as arguments, the slices are known
+/// not to overlap, and the loops, which have no branches, vectorise.
+#[inline(never)]
+fn map_run<X: Copy, Y>(x: &[X], scale: &[f32], zero_point: &[i32], out: &mut [Y], f: &impl Fn(X, f32, i32) -> Y) {
+    if let ([scale], [zero_point]) = (scale, zero_point) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = f(*x, *scale, *zero_point);
+        }
+    } else {
+        for (((out, x), scale), zero_point) in out.iter_mut().zip(x).zip(scale).zip(zero_point) {
+            *out = f(*x, *scale, *zero_point);
+        }
     }
 }
 

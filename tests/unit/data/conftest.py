@@ -16,7 +16,8 @@ Form = Callable[[Path, Arrays, tuple[InputSpec, ...]], object]
 
 
 def save_npz(path: Path, arrays: Arrays) -> Path:
-    np.savez(path, **dict(arrays))
+    savez: Any = np.savez
+    savez(path, **arrays)
     return path
 
 
@@ -106,7 +107,8 @@ def _test_data_sets(path: Path, arrays: Arrays, inputs: tuple[InputSpec, ...]) -
 
 
 def _npz_compressed(path: Path, arrays: Arrays, inputs: tuple[InputSpec, ...]) -> Path:
-    np.savez_compressed(path / "data.npz", **dict(arrays))
+    savez: Any = np.savez_compressed
+    savez(path / "data.npz", **arrays)
     return path / "data.npz"
 
 
@@ -147,21 +149,27 @@ FORMS: dict[str, Form] = {
         path / "b.npz", {k: x.astype(x.dtype.newbyteorder("S")) for k, x in arrays.items()}
     ),
 }
+
+
+def _npy(path: Path, array: np.ndarray[Any, Any]) -> Path:
+    np.save(path, array)
+    return path
+
+
+def _folder_of_npy(path: Path, arrays: Arrays, inputs: tuple[InputSpec, ...]) -> Path:
+    for i, piece in enumerate(pieces(arrays)):
+        _npy(path / f"x{i}.npy", piece[inputs[0].name])
+    return path
+
+
 SINGLE_FORMS: dict[str, Form] = {
     "array": lambda path, arrays, inputs: arrays[inputs[0].name],
     "tensor": lambda path, arrays, inputs: Tensor(np.asarray(arrays[inputs[0].name])),
     "list of arrays": lambda path, arrays, inputs: [piece[inputs[0].name] for piece in pieces(arrays)],
     "npy": lambda path, arrays, inputs: _npy(path / "x.npy", arrays[inputs[0].name]),
     "fortran npy": lambda path, arrays, inputs: _npy(path / "f.npy", np.asfortranarray(arrays[inputs[0].name])),
-    "folder of npy": lambda path, arrays, inputs: (
-        [_npy(path / f"x{i}.npy", piece[inputs[0].name]) for i, piece in enumerate(pieces(arrays))][0].parent
-    ),
+    "folder of npy": _folder_of_npy,
 }
-
-
-def _npy(path: Path, array: np.ndarray[Any, Any]) -> Path:
-    np.save(path, array)
-    return path
 
 
 @pytest.fixture(params=FORMS)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +11,10 @@ import pytest
 from requant.data import DataOptions, ImageOptions, InputSpec, open_data
 from requant.data.opening import FORMS
 from requant.errors import ConfigError, DataError, MissingFileError, RequantError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 X = InputSpec("input", F32, ("batch", 3, 8, 6))
@@ -226,7 +228,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
         "x.npz cannot be read: File is not a zip file\nhelp: the file is damaged or of another kind",
     ),
     "empty npz": (
-        lambda path: npz(path),
+        npz,
         (X,),
         "input 'input' is missing in calib.npz\n  expected 'input'\n  got nothing\n"
         "help: name the arrays like the model's inputs",

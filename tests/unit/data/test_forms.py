@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,12 +11,15 @@ from hypothesis import strategies as st
 
 from requant.data import Batch, DataOptions, Dataset, InputSpec, open_data
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 ONE = (InputSpec("x", F32, ("batch", 3, 4)),)
 TWO = (InputSpec("x", F32, ("batch", 3, 4)), InputSpec("length", I64, ("batch",)), InputSpec("rate", I64, ()))
 
 rng = np.random.default_rng(7)
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "x": rng.normal(size=(37, 3, 4)).astype(np.float32),
     "length": rng.integers(0, 9, 37),
     "rate": np.array(16000),
@@ -89,9 +91,13 @@ def test_any_cut_of_rows(
     count: int, batch: int | str | None, size: int | None, samples: int | None, cuts: list[int]
 ) -> None:
     inputs = (InputSpec("x", F32, (batch, 2)), InputSpec("m", I64, (batch, 1)))
-    arrays = {"x": np.arange(count * 2, dtype=np.float32).reshape(count, 2), "m": np.arange(count).reshape(count, 1)}
+    arrays: dict[str, Any] = {
+        "x": np.arange(count * 2, dtype=np.float32).reshape(count, 2),
+        "m": np.arange(count).reshape(count, 1),
+    }
     options = DataOptions(samples=samples, batch_size=size)
-    items, start = [], 0
+    items: list[Any] = []
+    start = 0
     while start < count:
         stop = start + cuts[len(items) % len(cuts)]
         items.append({k: x[start:stop] for k, x in arrays.items()})
@@ -115,7 +121,7 @@ def test_any_cut_of_rows(
     [
         lambda x: np.repeat(x, 2, axis=1)[:, ::2],
         lambda x: x[::-1][::-1],
-        lambda x: np.asfortranarray(x),
+        np.asfortranarray,
         lambda x: x.astype(">f4"),
         lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape),
         lambda x: x.astype(np.float64),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from requant.data import DataOptions, ImageOptions, InputSpec, open_data
 from requant.errors import ConfigError, DataError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -55,7 +57,7 @@ UNIT = PIXELS.astype(np.float32) * np.float32(1 / 255)
         (
             spec("n", 8, 6, 3),
             {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)},
-            (UNIT - np.float32([0.5, 0.4, 0.3]))[None] / np.float32([0.2, 0.3, 0.4]),
+            (UNIT - np.array([0.5, 0.4, 0.3], np.float32))[None] / np.array([0.2, 0.3, 0.4], np.float32),
         ),
         (spec("n", 8, 6, 3), {"mean": 0.5, "std": 0.5}, (UNIT[None] - np.float32(0.5)) / np.float32(0.5)),
     ],

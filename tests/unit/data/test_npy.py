@@ -6,8 +6,7 @@ import io
 import struct
 import tracemalloc
 import zipfile
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,9 @@ from hypothesis import strategies as st
 from requant.data import DataOptions, InputSpec, open_data
 from requant.data.npy import StoredArray
 from requant.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 F32 = np.dtype(np.float32)
 X = InputSpec("x", F32, ("n", 3))
@@ -135,7 +137,7 @@ def test_a_sample_bigger_than_the_limit_is_refused(tmp_path: Path) -> None:
         "help: raise DataOptions(max_bytes=...)"
     )
     np.save(tmp_path / "f.npy", np.asfortranarray(SMALL))
-    with pytest.raises(DataError, match="in Fortran order it must be read whole; save numpy.ascontiguousarray"):
+    with pytest.raises(DataError, match=r"in Fortran order it must be read whole; save numpy\.ascontiguousarray"):
         list(open_data(tmp_path / "f.npy", [X], options).batches())
 
 

@@ -84,13 +84,8 @@ def test_cuts(model: InputSpec, shape: tuple[int, ...], size: int | None, expect
 
 
 def test_default_batch_is_bounded_in_rows_and_bytes() -> None:
-    assert shapes(
-        open_data(np.zeros((20, 4), np.float32) + np.arange(20, dtype=np.float32)[:, None], [spec("n", 4)])
-    ) == [
-        (DEFAULT_BATCH_ROWS, 4),
-        (DEFAULT_BATCH_ROWS, 4),
-        (4, 4),
-    ]
+    rows = np.eye(DEFAULT_BATCH_ROWS * 2 + 4, 4, dtype=np.float32)
+    assert shapes(open_data(rows, [spec("n", 4)])) == [(DEFAULT_BATCH_ROWS, 4), (DEFAULT_BATCH_ROWS, 4), (4, 4)]
     third = DEFAULT_BATCH_BYTES // 12
     x = np.random.default_rng(0).normal(size=(7, third)).astype(np.float32)
     assert shapes(open_data(x, [spec("n", third)])) == [(3, third), (3, third), (1, third)]

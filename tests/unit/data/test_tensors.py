@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,6 +11,9 @@ import pytest
 from requant.data import InputSpec, open_data
 from requant.errors import DataError, MissingFileError
 from requant.onnx.tensors import load_tensor_proto
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 X = InputSpec("x", np.dtype(np.float32), ("n", 2))
 
@@ -63,7 +65,7 @@ def test_refused(tmp_path: Path, tensor: onnx.TensorProto, message: str) -> None
 
 def test_not_a_tensor_and_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.pb").write_bytes(b"\xff" * 20)
-    with pytest.raises(DataError, match="x.pb is not an ONNX tensor"):
+    with pytest.raises(DataError, match=r"x\.pb is not an ONNX tensor"):
         load_tensor_proto(tmp_path / "x.pb")
     with pytest.raises(MissingFileError, match=r"no file .*/y.pb"):
         load_tensor_proto(tmp_path / "y.pb")

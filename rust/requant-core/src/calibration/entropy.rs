@@ -52,9 +52,9 @@ pub(super) fn range(request: &Request) -> Range {
             let cost = centre + above.cost + below.cost;
             let kept = 1.0 - (above.clipped + below.clipped) / model.total;
             // ln(kept) >= 1 - 1 / kept, so that most candidates need no logarithm.
-            if cost + model.total * (1.0 - 1.0 / kept) <= best.0 {
+            if cost + model.total * (1.0 - 1.0 / kept) < best.0 {
                 let cost = cost + model.total * log.of(kept);
-                if cost <= best.0 {
+                if cost < best.0 {
                     best = (cost, window.range(request, step, (window.levels - first - i, first + i)));
                 }
             }

@@ -1,6 +1,6 @@
 //! What given parameters cost, by the histogram.
 
-use super::model::{Model, Side, to_f64_len};
+use super::model::Model;
 use crate::{Error, QuantParams, QuantType, Result, stats::TensorStatistics};
 
 /// Quantization error for each value, mass taken to be even within a bin.
@@ -34,29 +34,20 @@ pub fn error(stats: &TensorStatistics, params: QuantParams, dtype: QuantType) ->
     }
     let model = Model::new(stats.histogram());
     let step = model.bins(scale);
-    let below = side_error(&model.negative, step, zero_point.abs_diff(min) as usize);
-    let above = side_error(&model.positive, step, zero_point.abs_diff(max) as usize);
-    let (squared, overload) = (below.squared + above.squared, below.overload + above.overload);
+    let sides = [(&model.negative, zero_point.abs_diff(min)), (&model.positive, zero_point.abs_diff(max))];
+    let (mut squared, mut overload, mut clipped) = (0.0, 0.0, 0.0);
+    for (side, levels) in sides {
+        let (side_overload, side_clipped) = side.overload(step, levels as usize);
+        squared += side.squared_error(step, levels as usize).max(side_overload);
+        overload += side_overload;
+        clipped += side_clipped;
+    }
     let unit = model.real_sq(1.0) / model.total;
     let signal = model.negative.excess_sq(0.0) + model.positive.excess_sq(0.0);
     Ok(QuantError {
-        granular: (squared - overload).max(0.0) * unit,
+        granular: (squared - overload) * unit,
         overload: overload * unit,
-        clipped: (below.clipped + above.clipped) / model.total,
+        clipped: clipped / model.total,
         sqnr_db: if squared > 0.0 { 10.0 * (signal / squared).log10() } else { f64::INFINITY },
     })
-}
-
-struct SideError {
-    squared: f64,
-    overload: f64,
-    clipped: f64,
-}
-
-fn side_error(side: &Side, step: f64, levels: usize) -> SideError {
-    // A value beyond `edge` rounds to a level that does not exist: (X - KD)^2 = (X - edge)^2 + D (X - edge) + D^2 / 4.
-    let edge = (to_f64_len(levels) + 0.5) * step;
-    let clipped = side.beyond(edge);
-    let overload = side.excess_sq(edge) + step * side.excess(edge) + step * step / 4.0 * clipped;
-    SideError { squared: side.squared_error(step, levels).max(overload), overload, clipped }
 }

@@ -146,9 +146,9 @@ impl Side {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
     fn bin(&self, x: f64) -> Option<(&Bin, f64)> {
-        let i = x as usize;
-        let bin = self.bins.get(i)?;
-        Some((bin, ((to_f64_len(i) + 1.0).min(self.end) - x).max(0.0)))
+        let i = x as u32; // one instruction less than usize
+        let bin = self.bins.get(i as usize)?;
+        Some((bin, ((f64::from(i) + 1.0).min(self.end) - x).max(0.0)))
     }
 
     /// Sum of the squared errors of rounding to the levels `0, step .. levels * step`; see the module's page.
@@ -164,6 +164,14 @@ impl Side {
             sum += bin.excess(rest);
         }
         self.excess_sq(0.0) - 2.0 * step * sum
+    }
+
+    /// The part of that error that clipping makes, and how many values are clipped: those half a step beyond the last
+    /// level, where `(X - KD)^2 = (X - edge)^2 + D (X - edge) + D^2 / 4`.
+    pub(super) fn overload(&self, step: f64, levels: usize) -> (f64, f64) {
+        let Some((bin, rest)) = self.bin((to_f64_len(levels) + 0.5) * step) else { return (0.0, 0.0) };
+        let clipped = bin.beyond(rest);
+        (bin.excess_sq(rest) + step * (bin.excess(rest) + step / 4.0 * clipped), clipped)
     }
 
     /// The smallest magnitude that at most `outside` values exceed.

@@ -21,10 +21,13 @@ pub(super) fn range(request: &Request) -> Range {
     let mut best = (f64::INFINITY, 0.0, (0, 0));
     for step in window.steps() {
         let split = window.split.unwrap_or_else(|| best_split(model, step, window.levels));
-        let error = model.negative.squared_error(step, split.0) + model.positive.squared_error(step, split.1);
-        // At equal error the wider range: it is the safer one with data not seen.
-        if error <= best.0 {
-            best = (error, step, split);
+        let sides = [(&model.negative, split.0), (&model.positive, split.1)];
+        // Clipping alone rules out most of the narrow ranges.
+        if sides.map(|(side, levels)| side.overload(step, levels).0).iter().sum::<f64>() < best.0 {
+            let error = sides.map(|(side, levels)| side.squared_error(step, levels)).iter().sum();
+            if error < best.0 {
+                best = (error, step, split);
+            }
         }
     }
     window.range(request, best.1, best.2)

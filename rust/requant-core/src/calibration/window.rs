@@ -44,10 +44,10 @@ impl Window {
         }
     }
 
-    /// Steps, in bins, ascending; the last is that of the full range.
+    /// Steps, in bins, descending from that of the full range.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most the bins of a histogram")]
     pub(super) fn steps(&self) -> impl Iterator<Item = f64> {
-        (1..=self.extent.ceil() as usize).map(|i| to_f64_len(i).min(self.extent) * self.unit)
+        (1..=self.extent.ceil() as usize).rev().map(|i| to_f64_len(i).min(self.extent) * self.unit)
     }
 
     /// The range of a step that [`Window::steps`] gave, with a split.

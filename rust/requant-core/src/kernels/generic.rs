@@ -15,68 +15,92 @@ impl Kernels for Generic {
     }
 
     fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
-        let mut lanes = Lanes::default();
-        lanes.absorb(x, inv_width, step, counters);
-        lanes.finish()
+        count(x, inv_width, step, counters);
+        summarize(x)
     }
+}
+
+/// What [`Kernels::tally`] returns, without counting.
+pub(crate) fn summarize(x: &[f32]) -> Option<Summary> {
+    let mut lanes = Lanes::default();
+    lanes.absorb(x);
+    lanes.finish()
+}
+
+/// What [`Kernels::tally`] counts.
+pub(super) fn count(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) {
+    for values in x.chunks(WAYS) {
+        for (v, counters) in values.iter().zip(counters.iter_mut()) {
+            let counter = &mut counters[slot(*v, inv_width)];
+            *counter = counter.wrapping_add(step);
+        }
+    }
+}
+
+/// Where a value counts.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "wraps around the table")]
+pub(crate) fn slot(v: f32, inv_width: f32) -> usize {
+    let bin = ((v * inv_width) as i32).wrapping_sub(i32::from(v < 0.0));
+    bin as u32 as usize % BINS
 }
 
 /// A [`Summary`] in the making.
 pub(super) struct Lanes {
-    pub(super) min: f32,
-    pub(super) max: f32,
+    pub(super) min: [f32; LANES],
+    pub(super) max: [f32; LANES],
     pub(super) sum: [f64; LANES],
     pub(super) sum_sq: [f64; LANES],
-    pub(super) zeros: u32,
+    pub(super) zeros: [u32; LANES],
 }
 
 impl Default for Lanes {
     fn default() -> Self {
         Self {
-            min: f32::INFINITY,
-            max: f32::NEG_INFINITY,
+            min: [f32::INFINITY; LANES],
+            max: [f32::NEG_INFINITY; LANES],
             sum: [0.0; LANES],
             sum_sq: [0.0; LANES],
-            zeros: 0,
+            zeros: [0; LANES],
         }
     }
 }
 
 impl Lanes {
-    /// Takes in `x`, whose first value goes to lane 0 and table 0.
-    pub(super) fn absorb(&mut self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) {
-        for group in x.chunks(LANES) {
+    /// Takes in `x`, whose first value goes to lane 0.
+    pub(super) fn absorb(&mut self, x: &[f32]) {
+        let (groups, rest) = x.as_chunks::<LANES>();
+        for group in groups {
             for (lane, &v) in group.iter().enumerate() {
-                self.min = if v < self.min { v } else { self.min };
-                self.max = if v > self.max { v } else { self.max };
-                let wide = f64::from(v);
-                self.sum[lane] += wide;
-                self.sum_sq[lane] += wide * wide;
-                self.zeros += u32::from(v == 0.0);
-                let counter = &mut counters[lane % WAYS][slot(v, inv_width)];
-                *counter = counter.wrapping_add(step);
+                self.absorb_one(lane, v);
             }
         }
+        for (lane, &v) in rest.iter().enumerate() {
+            self.absorb_one(lane, v);
+        }
+    }
+
+    #[inline(always)]
+    fn absorb_one(&mut self, lane: usize, v: f32) {
+        let wide = f64::from(v);
+        self.min[lane] = if v < self.min[lane] { v } else { self.min[lane] };
+        self.max[lane] = if v > self.max[lane] { v } else { self.max[lane] };
+        self.sum[lane] += wide;
+        self.sum_sq[lane] += wide * wide;
+        self.zeros[lane] += u32::from(v == 0.0);
     }
 
     /// The square of a finite f32 is far from the end of f64, so their sum is finite if and only if every value is.
     pub(super) fn finish(self) -> Option<Summary> {
         let sum_sq = add_halves(self.sum_sq);
         sum_sq.is_finite().then(|| Summary {
-            min: self.min + 0.0, // -0 + 0 is 0
-            max: self.max + 0.0,
+            min: self.min.into_iter().fold(f32::INFINITY, f32::min) + 0.0, // -0 + 0 is 0
+            max: self.max.into_iter().fold(f32::NEG_INFINITY, f32::max) + 0.0,
             sum: add_halves(self.sum),
             sum_sq,
-            zeros: self.zeros,
+            zeros: self.zeros.into_iter().sum(),
         })
     }
-}
-
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "wraps around the table")]
-fn slot(v: f32, inv_width: f32) -> usize {
-    let bin = ((v * inv_width) as i32).wrapping_sub(i32::from(v < 0.0));
-    bin as u32 as usize % BINS
 }
 
 fn add_halves(mut lanes: [f64; LANES]) -> f64 {

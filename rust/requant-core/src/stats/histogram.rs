@@ -14,7 +14,10 @@
 //! range. It only grows as values arrive, and growing by one merges bins `2i` and `2i + 1` into `i`. So the counts are
 //! those of binning everything at the final `e`: the same for any order of values, cut into batches or merging.
 
-use crate::{Result, kernels::BINS};
+use crate::{
+    Result,
+    kernels::{BINS, generic::slot},
+};
 
 /// Counts of the finite values seen. Zeros are counted apart: every scheme represents them without error.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,6 +149,18 @@ impl Histogram {
         }
         self.counts[0] -= zeros;
         self.zeros += zeros;
+    }
+
+    /// Adds values within the present range.
+    pub(super) fn add_each(&mut self, x: &[f32]) {
+        let inv_width = self.inv_width();
+        for v in x {
+            if *v == 0.0 {
+                self.zeros += 1;
+            } else {
+                self.counts[slot(*v, inv_width)] += 1;
+            }
+        }
     }
 
     pub(super) fn merge(&mut self, other: &Self) {

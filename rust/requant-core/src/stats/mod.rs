@@ -10,7 +10,7 @@ use exact::ExactSum;
 pub use histogram::Histogram;
 
 use crate::{
-    kernels::{self, BINS, Counters, Kernels, Summary, WAYS},
+    kernels::{self, BINS, Counters, Kernels, Summary, WAYS, generic},
     threads,
 };
 
@@ -24,6 +24,9 @@ pub trait Statistic {
 
 /// Values that are summed in f64 before they join an exact sum; they and the counters fit the second-level cache.
 const CHUNK: usize = 4096;
+
+/// At most this many values are not worth a pass.
+const FEW: usize = 512;
 
 /// Range, moments, NaN and Inf counts and histogram of a tensor.
 ///
@@ -122,7 +125,10 @@ impl TensorStatistics {
 
     /// [`Statistic::observe`] with the kernels given, which decide nothing but the time it takes.
     pub fn observe_with(&mut self, x: &[f32], kernels: &dyn Kernels) {
-        // A table's counter cannot overflow within a run.
+        if x.len() <= FEW {
+            return self.observe_few(x);
+        }
+        // A counter cannot overflow within a run.
         for run in x.chunks(1 << 28) {
             let mut pass = Pass {
                 stats: self,
@@ -133,6 +139,39 @@ impl TensorStatistics {
             run.chunks(CHUNK).for_each(|chunk| pass.observe(chunk));
             pass.flush();
         }
+    }
+
+    /// Counts straight into the histogram: clearing and flushing a pass's counters costs as much as 1,000 values.
+    fn observe_few(&mut self, x: &[f32]) {
+        match generic::summarize(x) {
+            Some(summary) if !x.is_empty() => {
+                self.accept(x.len(), &summary);
+                self.histogram.add_each(x);
+            }
+            Some(_) => {}
+            None => {
+                let finite = self.finite(x);
+                self.observe_few(&finite);
+            },
+        }
+    }
+
+    /// Takes in what a kernel found in `len` finite values, all but their bins.
+    fn accept(&mut self, len: usize, found: &Summary) {
+        self.count += to_u64(len);
+        self.min = self.min.min(found.min);
+        self.max = self.max.max(found.max);
+        self.sum.add(found.sum);
+        self.sum_sq.add(found.sum_sq);
+        self.histogram.grow(found.min, found.max);
+    }
+
+    /// Counts the values that are not finite, and returns the others.
+    #[cold]
+    fn finite(&mut self, x: &[f32]) -> Vec<f32> {
+        self.nan_count += to_u64(x.iter().filter(|v| v.is_nan()).count());
+        self.inf_count += to_u64(x.iter().filter(|v| v.is_infinite()).count());
+        x.iter().copied().filter(|v| v.is_finite()).collect()
     }
 }
 
@@ -163,22 +202,26 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Counts first and looks at the range afterwards: chunks that widen it are few, and are taken back and redone.
+    /// Counts first and looks at the range afterwards: chunks that widen the bins are few, and are taken back and redone.
     fn observe(&mut self, chunk: &[f32]) {
         let summary = self.tally(chunk, 1);
+        if let Some(found) = &summary
+            && self.stats.histogram.has_room(found.min, found.max)
+        {
+            return self.accept(chunk, found);
+        }
+        self.tally(chunk, 1u32.wrapping_neg());
         match summary {
-            Some(s) if self.stats.histogram.has_room(s.min, s.max) => self.accept(chunk, &s),
-            _ => {
-                self.tally(chunk, 1u32.wrapping_neg());
-                match summary {
-                    Some(s) => {
-                        self.flush();
-                        self.counters = [[0; BINS]; WAYS];
-                        self.stats.histogram.grow(s.min, s.max);
-                        self.tally(chunk, 1);
-                        self.accept(chunk, &s);
-                    }
-                    None => self.observe_finite(chunk),
+            Some(found) => {
+                self.flush();
+                self.counters = [[0; BINS]; WAYS];
+                self.accept(chunk, &found);
+                self.tally(chunk, 1);
+            }
+            None => {
+                let finite = self.stats.finite(chunk);
+                if !finite.is_empty() {
+                    self.observe(&finite);
                 }
             }
         }
@@ -189,26 +232,9 @@ impl Pass<'_> {
         self.kernels.tally(chunk, inv_width, step, &mut self.counters)
     }
 
-    fn accept(&mut self, chunk: &[f32], s: &Summary) {
-        let stats = &mut *self.stats;
-        stats.count += to_u64(chunk.len());
-        stats.min = stats.min.min(s.min);
-        stats.max = stats.max.max(s.max);
-        stats.sum.add(s.sum);
-        stats.sum_sq.add(s.sum_sq);
-        stats.histogram.grow(s.min, s.max);
-        self.zeros += u64::from(s.zeros);
-    }
-
-    /// Counts the values of a chunk that are not finite, and observes the others.
-    #[cold]
-    fn observe_finite(&mut self, chunk: &[f32]) {
-        let finite: Vec<f32> = chunk.iter().copied().filter(|v| v.is_finite()).collect();
-        self.stats.nan_count += to_u64(chunk.iter().filter(|v| v.is_nan()).count());
-        self.stats.inf_count += to_u64(chunk.iter().filter(|v| v.is_infinite()).count());
-        if !finite.is_empty() {
-            self.observe(&finite);
-        }
+    fn accept(&mut self, chunk: &[f32], found: &Summary) {
+        self.stats.accept(chunk.len(), found);
+        self.zeros += u64::from(found.zeros);
     }
 
     /// Moves the counts to the histogram; the counters keep their values.

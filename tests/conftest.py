@@ -1,0 +1,44 @@
+"""Profiles of hypothesis: ``fast`` by default, ``--hypothesis-profile=slow`` before a release."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from hypothesis import HealthCheck, settings
+
+from requant import verify
+from tests.models import MODELS
+
+# Examples are drawn from a fixed seed, so a run is the same everywhere; slow looks at new ones each time.
+settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)
+settings.register_profile("slow", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fast")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(params=MODELS)
+def any_model(request: pytest.FixtureRequest) -> onnx.ModelProto:
+    """Each of the models in ``tests/models.py``."""
+    build: Callable[[], onnx.ModelProto] = MODELS[request.param]
+    return build()
+
+
+@pytest.fixture
+def digits() -> Path:
+    """The folder of the shipped model and its data."""
+    return ROOT / "examples" / "digits"
+
+
+@pytest.fixture
+def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time the models once: for tests that do not look at latency."""
+    monkeypatch.setattr(verify, "_LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(verify, "_LATENCY_PAIRS", (1, 1))

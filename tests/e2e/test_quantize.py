@@ -1,0 +1,2 @@
+from tests.models import MODELS
+def test_a(any_model, digits): pass
