@@ -243,7 +243,7 @@ def refuse_same_file(source: str, output: str | Path) -> None:
 
 def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
     """What preparation did, a line each."""
-    return tuple(f"{change.what}: {change.count}" for change in changes)
+    return tuple(str(change) for change in changes)
 
 
 def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:

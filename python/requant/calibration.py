@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     #: Called after each batch with the number of samples seen and the number there are (None if unknown).
     Progress = Callable[[int, int | None], None]
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "requant-calibration"
 VERSION = 1
@@ -167,6 +170,7 @@ def calibrate_graph(
             if seen.nan_count or seen.inf_count:
                 raise _not_finite(name, seen, batch, arrays[names.index(name)])
 
+    logger.info("calibrating %d tensors on %s", len(names), dataset.description)
     samples = 0
     pool = ThreadPoolExecutor(2, thread_name_prefix="requant")
     observed = None

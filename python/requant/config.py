@@ -40,7 +40,7 @@ class QuantConfig:
         version: version of this set of options.
     """
 
-    method: str = "minmax"
+    method: str = "mse"
     symmetric: bool = False
     percentile: float = 99.99
     per_channel: bool = True

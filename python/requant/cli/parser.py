@@ -36,6 +36,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            raise ConfigError(
+                f"{name} is {value!r}{closest(str(value), known)}", hint=f"choose one of {', '.join(known)}"
+            )
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -64,9 +72,15 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"requant {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
+    def command(name: str, arguments: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, formatter_class=formatter, allow_abbrev=False, epilog=_EPILOG
+            name,
+            usage=f"requant {name} {arguments}".rstrip(),
+            help=text,
+            description=text,
+            formatter_class=formatter,
+            allow_abbrev=False,
+            epilog=_EPILOG,
         )
         sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
         sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -74,7 +88,9 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         return sub
 
-    quantize = command("quantize", "Float model and samples in, verified quantized model out.")
+    quantize = command(
+        "quantize", "MODEL --data DATA [-o FILE] [options]", "Float model and samples in, verified quantized model out."
+    )
     quantize.add_argument("model", help="the float model, .onnx")
     quantize.add_argument(
         "-o", "--output", metavar="FILE", help="where the quantized model goes (default: MODEL.int8.onnx)"
@@ -90,17 +106,21 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     _add_data(quantize, required=False)
     _add_config(quantize)
 
-    calibrate = command("calibrate", "Collect statistics once; the ranges of every method follow from them.")
+    calibrate = command(
+        "calibrate",
+        "MODEL --data DATA -o FILE [options]",
+        "Collect statistics once; the ranges of every method follow from them.",
+    )
     calibrate.add_argument("model", help="the float model, .onnx")
     calibrate.add_argument("-o", "--output", metavar="FILE", required=True, help="where the table goes, .json")
     _add_data(calibrate, required=True)
     _add_config(calibrate)
 
-    inspect = command("inspect", "What a model holds, what would be quantized, what not, and why.")
+    inspect = command("inspect", "MODEL [options]", "What a model holds, what would be quantized, what not, and why.")
     inspect.add_argument("model", help="the model, .onnx")
     _add_config(inspect)
 
-    command("doctor", "Versions, CPU features, kernels in use, runtimes found.")
+    command("doctor", "[options]", "Versions, CPU features, kernels in use, runtimes found.")
     return parser
 
 
@@ -129,7 +149,7 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quantization")
     group.add_argument("--recipe", metavar="NAME", help="options from a shipped recipe or a TOML file")
-    group.add_argument("--method", choices=choices("method"), help="calibration method (default: minmax)")
+    group.add_argument("--method", choices=choices("method"), help="calibration method (default: mse)")
     group.add_argument(
         "--percentile", type=float, metavar="P", help="percent of the values kept inside (default: 99.99)"
     )

@@ -61,18 +61,18 @@ class _Writer:
         params = self.resolved.activations[value.name or ""]
         name = value.name or ""
         value, from_integer = self._drop_clamps(value, params, integer)
-        scale, zero_point = self._parameters(name, params)
+        parameters = self._parameters(name, params)
         quantize = ir.node(
             "QuantizeLinear",
-            [value, scale, zero_point],
-            outputs=[_value(f"{name}_quantized", ir.DataType[params.scheme.dtype.upper()], value.shape)],
-            name=f"{name}_QuantizeLinear",
+            [value, *parameters],
+            outputs=[_value(f"{name}_q", ir.DataType[params.scheme.dtype.upper()], value.shape)],
+            name=f"{name}_q",
         )
         dequantize = ir.node(
             "DequantizeLinear",
-            [quantize.outputs[0], scale, zero_point],
-            outputs=[_value(f"{name}_dequantized", ir.DataType.FLOAT, value.shape)],
-            name=f"{name}_DequantizeLinear",
+            [quantize.outputs[0], *parameters],
+            outputs=[_value(f"{name}_dq", ir.DataType.FLOAT, value.shape)],
+            name=f"{name}_dq",
         )
         result = dequantize.outputs[0]
         if from_integer:
@@ -117,25 +117,36 @@ class _Writer:
         key = (name, tensor.data.tobytes() + tensor.params.scale.tobytes())
         if key not in self.constants:
             unique = name if not any(k[0] == name for k in self.constants) else f"{name}_{node.name}"
-            data = self._initializer(f"{unique}_quantized", tensor.data)
-            scale, zero_point = self._parameters(unique, tensor.params)
+            data = self._initializer(f"{unique}_q", tensor.data)
+            parameters = self._parameters(unique, tensor.params)
             axis = getattr(tensor.params.scheme.granularity, "axis", None)
             dequantize = ir.node(
                 "DequantizeLinear",
-                [data, scale, zero_point],
+                [data, *parameters],
                 attributes={} if axis is None else {"axis": axis},
-                outputs=[_value(f"{unique}_dequantized", ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
-                name=f"{unique}_DequantizeLinear",
+                outputs=[_value(f"{unique}_dq", ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
+                name=f"{unique}_dq",
             )
             self.graph.insert_before(self.graph[0], dequantize)
             self.constants[key] = dequantize.outputs[0]
         return self.constants[key]
 
-    def _parameters(self, name: str, params: QuantParams) -> tuple[ir.Value, ir.Value]:
-        return (
-            self._initializer(f"{name}_scale", params.scale.astype(np.float32)),
-            self._initializer(f"{name}_zero_point", params.zero_point),
-        )
+    def _parameters(self, name: str, params: QuantParams) -> tuple[ir.Value, ...]:
+        """Scale and zero point, each written once for all who share it; a bias needs no zero point.
+
+        A weight does: onnxruntime fuses Gemm only with one.
+        """
+        scale = self._shared(f"{name}_scale", params.scale.astype(np.float32))
+        zero_point = params.zero_point
+        if zero_point.dtype == np.int32:
+            return (scale,)
+        return scale, self._shared(f"{name}_zero_point", zero_point)
+
+    def _shared(self, name: str, array: NDArray[Any]) -> ir.Value:
+        key = (f"{array.dtype}{array.shape}", array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = self._initializer(name, array)
+        return self.constants[key]
 
     def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
         array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d

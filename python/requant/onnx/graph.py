@@ -85,7 +85,7 @@ class Graph:
         """
         proto, base_dir, origin, size = _parse(source)
         _check_versions(proto, origin)
-        _check(proto, base_dir, origin)
+        _check(proto, origin)
         digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
         try:
             model = ir.serde.deserialize_model(proto)
@@ -117,10 +117,18 @@ class Graph:
     def inputs(self) -> tuple[InputSpec, ...]:
         """The inputs a caller feeds."""
         return tuple(
-            InputSpec(_name(value), _numpy_dtype(value), _shape(value) or ())
+            InputSpec(_name(value), _numpy_dtype(value), self._input_shape(value))
             for value in self.model.graph.inputs
             if not value.is_initializer()
         )
+
+    def _input_shape(self, value: ir.Value) -> tuple[int | str | None, ...]:
+        shape = _shape(value)
+        if shape is None:
+            raise ModelError(
+                f"input {value.name!r} of {self.origin} has no shape", hint="export the model with the rank of its inputs"
+            )
+        return shape
 
     @property
     def outputs(self) -> tuple[OutputSpec, ...]:
@@ -137,11 +145,14 @@ class Graph:
     def to_bytes(self, fetch: Iterable[str] = ()) -> bytes:
         """The model as a file's bytes, with the tensors named in ``fetch`` as its outputs instead of its own.
 
+        Shapes of inner tensors are left out: every reader infers them, and they are a tenth of a small model.
+
         Raises:
             ModelError: a tensor does not exist, or the model exceeds the 2 GiB of one protobuf message.
         """
         proto = ir.serde.serialize_model(self.model)
         _inline_external_data(proto, self.model)
+        del proto.graph.value_info[:]
         wanted = list(fetch)
         if wanted:
             known = {name for node in proto.graph.node for name in node.output} | {i.name for i in proto.graph.input}
@@ -287,28 +298,30 @@ def _check_versions(proto: onnx.ModelProto, origin: str) -> None:
     proto.ir_version = min(max(proto.ir_version, _IR_OF_MIN_OPSET), MAX_IR_VERSION)
 
 
-def _check(proto: onnx.ModelProto, base_dir: str | None, origin: str) -> None:
+def _check(proto: onnx.ModelProto, origin: str) -> None:
+    """Run ``onnx.checker``, on a copy without what it rejects though runtimes take it.
+
+    That is: outputs of unknown shape, and external data (checked above; the checker looks for it in the working
+    directory).
+    """
     external = any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(proto.graph))
+    shapeless = [o for o in proto.graph.output if not o.type.tensor_type.HasField("shape")]
+    if external or shapeless:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        for output in shapeless:
+            copy.graph.output.remove(output)
+        for tensor in _tensors(copy.graph):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                name, dtype = tensor.name, tensor.data_type
+                tensor.Clear()
+                tensor.name, tensor.data_type = name, dtype
+                tensor.dims.append(0)
+        proto = copy
     try:
-        if external and base_dir is not None:
-            _check_without_external_data(proto)
-        else:
-            onnx.checker.check_model(proto)
+        onnx.checker.check_model(proto)
     except ValidationError as problem:
         raise ModelError(f"{origin} is not a valid ONNX model: {_first_line(problem)}") from problem
-
-
-def _check_without_external_data(proto: onnx.ModelProto) -> None:
-    """Check the graph alone: the data was checked already, and the checker looks for it in the working directory."""
-    light = onnx.ModelProto()
-    light.CopyFrom(proto)
-    for tensor in _tensors(light.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            name, dtype = tensor.name, tensor.data_type
-            tensor.Clear()
-            tensor.name, tensor.data_type = name, dtype
-            tensor.dims.append(0)
-    onnx.checker.check_model(light)
 
 
 def _inline_external_data(proto: onnx.ModelProto, model: ir.Model) -> None:

@@ -34,7 +34,8 @@ def prepared_equals(model: onnx.ModelProto, *, rtol: float = 1e-5) -> Graph:
     feeds = samples(model, 2)
     for expected, got in zip(run(model, feeds, optimize=False), run(data, feeds, optimize=False), strict=True):
         assert got.shape == expected.shape
-        np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * float(np.abs(expected).max()))
+        largest = float(np.max(np.abs(expected), where=np.isfinite(expected), initial=0.0))
+        np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * largest)
     return prepared
 
 
@@ -189,7 +190,6 @@ NOT_AFFINE: list[Build] = [
 
 
 @pytest.mark.parametrize("build", NOT_AFFINE, ids=lambda b: b.__name__)
-@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # nan - nan in the comparison itself
 def test_what_is_not_affine_per_channel_stays(build: Build) -> None:
     net = Net()
     model = net.model(*build(net))
@@ -213,10 +213,10 @@ def test_a_weight_that_two_convolutions_share_is_folded_into_one_of_them_only() 
     net = Net()
     x = net.input("x", ["n", 3, 6, 6])
     w = net.normal(4, 3, 3, 3, name="w")
-    a = net.op("Relu", net.op("Mul", net.op("Conv", x, w), net.const(3.0)))
-    b = net.op("Relu", net.op("Conv", x, w))
+    a = net.op("Mul", net.op("Conv", x, w), net.const(3.0))
+    b = net.op("Conv", net.op("Relu", x), w)
     prepared = prepared_equals(net.model(a, b))
-    assert op_types(prepared) == {"Conv": 2, "Relu": 2}
+    assert op_types(prepared) == {"Conv": 2, "Relu": 1}
     assert {node.inputs[1].name for node in prepared.nodes if node.op_type == "Conv"} == {"w", "w_folded"}
 
 
@@ -236,11 +236,9 @@ def test_names_that_folding_would_choose_may_be_taken(taken: str, kind: str) -> 
 
 def test_folding_that_would_overflow_is_left_alone() -> None:
     net = Net()
-    x = net.input("x", ["n", 4])
-    y = net.op("Mul", net.op("Gemm", x, net.const(np.full((4, 3), 1e30))), net.const(1e20))
-    z = net.op("Mul", net.op("Gemm", net.op("Mul", x, net.const(1e-30)), net.const(np.full((4, 3), 1e30))), net.const(1e20))
-    prepared, _ = prepare(Graph.load(net.model(y, z)))
-    assert np.isfinite(run(prepared.to_bytes(), samples(net.model(y, z)))[1]).all()
+    small = net.op("Mul", net.input("x", ["n", 4]), net.const(1e-30))
+    y = net.op("Mul", net.op("Gemm", small, net.const(np.full((4, 3), 1e30))), net.const(1e20))
+    prepared_equals(net.model(y))
 
 
 # -- cleanup ---------------------------------------------------------------------------------------------------------
@@ -251,7 +249,9 @@ def test_every_node_and_tensor_has_a_name_of_its_own() -> None:
     x = net.input("x", ["n", 3, 6, 6])
     for i in range(3):
         x = net.op("Relu", net.conv(x, 3, 3, name="twice"), name="" if i else "twice")
-    prepared = prepared_equals(net.model(x))
+    prepared, _ = prepare(Graph.load(net.model(x)))  # onnxruntime refuses the model as it is
+    onnx.checker.check_model(onnx.load_from_string(prepared.to_bytes()))
+    assert run(prepared.to_bytes(), {"x": np.zeros((1, 3, 6, 6), np.float32)})
     names = [node.name for node in prepared.nodes]
     assert all(names)
     assert len(set(names)) == len(names)

@@ -1,12 +1,13 @@
 """What is done to a float model before it is quantized; its function stays the same.
 
-A pass is a function ``(ir.Model) -> int`` that edits the model it is given and returns how often it applied. A new pass
-is a file and a line in ``PASSES``.
+A pass is a function ``(ir.Model) -> int`` that edits the model it is given and returns how often it applied; the first
+line of its docstring is how the report puts it, behind that number. A new pass is a file and a line in ``PASSES``.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from requant.errors import InternalError
 from requant.onnx.passes import affine, cleanup, shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import onnx_ir as ir
 
@@ -34,10 +35,17 @@ PASSES: tuple[Callable[[ir.Model], int], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """One thing that was done to the model: what, and how often."""
+    """What one pass did: how often it applied, and how many nodes of each op type came or went."""
 
     what: str
     count: int
+    nodes: Mapping[str, int]
+
+    def __str__(self) -> str:
+        gone = ", ".join(f"{op_type} {-n}" for op_type, n in self.nodes.items() if n < 0)
+        come = ", ".join(f"{op_type} {n}" for op_type, n in self.nodes.items() if n > 0)
+        parts = [f"{self.count} {self.what}", gone and f"without {gone}", come and f"with {come}"]
+        return ", ".join(part for part in parts if part)
 
 
 def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
@@ -46,12 +54,14 @@ def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
     interface = ([i.name for i in graph.inputs], [o.name for o in graph.outputs])
     done = []
     for step in PASSES:
+        before = Counter(node.op_type for node in prepared.all_nodes())
         count = step(prepared.model)
+        after = Counter(node.op_type for node in prepared.all_nodes())
+        nodes = {op_type: after[op_type] - before[op_type] for op_type in sorted(before | after)}
         logger.debug("%s applied %d times", step.__name__, count)
         if count:
             what = (step.__doc__ or step.__name__).splitlines()[0].rstrip(".")
-            done.append(Preparation(what[0].lower() + what[1:], count))
+            done.append(Preparation(what, count, {op_type: n for op_type, n in nodes.items() if n}))
         if ([i.name for i in prepared.inputs], [o.name for o in prepared.outputs]) != interface:
-            message = f"pass {step.__name__} changed the model's inputs or outputs"
-            raise InternalError(message)
+            raise InternalError(f"pass {step.__name__} changed the model's inputs or outputs")
     return prepared, tuple(done)

@@ -25,7 +25,7 @@ _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def fold_affine(model: ir.Model) -> int:
-    """BatchNormalization and constant Add, Sub, Mul, Div folded into the convolution or Gemm before it."""
+    """affine ops folded into the linear op before."""
     folded = 0
     for node in list(model.graph):
         if node.domain == "" and node.op_type in _LINEAR:

@@ -8,7 +8,7 @@ from onnx_ir.passes import common
 
 
 def simplify(model: ir.Model) -> int:
-    """Nodes removed: constants folded, identities and duplicates dropped, functions inlined."""
+    """nodes simplified away."""
     before = _count(model)
     common.RemoveInitializersFromInputsPass()(model)
     onnxscript.optimizer.optimize(model)
@@ -16,7 +16,7 @@ def simplify(model: ir.Model) -> int:
 
 
 def drop_unused(model: ir.Model) -> int:
-    """Nodes and initializers that nothing used dropped."""
+    """unused nodes and constants dropped."""
     before = _count(model) + len(model.graph.initializers)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)
@@ -25,7 +25,7 @@ def drop_unused(model: ir.Model) -> int:
 
 
 def name_everything(model: ir.Model) -> int:
-    """Nodes given a name."""
+    """nodes named."""
     nameless = 0
     taken = {node.name for node in model.graph.all_nodes() if node.name}
     for node in model.graph.all_nodes():

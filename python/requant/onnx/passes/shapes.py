@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def infer(model: ir.Model) -> int:
-    """Tensors whose type or shape was inferred."""
+    """shapes inferred."""
     before = _known(model)
     try:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)

@@ -1,5 +1,7 @@
 //! The smallest and largest value of each slice of an array.
 
+use std::array;
+
 use super::{check_length, tiling::Tiling};
 use crate::{Error, Granularity, Range, Result};
 
@@ -44,14 +46,13 @@ fn widen(range: &mut Range, seen: Range) {
 /// Lanes break a chain of operations that the compiler may not reorder by itself.
 const LANES: usize = 16;
 
+#[inline(never)]
 fn extrema(x: &[f32]) -> Range {
     let (mut lo, mut hi) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        for lane in 0..LANES {
-            lo[lane] = if chunk[lane] < lo[lane] { chunk[lane] } else { lo[lane] };
-            hi[lane] = if chunk[lane] > hi[lane] { chunk[lane] } else { hi[lane] };
-        }
+        lo = array::from_fn(|lane| lo[lane].min(chunk[lane]));
+        hi = array::from_fn(|lane| hi[lane].max(chunk[lane]));
     }
     Range {
         lo: lo.iter().chain(rest).copied().fold(f32::INFINITY, f32::min),
@@ -77,9 +78,7 @@ fn all_finite(x: &[f32]) -> bool {
     let mut sums = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += 0.0 * chunk[lane];
-        }
+        sums = array::from_fn(|lane| sums[lane] + 0.0 * chunk[lane]);
     }
     sums.iter().chain(rest).all(|value| value.is_finite())
 }

@@ -30,7 +30,8 @@ impl Logarithm {
         let exponent = f64::from((bits >> 52) as i32 - 1023);
         let (c, minus_log_c) = self.table[(bits >> (52 - BITS)) as usize % SIZE];
         let r = f64::from_bits(bits & MANTISSA | 1.0f64.to_bits()) * c - 1.0;
-        let series = r - r * r * (1.0 / 2.0 - r * (1.0 / 3.0 - r * (1.0 / 4.0 - r * (1.0 / 5.0))));
+        let r2 = r * r;
+        let series = r - r2 * ((1.0 / 2.0 - r * (1.0 / 3.0)) + r2 * (1.0 / 4.0 - r * (1.0 / 5.0)));
         exponent * std::f64::consts::LN_2 + (minus_log_c + series)
     }
 }

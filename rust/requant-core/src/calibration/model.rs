@@ -144,11 +144,9 @@ impl Side {
 
     /// The bin of `x`, and how far `x` is from its outer edge.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
     fn bin(&self, x: f64) -> Option<(&Bin, f64)> {
-        let i = x as u32; // one instruction less than usize
-        let bin = self.bins.get(i as usize)?;
-        Some((bin, ((f64::from(i) + 1.0).min(self.end) - x).max(0.0)))
+        let (i, rest) = locate(x);
+        Some((self.bins.get(i)?, rest.min(self.end - x).max(0.0)))
     }
 
     /// Sum of the squared errors of rounding to the levels `0, step .. levels * step`; see the module's page.
@@ -201,6 +199,18 @@ impl Bin {
     fn excess_sq(&self, rest: f64) -> f64 {
         self.excess_sq + rest * (2.0 * self.excess + rest * (self.beyond + self.density * rest / 3.0))
     }
+}
+
+/// A bin that contains `x`, from 0 to 2^31, and how far `x` is from the bin's outer edge.
+///
+/// Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits: a third of the time that `as usize` takes. To
+/// the nearest, so that `x - 1/2` gives the bin below an edge or the one above it, and either will do.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+pub(super) fn locate(x: f64) -> (usize, f64) {
+    const MAGIC: f64 = 1.5 * (1u64 << 52) as f64;
+    let shifted = (x - 0.5) + MAGIC;
+    (shifted.to_bits() as u32 as usize, shifted - MAGIC + 1.0 - x)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 values")]

@@ -1,0 +1,96 @@
+"""One list for each kind of thing: what names it elsewhere is held equal to it here."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import get_args
+
+import requant
+from requant import cli, config, errors, ops, targets, types
+from requant.onnx import ops as onnx_ops
+from requant.onnx import passes
+from requant.types import QuantType
+
+PACKAGE = Path(requant.__file__).parent
+
+
+def modules(package: str, *, but: tuple[str, ...] = ()) -> set[str]:
+    folder = importlib.import_module(package).__path__
+    return {module.name for module in pkgutil.iter_modules(folder)} - set(but)
+
+
+def test_the_methods_are_those_of_the_core() -> None:
+    assert config.METHODS == tuple(ops.CALIBRATION_METHODS)
+    assert config.choices("method") == config.METHODS
+
+
+def test_choices_of_types_and_targets_are_real() -> None:
+    for option in ("weights", "activations"):
+        assert {QuantType(name).bits for name in config.choices(option)} == {8}
+    assert config.choices("target") == tuple(targets.TARGETS)
+
+
+def test_every_target_file_is_listed() -> None:
+    assert set(targets.TARGETS.values()) == modules("requant.targets", but=("spec",))
+
+
+def test_every_op_file_is_listed() -> None:
+    rows = [
+        row
+        for name in modules("requant.onnx.ops", but=("spec",))
+        for row in importlib.import_module(f"requant.onnx.ops.{name}").ROWS
+    ]
+    assert len(rows) == len(onnx_ops.ROWS)
+    assert all(row in onnx_ops.ROWS for row in rows)
+
+
+def test_every_pass_file_is_used() -> None:
+    used = {step.__module__.rpartition(".")[2] for step in passes.PASSES}
+    assert used == modules("requant.onnx.passes")
+    assert all(step.__doc__ for step in passes.PASSES), "the docstring is what the report says"
+
+
+def test_recipes_are_read_and_name_real_options() -> None:
+    assert config.recipe_names() == sorted(path.stem for path in (PACKAGE / "recipes").iterdir())
+    for name in config.recipe_names():
+        assert config.QuantConfig.from_recipe(name).version == config.VERSION
+    assert config.QuantConfig.from_recipe("default") == config.QuantConfig()
+
+
+def test_error_codes_are_unique_and_errors_are_public() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind.__module__ == errors.__name__]
+    codes = [kind.code for kind in kinds]
+    assert len(set(codes)) == len(codes)
+    assert {kind.__name__ for kind in kinds} <= set(requant.__all__)
+
+
+def test_public_names_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
+    guard = next(n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")
+    imports = [node for node in guard.body if isinstance(node, ast.ImportFrom)]
+    seen = {alias.asname: node.module for node in imports for alias in node.names}
+    assert {name: f"requant.{module}" for name, module in requant._HOME_OF.items()} == seen
+    assert set(requant.__all__) == {*seen, "__version__"}
+    assert dir(requant) == sorted(requant.__all__)
+
+
+def test_public_names_load_and_live_where_the_table_says() -> None:
+    for name in requant.__all__:
+        assert getattr(requant, name) is not None
+    for name, module in requant._HOME_OF.items():
+        assert getattr(importlib.import_module(f"requant.{module}"), name) is getattr(requant, name)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(requant, "quantise")
+
+
+def test_granularities_are_the_sum_type() -> None:
+    assert set(get_args(types.Granularity)) == {types.PerTensor, types.PerChannel, types.PerBlock, types.PerToken}
+
+
+def test_the_command_is_there() -> None:
+    assert callable(cli.main)
