@@ -22,7 +22,7 @@ from requant.plan import build_plan
 from requant.report import Report, SkippedNode
 from requant.resolve import resolve
 from requant.types import QuantScheme, QuantType
-from requant.verify import check_model, compare_outputs, measure_latency, measure_top1, tensor_quality, zero_feeds
+from requant.verify import check_model, compare_outputs, measure_latency, measure_top1, one_sample, tensor_quality, zero_feeds
 from requant.version import __version__
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def quantize(
         data_out = insert_qdq(prepared, plan, resolved).to_bytes()
     with watch("verify"):
         held_back, unseen = _verification_batches(dataset)
-        feeds = held_back[0].feeds if held_back else zero_feeds(graph.inputs)
+        feeds = one_sample(held_back[0], graph.inputs) if held_back else zero_feeds(graph.inputs)
         check_model(data_out, feeds, threads=config.threads)
         report = Report(
             version=__version__,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from requant.errors import ModelError
@@ -56,10 +57,13 @@ def open_runner(model: bytes, *, threads: int = 0) -> Runner:
         return OrtRunner(model, threads=threads)
     from requant.onnx.reference import ReferenceRunner
 
-    logger.warning(
-        "onnxruntime is not installed: running on onnx.reference, which is slow (pip install 'requant[ort]')"
-    )
+    _warn_slow()
     return ReferenceRunner(model)
+
+
+@cache
+def _warn_slow() -> None:
+    logger.warning("onnxruntime is not installed: running on onnx.reference, which is slow (pip install 'requant[ort]')")
 
 
 class OrtRunner:

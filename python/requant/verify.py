@@ -195,6 +195,14 @@ def tensor_quality(
     return tuple(found)
 
 
+def one_sample(batch: Batch, inputs: Sequence[InputSpec]) -> Feeds:
+    """The first sample of ``batch``, as the smallest feed that the model takes."""
+    free = all(not isinstance(spec.shape[0], int) for spec in inputs if spec.shape)
+    if not free or any(a.shape[0] != batch.count for a in batch.feeds.values() if a.ndim):
+        return batch.feeds
+    return {name: array[:1] if array.ndim else array for name, array in batch.feeds.items()}
+
+
 def zero_feeds(inputs: Iterable[InputSpec]) -> dict[str, NDArray[Any]]:
     """Zeros of a shape that fits each input (free dimensions are 1): enough to see that a model runs."""
     return {spec.name: np.zeros([d if isinstance(d, int) else 1 for d in spec.shape], spec.dtype) for spec in inputs}

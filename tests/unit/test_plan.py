@@ -148,7 +148,7 @@ CASES: dict[str, Case] = {
     "concat": Case(models.concat, {"left", "right", "both", "last"}, {"x", "t0", "t1", "t2", "y"}, {}, {}),
     "pooling": Case(
         models.pool_chain,
-        {"n0", "n3", "n6", "pool", "gap", "flat"},
+        {"n0", "n3", "n6", "pool", "gap", "node_Reshape_0"},  # the Flatten of before
         {"x", "t1", "t3", "t4"},
         {"t2": "t1", "t5": "t4"},
         {},

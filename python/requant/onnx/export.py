@@ -108,7 +108,7 @@ class _Writer:
         if chain:
             ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
             name = value.name
-            self.graph.remove(chain, safe=False)
+            self.graph.remove(chain, safe=True)
             source.name = name
         return source, True
 

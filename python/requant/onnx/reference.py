@@ -1,4 +1,8 @@
-"""Running a model on ONNX's reference implementation, for machines without onnxruntime."""
+"""Running a model on ONNX's reference implementation, for machines without onnxruntime.
+
+It has no QuantizeLinear and DequantizeLinear of opsets 13 to 18: the newest ones, which do the same with the attributes
+that these have, are lent to it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops import op_dequantize_linear, op_quantize_linear
 
 from requant.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import ModuleType
 
     from numpy.typing import NDArray
+
+
+_LENT_BEFORE = 19
+
+
+def _newest(module: ModuleType, op_type: str) -> type:
+    """The newest implementation in ``module``, under the name by which the evaluator finds it."""
+    versions = [int(name.rsplit("_", 1)[1]) for name in dir(module) if name.startswith(f"{op_type}_")]
+    return type(op_type, (getattr(module, f"{op_type}_{max(versions)}"),), {})
+
+
+_LENT = [_newest(op_quantize_linear, "QuantizeLinear"), _newest(op_dequantize_linear, "DequantizeLinear")]
 
 
 class ReferenceRunner:
@@ -22,7 +40,9 @@ class ReferenceRunner:
 
     def __init__(self, model: bytes) -> None:
         try:
-            self._evaluator = ReferenceEvaluator(onnx.load_model_from_string(model))
+            proto = onnx.load_model_from_string(model)
+            old = any(o.domain == "" and o.version < _LENT_BEFORE for o in proto.opset_import)
+            self._evaluator = ReferenceEvaluator(proto, new_ops=_LENT if old else None)
         except Exception as problem:
             raise ModelError(f"onnx.reference cannot load the model: {problem}") from problem
 

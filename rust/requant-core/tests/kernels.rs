@@ -1,0 +1,112 @@
+//! Every set of kernels gives the same bits as the generic one, and the generic one those of its definition.
+
+use requant_core::kernels::{self, BINS, Counters, Kernels, WAYS};
+
+const SPECIALS: [f32; 22] = [
+    0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.999_999_9, -2.0, 1e-40, -1e-40, 1e-45, -1e-45, 3.75, -3.75, 7.0, -6.999_999_5, 100.25,
+    -511.5, 1023.0, -1024.0, 2.5e-38, -3.3,
+];
+const NOT_FINITE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN];
+const OFF_THE_GRID: [f32; 5] = [3e9, -3e9, f32::MAX, f32::MIN, 1e30];
+
+fn lengths() -> impl Iterator<Item = usize> {
+    (0..=67).chain([127, 128, 129, 255, 256, 300, 1029])
+}
+
+fn cleared() -> Box<Counters> {
+    Box::new([[0; BINS]; WAYS])
+}
+
+/// `len` values that cycle through `values`, beginning with the `shift`-th.
+fn cycle(values: &[f32], len: usize, shift: usize) -> Vec<f32> {
+    values.iter().copied().cycle().skip(shift).take(len).collect()
+}
+
+fn generic() -> &'static dyn Kernels {
+    kernels::by_name("generic").expect("always present")
+}
+
+#[test]
+fn generic_is_last_and_best_is_active() {
+    let names: Vec<_> = kernels::available().map(Kernels::name).collect();
+    assert_eq!(names.last(), Some(&"generic"));
+    if std::env::var_os("REQUANT_ISA").is_none() {
+        assert_eq!(kernels::active().expect("nothing is forced").name(), names[0]);
+    }
+    let error = kernels::by_name("mmx").err().expect("no such set").to_string();
+    assert_eq!(error, format!("REQUANT_ISA=\"mmx\" cannot run here; this machine has {}", names.join(", ")));
+}
+
+#[test]
+fn every_set_equals_generic() {
+    for kernels in kernels::available() {
+        for len in lengths() {
+            for shift in 0..SPECIALS.len() {
+                let x = cycle(&SPECIALS, len, shift);
+                for inv_width in [1.0, 0.25, 4.0, 2f32.powi(-117)] {
+                    let (mut got, mut want) = (cleared(), cleared());
+                    let summary = kernels.tally(&x, inv_width, 1, &mut got);
+                    let name = kernels.name();
+                    assert_eq!(summary, generic().tally(&x, inv_width, 1, &mut want), "{name}, length {len}, shift {shift}");
+                    for (slot, (got, want)) in got.as_flattened().iter().zip(want.as_flattened()).enumerate() {
+                        assert_eq!(got, want, "{name}, length {len}, shift {shift}, 1/width {inv_width}, slot {slot}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bins_mirror_each_other_in_zero() {
+    for kernels in kernels::available() {
+        let width = 0.25;
+        let mut counters = cleared();
+        kernels.tally(&SPECIALS, 1.0 / width, 1, &mut counters);
+        let mut want = vec![0; BINS];
+        for v in SPECIALS {
+            let bin = (f64::from(v.abs()) / f64::from(width)).floor() as i64;
+            want[(if v < 0.0 { -1 - bin } else { bin }).rem_euclid(BINS as i64) as usize] += 1;
+        }
+        let got: Vec<u32> = (0..BINS).map(|slot| counters.iter().map(|table| table[slot]).sum()).collect();
+        assert_eq!(got, want, "{}", kernels.name());
+    }
+}
+
+#[test]
+fn summaries_are_right() {
+    for kernels in kernels::available() {
+        for len in lengths().filter(|len| *len > 0) {
+            let x = cycle(&SPECIALS, len, 3);
+            let s = kernels.tally(&x, 1.0, 0, &mut cleared()).expect("all are finite");
+            assert_eq!(s.min, x.iter().copied().fold(f32::INFINITY, f32::min));
+            assert_eq!(s.max, x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            assert_eq!(s.zeros as usize, x.iter().filter(|v| **v == 0.0).count());
+            let sum: f64 = x.iter().map(|v| f64::from(*v)).sum();
+            let sum_sq: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
+            assert!((s.sum - sum).abs() <= 1e-9 && (s.sum_sq - sum_sq).abs() <= 1e-15 * sum_sq, "length {len}");
+        }
+        let zeros = kernels.tally(&[-0.0; 40], 1.0, 0, &mut cleared()).expect("all are finite");
+        assert!(zeros.min.is_sign_positive() && zeros.max.is_sign_positive(), "-0 is 0");
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_reported_and_all_can_be_taken_back() {
+    for kernels in kernels::available() {
+        for len in lengths().filter(|len| *len > 0) {
+            for at in [0, len / 2, len - 1] {
+                for odd in NOT_FINITE.into_iter().chain(OFF_THE_GRID) {
+                    let mut x = cycle(&SPECIALS, len, at);
+                    x[at] = odd;
+                    let mut counters = cleared();
+                    let summary = kernels.tally(&x, 8.0, 1, &mut counters);
+                    assert_eq!(summary.is_some(), odd.is_finite(), "{}, {odd} at {at} of {len}", kernels.name());
+                    assert_eq!(counters.as_flattened().iter().sum::<u32>() as usize, len);
+                    kernels.tally(&x, 8.0, 1u32.wrapping_neg(), &mut counters);
+                    assert!(counters.as_flattened().iter().all(|n| *n == 0), "{}, {odd} at {at} of {len}", kernels.name());
+                }
+            }
+        }
+    }
+}

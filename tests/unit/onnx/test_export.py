@@ -1,0 +1,393 @@
+"""The graph that is written: valid, of the simulated values, and in integer kernels where it runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from requant import ops
+from requant.config import QuantConfig
+from requant.onnx.export import insert_qdq
+from requant.onnx.graph import Graph
+from requant.onnx.passes import prepare
+from requant.plan import QuantPlan, build_plan
+from requant.resolve import Resolved, resolve
+from requant.targets import get_target
+from requant.types import Range
+from tests.models import MODELS, Array, Net, run, samples, session
+
+
+class Quantized:
+    """A model quantized with the ranges that the float model shows on ``feeds``."""
+
+    def __init__(self, model: onnx.ModelProto, *, count: int = 8, **options: Any) -> None:
+        self.model = model
+        self.feeds = samples(model, count)
+        self.config = QuantConfig().with_options(**options)
+        self.graph = prepare(Graph.load(model))[0]
+        self.plan: QuantPlan = build_plan(self.graph, self.config)
+        self.resolved: Resolved = resolve(self.graph, self.plan, self._ranges(), self.config)
+        before = self.graph.to_bytes()
+        self.data = insert_qdq(self.graph, self.plan, self.resolved).to_bytes()
+        assert self.graph.to_bytes() == before, "exporting has changed the float graph"
+        self.proto = onnx.load_from_string(self.data)
+
+    def _ranges(self) -> dict[str, Range]:
+        inner = [name for name in self.plan.calibrated if name not in self.feeds]
+        values = dict(self.feeds)
+        if inner:
+            values |= dict(zip(inner, run(self.graph.to_bytes(inner), self.feeds), strict=True))
+        return {name: Range(float(values[name].min()), float(values[name].max())) for name in self.plan.calibrated}
+
+    def count(self, op_type: str) -> int:
+        return sum(node.op_type == op_type for node in self.proto.graph.node)
+
+    def steps(self) -> list[float]:
+        """For each output the scale it is quantized with, or what one step of each input of its op can do."""
+        reals = run(self.graph.to_bytes(), self.feeds)
+        return [
+            float(self.resolved.activations[o.name].scale)
+            if o.name in self.resolved.activations
+            else float(np.abs(real).max()) / 100
+            for o, real in zip(self.graph.outputs, reals, strict=True)
+        ]
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "symmetric int8": {"symmetric": True, "activations": "int8"},
+    "uint8 weights": {"weights": "uint8"},
+    "per tensor": {"per_channel": False},
+    "full range": {"saturation": "full"},
+    "generic": {"target": "generic"},
+}
+
+
+@pytest.mark.parametrize("options", CONFIGS)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_model_is_valid_and_simulated_alike(name: str, options: str) -> None:
+    """The reference evaluator and the runtime, with and without its optimizer, agree to one step of the output."""
+    q = Quantized(MODELS[name](), **CONFIGS[options])
+    onnx.checker.check_model(q.proto, full_check=True)
+    assert [o.name for o in q.proto.graph.output] == [o.name for o in q.model.graph.output]
+    assert [i.name for i in q.proto.graph.input] == [i.name for i in q.model.graph.input]
+    newer = onnx.version_converter.convert_version(q.proto, 21)  # the evaluator has the ops from opset 19 on
+    expected = ReferenceEvaluator(newer).run(None, q.feeds)
+    reals = run(q.model, q.feeds)
+    # Without pairs that fit 16 bits, the runtime's kernels saturate on CPUs before VNNI.
+    exact = q.config.weights == "uint8" or (q.config.saturation == "safe" and get_target(q.config.target).pair_products)
+    for optimize in (False, True) if exact else (False,):
+        for real, want, got, step in zip(reals, expected, run(q.data, q.feeds, optimize=optimize), q.steps(), strict=True):
+            difference = np.abs(got - want)
+            assert difference.max() <= 1.01 * step, f"optimize={optimize}: {difference.max() / step:.2f} steps"
+            assert np.mean(difference > 0.01 * step) < 0.05, f"optimize={optimize}"
+            assert sqnr(real, got) > 18
+
+
+def sqnr(real: Array, got: Array) -> float:
+    noise = float(np.sum((real - got) ** 2))
+    return 10 * math.log10(float(np.sum(real**2)) / noise) if noise else math.inf
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_weights_written_are_those_resolved(name: str) -> None:
+    q = Quantized(MODELS[name]())
+    written = {i.name: numpy_helper.to_array(i) for i in q.proto.graph.initializer}
+    producers = {out: node for node in q.proto.graph.node for out in node.output}
+    nodes = {node.name: node for node in q.proto.graph.node}
+    for plan in q.plan.nodes:
+        for index, tensors in ((1, q.resolved.weights), (2, q.resolved.biases)):
+            if plan.name in tensors:
+                dequantize = producers[nodes[plan.name].input[index]]
+                assert dequantize.op_type == "DequantizeLinear"
+                data, scale, *zero_point = (written[name] for name in dequantize.input)
+                tensor = tensors[plan.name]
+                np.testing.assert_array_equal(data, tensor.data, strict=True)
+                np.testing.assert_array_equal(scale, tensor.params.scale, strict=True)
+                if zero_point or tensor.params.zero_point.any():
+                    np.testing.assert_array_equal(zero_point[0], tensor.params.zero_point, strict=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_float_weight_is_left_and_names_are_unique(name: str) -> None:
+    q = Quantized(MODELS[name]())
+    planned = {n.weight for n in q.plan.nodes} | {n.bias for n in q.plan.nodes}
+    assert not planned & {i.name for i in q.proto.graph.initializer}
+    assert all(np.size(numpy_helper.to_array(i)) <= 32 for i in q.proto.graph.initializer if i.data_type == 1)
+    produced = [out for node in q.proto.graph.node for out in node.output]
+    names = produced + [i.name for i in q.proto.graph.initializer] + [i.name for i in q.proto.graph.input]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert [name for name, count in Counter(n.name for n in q.proto.graph.node).items() if count > 1] == []
+    used = {i for node in q.proto.graph.node for i in node.input}
+    assert {i.name for i in q.proto.graph.initializer} <= used
+
+
+def test_a_layer_of_numpy() -> None:
+    """Gemm, written out in integers."""
+    net = Net()
+    model = net.model(net.op("Relu", net.gemm(net.input("x", ["n", 6]), 6, 4, name="fc"), output="h"))
+    q = Quantized(model)
+    x = q.resolved.activations["x"]
+    integers = ops.quantize_array(q.feeds["x"], x).data.astype(np.int64) - int(x.zero_point)
+    w, b = q.resolved.weights["fc"], q.resolved.biases["fc"]
+    sums = integers @ w.data.astype(np.int64) + b.data
+    reals = np.maximum(sums * (np.float64(x.scale) * w.params.scale.astype(np.float64)), 0)
+    np.testing.assert_allclose(run(q.data, q.feeds)[0], reals, atol=1e-5)
+
+
+# -- what the runtime makes of it ------------------------------------------------------------------------------------
+
+Build = Callable[[Net, str], str]
+
+
+def framed(net: Net, build: Build) -> onnx.ModelProto:
+    """``build`` between two convolutions, which are integer."""
+    x = net.conv(net.input("x", ["n", 3, 8, 8]), 3, 8, 1)
+    y = build(net, x)
+    return net.model(net.conv(y, 8, 4, 1))
+
+
+def rank_2(net: Net, x: str) -> str:
+    return net.op("Flatten", net.op("GlobalAveragePool", x))
+
+
+def gemm_chain(net: Net) -> onnx.ModelProto:
+    a = net.gemm(net.input("x", ["n", 8]), 8, 16)
+    return net.model(net.gemm(net.op("Relu", a), 16, 4))
+
+
+def matmul_chain(net: Net) -> onnx.ModelProto:
+    a = net.op("MatMul", net.input("x", ["n", 5, 8]), net.normal(8, 16))
+    return net.model(net.op("MatMul", net.op("Relu", a), net.normal(16, 4)))
+
+
+def gate(net: Net, x: str) -> str:
+    return net.op("Mul", x, net.op("Sigmoid", x))
+
+
+#: The kernel that each op of the target must become, and a model that shows it.
+KERNELS: dict[str, tuple[str, Callable[[Net], onnx.ModelProto]]] = {
+    "Conv": ("QLinearConv", lambda net: framed(net, lambda n, x: n.op("Relu", n.conv(x, 8, 8)))),
+    "Gemm": ("QGemm", gemm_chain),
+    "MatMul": ("QLinearMatMul", matmul_chain),
+    "Add": ("QLinearAdd", lambda net: framed(net, lambda n, x: n.op("Add", x, n.conv(x, 8, 8)))),
+    "Mul": ("QLinearMul", lambda net: framed(net, gate)),
+    "Sigmoid": ("QLinearSigmoid", lambda net: framed(net, gate)),
+    "Concat": (
+        "QLinearConcat",
+        lambda net: framed(net, lambda n, x: n.op("Concat", n.conv(x, 8, 4), n.conv(x, 8, 4, 1), axis=1)),
+    ),
+    "LeakyRelu": ("QLinearLeakyRelu", lambda net: framed(net, lambda n, x: n.op("LeakyRelu", x, alpha=0.1))),
+    "AveragePool": (
+        "QLinearAveragePool",
+        lambda net: framed(net, lambda n, x: n.op("AveragePool", x, kernel_shape=[2, 2])),
+    ),
+    "GlobalAveragePool": ("QLinearGlobalAveragePool", lambda net: framed(net, lambda n, x: n.op("GlobalAveragePool", x))),
+}
+
+#: Models in which an op only moves integers; what becomes of it is the op itself, on integers.
+MOVES: dict[str, Build] = {
+    "MaxPool": lambda n, x: n.op("MaxPool", x, kernel_shape=[2, 2]),
+    "Reshape": lambda n, x: n.op("Reshape", x, n.const(np.array([-1, 8, 16, 4]))),
+    "Transpose": lambda n, x: n.op("Transpose", x, perm=[0, 1, 3, 2]),
+    "Slice": lambda n, x: n.op("Slice", x, n.const(np.array([1])), n.const(np.array([5])), n.const(np.array([2]))),
+    "Gather": lambda n, x: n.op("Gather", x, n.const(np.array([0, 2, 4])), axis=2),
+    "Expand": lambda n, x: n.op("Expand", x, n.const(np.array([2, 1, 1, 1, 1]))),
+    "Tile": lambda n, x: n.op("Tile", x, n.const(np.array([1, 1, 2, 1]))),
+    "DepthToSpace": lambda n, x: n.op("DepthToSpace", n.conv(x, 8, 32), blocksize=2),
+    "Resize": lambda n, x: n.op("Resize", x, "", n.const([1.0, 1.0, 2.0, 2.0]), mode="nearest"),
+    "Split": lambda n, x: n.op(
+        "Concat", *(n.op("Relu", n.conv(h, 4, 4)) for h in n.ops("Split", x, outputs=["s0", "s1"], axis=1)), axis=1
+    ),
+    "Flatten": lambda n, x: n.op("Flatten", x),
+    "Squeeze": lambda n, x: n.op("Squeeze", n.op("GlobalAveragePool", x), n.const(np.array([2, 3]))),
+    "Unsqueeze": lambda n, x: n.op("Unsqueeze", x, n.const(np.array([0]))),
+}
+
+
+def optimized(data: bytes, folder: Path) -> Counter[str]:
+    path = folder / "optimized.onnx"
+    session(data, save_to=str(path))
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_every_op_of_the_target_is_tried() -> None:
+    target = get_target("ort-cpu")
+    assert set(KERNELS) == target.fused
+    assert set(MOVES) == target.moves
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+@pytest.mark.parametrize("op_type", KERNELS)
+def test_the_runtime_computes_on_integers(op_type: str, activations: str, tmp_path: Path) -> None:
+    kernel, build = KERNELS[op_type]
+    q = Quantized(build(Net(opset=17)), activations=activations, symmetric=activations == "int8")
+    counts = optimized(q.data, tmp_path)
+    assert counts[kernel] == sum(node.op_type == op_type for node in q.plan.nodes) - (
+        op_type == "MatMul"  # the last product gives float
+    ), counts
+    assert counts[op_type] == 0, counts
+    assert counts["QuantizeLinear"] == len(q.model.graph.input), counts
+
+
+@pytest.mark.parametrize("op_type", MOVES)
+def test_the_runtime_moves_integers(op_type: str, tmp_path: Path) -> None:
+    net = Net(opset=17)
+    x = net.conv(net.input("x", ["n", 3, 8, 8]), 3, 8, 1)
+    y = MOVES[op_type](net, x)
+    if op_type in ("Flatten", "Squeeze"):
+        y = net.gemm(y, 512 if op_type == "Flatten" else 8, 4)
+    elif op_type in ("Unsqueeze", "Expand"):
+        y = net.op("MatMul", y, net.normal(8, 4))
+    else:
+        y = net.conv(y, 8, 4, 1)
+    q = Quantized(net.model(y))
+    kinds = {node.op_type for node in q.plan.nodes}
+    assert op_type in kinds or {"Flatten", "Squeeze", "Unsqueeze"} >= {op_type} and "Reshape" in kinds, q.plan.skipped
+    counts = optimized(q.data, tmp_path)
+    assert counts["QuantizeLinear"] == 1, counts
+    assert counts["Conv"] == 0, counts
+
+
+# -- clamps ----------------------------------------------------------------------------------------------------------
+
+
+def clamped(clamp: Callable[[Net, str], str]) -> onnx.ModelProto:
+    net = Net()
+    a = clamp(net, net.conv(net.input("x", ["n", 3, 8, 8]), 3, 4))
+    return net.model(net.conv(a, 4, 2, output="y"))
+
+
+def test_a_clamp_that_saturation_does_is_dropped() -> None:
+    for clamp in (
+        lambda n, x: n.op("Relu", x),
+        lambda n, x: n.op("Clip", x, n.const(0.0), n.const(0.5)),
+        lambda n, x: n.op("Clip", x, n.const(0.0)),
+        lambda n, x: n.op("Clip", x, n.const(-0.5), n.const(0.5)),
+        lambda n, x: n.op("Clip", n.op("Relu", x), n.const(-0.5), n.const(0.5)),
+    ):
+        q = Quantized(clamped(clamp))
+        assert q.count("Relu") + q.count("Clip") == 0
+        assert q.count("Conv") == 2
+
+
+def test_a_clamp_that_saturation_does_not_do_stays() -> None:
+    """In the symmetric range [-0.5, 0.5] the bound -0.1 is not the smallest integer."""
+    model = clamped(lambda n, x: n.op("Clip", x, n.const(-0.1), n.const(0.5)))
+    q = Quantized(model, symmetric=True, activations="int8")
+    assert q.count("Clip") == 1
+    assert sqnr(run(q.model, q.feeds)[0], run(q.data, q.feeds)[0]) > 20
+
+
+def test_a_clamp_that_another_node_reads_stays_for_it() -> None:
+    net = Net()
+    a = net.conv(net.input("x", ["n", 3, 8, 8]), 3, 4)
+    b = net.op("Relu", a)
+    q = Quantized(net.model(net.conv(b, 4, 2, output="y"), net.op("Exp", a, output="z")))
+    assert q.count("Relu") == 1
+    for real, got in zip(run(q.model, q.feeds), run(q.data, q.feeds), strict=True):
+        assert sqnr(real, got) > 20
+
+
+# -- names and outputs -----------------------------------------------------------------------------------------------
+
+
+def test_an_inner_tensor_that_is_an_output_keeps_its_name() -> None:
+    net = Net()
+    inner = net.conv(net.input("x", ["n", 3, 8, 8]), 3, 4, output="inner")
+    q = Quantized(net.model(inner, net.conv(net.op("Relu", inner), 4, 2, output="y")))
+    assert [o.name for o in q.proto.graph.output] == ["inner", "y"]
+    for real, got in zip(run(q.model, q.feeds), run(q.data, q.feeds), strict=True):
+        assert sqnr(real, got) > 20
+
+
+def test_an_input_that_is_an_output_too_is_passed_on_in_float() -> None:
+    net = Net()
+    x = net.input("x", ["n", 3, 8, 8])
+    q = Quantized(net.model(net.conv(x, 3, 4, output="y"), net.op("Identity", x, output="z")))
+    np.testing.assert_array_equal(run(q.data, q.feeds)[1], q.feeds["x"])
+
+
+def chosen_names() -> list[str]:
+    """The names that exporting gives to what it adds to the model below."""
+    q = Quantized(renamed("unused", "tensor"))
+    before = onnx.load_from_string(q.graph.to_bytes()).graph
+
+    def names(graph: onnx.GraphProto) -> set[str]:
+        nodes = {node.name for node in graph.node} | {out for node in graph.node for out in node.output}
+        return nodes | {i.name for i in graph.initializer}
+
+    return sorted(names(q.proto.graph) - names(before))
+
+
+def renamed(taken: str, kind: str) -> onnx.ModelProto:
+    """Two products with a clamp, beside something that is called ``taken``."""
+    net = Net()
+    x = net.input("x", ["n", 4])
+    match kind:
+        case "input":
+            other = net.op("Exp", net.input(taken, ["n", 4]), output="other")
+        case "initializer":
+            other = net.op("Erf", net.op("Pow", x, net.const(np.full(4, 2.0), taken)), output="other")
+        case "node":
+            other = net.op("Erf", x, output="other", name=taken)
+        case _:
+            other = net.op("Erf", x, output=taken)
+    hidden = net.op("Relu", net.op("Gemm", x, net.normal(4, 4, name="w"), net.normal(4, name="b")), output="h")
+    inner = net.op("MatMul", hidden, net.normal(4, 4, name="v"), output="y")
+    return net.model(other, inner, net.op("MatMul", inner, net.normal(4, 2, name="u"), output="z"))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "initializer", "node", "input"])
+def test_names_that_exporting_would_choose_may_be_taken(kind: str) -> None:
+    for name in chosen_names():
+        model = renamed(name, kind)
+        q = Quantized(model)
+        onnx.checker.check_model(q.proto)
+        assert [o.name for o in q.proto.graph.output] == [o.name for o in model.graph.output]
+        for real, got in zip(run(q.model, q.feeds), run(q.data, q.feeds), strict=True):
+            assert sqnr(real, got) > 15
+
+
+def test_weights_that_two_ops_share_are_written_once_where_they_are_equal() -> None:
+    net = Net()
+    x, w = net.input("x", ["n", 4]), net.normal(4, 4, name="w")
+    model = net.model(net.op("MatMul", net.op("MatMul", x, w), w))
+    q = Quantized(model)
+    assert [tuple(i.dims) for i in q.proto.graph.initializer if i.data_type == onnx.TensorProto.INT8].count((4, 4)) == 1
+
+
+def test_indices_of_a_pooling_stay_integers_of_their_own() -> None:
+    net = Net()
+    a = net.conv(net.input("x", ["n", 3, 8, 8]), 3, 4)
+    pooled, where = net.ops("MaxPool", a, outputs=["pooled", "where"], kernel_shape=[2, 2])
+    q = Quantized(net.model(net.conv(pooled, 4, 2), where))
+    onnx.checker.check_model(q.proto, full_check=True)
+    assert run(q.data, q.feeds)[1].dtype == np.int64
+
+
+def test_control_flow_reads_the_tensors_it_read_before() -> None:
+    net = Net()
+    x, flag = net.input("x", ["n", 3, 8, 8]), net.input("flag", [], onnx.TensorProto.BOOL)
+    y = net.op("Relu", net.conv(x, 3, 4), output="outer")
+    bodies = {}
+    for branch, op in (("then_branch", "Exp"), ("else_branch", "Neg")):
+        out = onnx.helper.make_tensor_value_info(branch, 1, ["n", 4, 8, 8])
+        bodies[branch] = onnx.helper.make_graph([onnx.helper.make_node(op, [y], [branch])], branch, [], [out])
+    model = net.model(net.op("If", flag, **bodies))
+    graph = prepare(Graph.load(model))[0]
+    plan = build_plan(graph, QuantConfig())
+    result = resolve(graph, plan, dict.fromkeys(plan.calibrated, Range(-3.0, 3.0)), QuantConfig())
+    data = insert_qdq(graph, plan, result).to_bytes()
+    for value in (True, False):
+        feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32), "flag": np.array(value)}
+        assert sqnr(run(model, feeds)[0], run(data, feeds)[0]) > 15
