@@ -1,0 +1,289 @@
+"""Statistics of what a model computes: the same however the data is cut, saved and read back whole."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from requant import ops
+from requant.calibration import CalibrationTable, calibrate_graph
+from requant.config import METHODS, QuantConfig
+from requant.data import DataOptions, open_data
+from requant.errors import CalibrationError, DataError, MissingFileError, ModelError
+from requant.onnx.graph import Graph
+from requant.onnx.passes import prepare
+from requant.plan import build_plan
+from requant.types import QuantScheme, QuantType
+from tests.models import Array, Net, concat, conv_relu, run, samples, two_gemm
+
+Progress = Callable[[int, int | None], None]
+
+
+def calibrated(
+    model: onnx.ModelProto, data: object, *, batch_size: int | None = None, progress: Progress | None = None, **options: Any
+) -> CalibrationTable:
+    graph = prepare(Graph.load(model))[0]
+    config = QuantConfig().with_options(**options)
+    dataset = open_data(data, graph.inputs, DataOptions(batch_size=batch_size))
+    return calibrate_graph(graph, build_plan(graph, config), dataset, config, progress)
+
+
+def bits(table: CalibrationTable) -> dict[str, bytes]:
+    return {name: seen.to_bytes() for name, seen in table.items()}
+
+
+def test_the_statistics_are_those_of_the_tensors() -> None:
+    model = concat()
+    feeds = samples(model, 12)
+    table = calibrated(model, feeds)
+    assert table.samples == 12
+    graph = prepare(Graph.load(model))[0]
+    inner = [name for name in table if name != "x"]
+    values = feeds | dict(zip(inner, run(graph.to_bytes(inner), feeds), strict=True))
+    assert set(values) == set(table) == set(build_plan(graph, QuantConfig()).calibrated)
+    for name, seen in table.items():
+        x = values[name]
+        assert seen.count == x.size
+        assert (seen.min, seen.max) == (pytest.approx(x.min(), rel=1e-5), pytest.approx(x.max(), rel=1e-5))
+        assert seen.mean == pytest.approx(x.mean(), abs=1e-4)
+        assert seen.std == pytest.approx(x.std(), rel=1e-4)
+
+
+def elementwise() -> onnx.ModelProto:
+    """Only the input is calibrated, so that no order of sums can differ between batches."""
+    net = Net()
+    return net.model(net.gemm(net.input("x", ["n", 8]), 8, 4, output="y"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 16, None])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_cut_of_the_data_gives_the_same_table(batch_size: int | None, threads: int) -> None:
+    model = elementwise()
+    x = samples(model, 16)["x"]
+    assert bits(calibrated(model, x, batch_size=batch_size, threads=threads)) == bits(calibrated(model, x, threads=1))
+    assert bits(calibrated(model, x[::-1], batch_size=batch_size)) == bits(calibrated(model, x, threads=1))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 0])
+def test_any_number_of_threads_gives_the_same_table(threads: int) -> None:
+    model = concat()
+    x = samples(model, 16)["x"]
+    assert bits(calibrated(model, x, threads=threads, batch_size=4)) == bits(
+        calibrated(model, x, threads=1, batch_size=4)
+    )
+
+
+def test_progress_tells_samples_done_and_to_do() -> None:
+    model, calls = two_gemm(), []
+    calibrated(model, samples(model, 10), batch_size=4, progress=lambda *call: calls.append(call))
+    assert calls == [(4, 10), (8, 10), (10, 10)]
+    calls.clear()
+    calibrated(model, (row for row in samples(model, 3)["x"]), progress=lambda *call: calls.append(call))
+    assert calls[-1] == (3, None)
+
+
+def test_batches_of_varying_shape_are_seen_whole() -> None:
+    net = Net()
+    x = net.input("x", ["n", 3, "h", "w"])
+    model = net.model(net.conv(net.op("Relu", net.conv(x, 3, 4)), 4, 2))
+    sizes = [(4, 4), (8, 6), (5, 9)]
+    images = [np.ones((3, *size), np.float32) for size in sizes]
+    assert calibrated(model, images)["x"].count == sum(3 * h * w for h, w in sizes)
+
+
+# -- what is not finite ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, None])
+@pytest.mark.parametrize("sample", [0, 4, 9, 11])
+def test_a_sample_on_which_the_model_overflows_is_named(sample: int, batch_size: int | None) -> None:
+    net = Net()
+    x = net.input("x", ["n", 4])
+    model = net.model(net.gemm(net.op("Exp", net.gemm(x, 4, 8), output="boom"), 8, 2))
+    data = np.zeros((12, 4), np.float32)
+    data[sample] = 1e20
+    with pytest.raises(CalibrationError, match=rf"'boom' holds .* infinite values, first in sample {sample}\b"):
+        calibrated(model, data, batch_size=batch_size)
+
+
+def test_held_back_samples_count_in_the_number_of_a_sample() -> None:
+    net = Net()
+    x = net.input("x", ["n", 4])
+    model = net.model(net.gemm(net.op("Exp", net.gemm(x, 4, 8), output="boom"), 8, 2))
+    data = np.zeros((12, 4), np.float32)
+    data[9] = 1e20
+    graph = prepare(Graph.load(model))[0]
+    dataset = open_data(data, graph.inputs, DataOptions(batch_size=12), hold_back=True)  # sample 7 is held back
+    with pytest.raises(CalibrationError, match="first in sample 9"):
+        calibrate_graph(graph, build_plan(graph, QuantConfig()), dataset, QuantConfig())
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_stops_it_and_leaves_no_thread() -> None:
+    model = conv_relu()
+    before = threading.active_count()
+
+    def interrupt(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        calibrated(model, samples(model, 64), batch_size=1, progress=interrupt)
+    assert time.perf_counter() - start < 2
+    assert threading.active_count() == before
+
+
+def test_a_failure_of_the_data_comes_through() -> None:
+    model = two_gemm()
+
+    def rows() -> Any:
+        yield samples(model, 1)["x"][0]
+        raise DataError("the disk is gone")
+
+    with pytest.raises(DataError, match="the disk is gone"):
+        calibrated(model, rows())
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table() -> CalibrationTable:
+    model = two_gemm()
+    return calibrated(model, samples(model, 16))
+
+
+def test_a_table_is_read_back_whole(table: CalibrationTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table.save(path)
+    first = path.read_bytes()
+    loaded = CalibrationTable.load(path)
+    assert bits(loaded) == bits(table)
+    assert dict(loaded) == dict(table)
+    assert (loaded.digest, loaded.samples) == (table.digest, table.samples)
+    loaded.save(path)
+    assert path.read_bytes() == first
+    scheme = QuantScheme(QuantType.UINT8)
+    for method in METHODS:
+        assert [loaded.range(n, method, scheme, 99.9) for n in loaded] == [table.range(n, method, scheme, 99.9) for n in table]
+
+
+def test_ranges_are_written_beside_for_reading(table: CalibrationTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    scheme = QuantScheme(QuantType.UINT8)
+    table.save(path, {name: {"minmax": table.range(name, "minmax", scheme, 100)} for name in table})
+    entry = json.loads(path.read_text())["tensors"]["x"]
+    assert entry["ranges"]["minmax"] == [entry["min"], entry["max"]]
+    assert bits(CalibrationTable.load(path)) == bits(table)
+
+
+def test_a_table_of_a_tensor_that_was_empty_can_be_saved(tmp_path: Path) -> None:
+    table = CalibrationTable({"x": ops.TensorStatistics()}, digest="d", samples=1)
+    table.save(tmp_path / "t.json")
+    assert CalibrationTable.load(tmp_path / "t.json")["x"].count == 0
+    with pytest.raises(CalibrationError, match="tensor 'x'"):
+        table.range("x", "minmax", QuantScheme(QuantType.UINT8), 100)
+
+
+def test_a_table_of_another_model_is_refused(table: CalibrationTable) -> None:
+    table.check(Graph.load(two_gemm()))
+    with pytest.raises(CalibrationError, match="belongs to another model"):
+        table.check(Graph.load(conv_relu()))
+
+
+def test_a_tensor_that_was_not_calibrated_is_named(table: CalibrationTable) -> None:
+    with pytest.raises(CalibrationError, match=r"no statistics for tensor 'nowhere'\nhelp: calibrate again"):
+        table.range("nowhere", "minmax", QuantScheme(QuantType.UINT8), 100)
+
+
+def change(entry: str, value: object) -> Callable[[dict[str, Any]], object]:
+    def apply(document: dict[str, Any]) -> object:
+        document[entry] = value
+        return document
+
+    return apply
+
+
+def statistics(value: object) -> Callable[[dict[str, Any]], object]:
+    def apply(document: dict[str, Any]) -> object:
+        document["tensors"]["x"]["statistics"] = value
+        return document
+
+    return apply
+
+
+def flipped(document: dict[str, Any]) -> object:
+    text = document["tensors"]["x"]["statistics"]
+    document["tensors"]["x"]["statistics"] = text[: len(text) // 2 // 4 * 4]
+    return document
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "format": change("format", "other"),
+    "version": change("version", 2),
+    "no tensors": change("tensors", None),
+    "a list": lambda document: [document],
+    "text": lambda document: "table",
+    "null": lambda document: None,
+    "samples": change("samples", "many"),
+    "infinite samples": change("samples", float("inf")),
+    "base64": statistics("!!!"),
+    "empty": statistics(""),
+    "zeros": statistics("AAAA"),
+    "number": statistics(5),
+    "cut": flipped,
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_table_is_refused(case: str, table: CalibrationTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table.save(path)
+    path.write_text(json.dumps(DAMAGE[case](json.loads(path.read_text()))))
+    with pytest.raises(CalibrationError, match="is not a calibration table of version 1, or it is damaged"):
+        CalibrationTable.load(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": NaN}'])
+def test_what_is_not_json_is_refused(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_bytes(data)
+    with pytest.raises(CalibrationError):
+        CalibrationTable.load(path)
+
+
+def test_a_missing_table_and_a_folder_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError):
+        CalibrationTable.load(tmp_path / "nowhere.json")
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        CalibrationTable.load(tmp_path)
+
+
+def test_a_model_that_the_runtime_refuses_is_our_error() -> None:
+    net = Net()
+    node = onnx.helper.make_node("Unknown", ["x"], ["u"], domain="com.example")
+    net.input("x", ["n", 4])
+    net.nodes.append(node)
+    hidden = net.op("Gemm", "x", net.normal(4, 4), output="h")
+    graph = onnx.helper.make_graph(
+        [*net.nodes, onnx.helper.make_node("Gemm", [hidden, net.normal(4, 4)], ["y"])],
+        "g",
+        net.inputs,
+        [onnx.helper.make_tensor_value_info(name, 1, ["n", 4]) for name in ("y", "u")],
+        net.initializers,
+    )
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.example", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    data: Array = np.zeros((4, 4), np.float32)
+    with pytest.raises(ModelError, match="onnxruntime cannot load the model"):
+        calibrated(model, data)

@@ -1,0 +1,127 @@
+"""Options are checked where they are given, and a recipe gives back what it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from requant.config import QuantConfig, choices, recipe_names
+from requant.errors import ConfigError, MissingFileError
+from requant.types import PerTensor, QuantScheme, QuantType
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"methd": "mse"}, r"unknown option 'methd'; did you mean 'method'\?"),
+    ({"zzz": 1}, "unknown option 'zzz'\nhelp: options: method"),
+    ({"method": "entopy"}, r"method is 'entopy'; did you mean 'entropy'\?"),
+    ({"method": "MSE"}, "choose one of minmax"),
+    ({"method": None}, "method is None, expected str"),
+    ({"weights": "int4"}, "weights is 'int4'"),
+    ({"activations": "float"}, "activations is 'float'"),
+    ({"target": "ort"}, "choose one of ort-cpu, generic"),
+    ({"saturation": "none"}, "choose one of safe, full"),
+    ({"symmetric": 1}, "symmetric is 1, expected bool"),
+    ({"per_channel": "yes"}, "per_channel is 'yes', expected bool"),
+    ({"percentile": 0}, "above 0 and at most 100"),
+    ({"percentile": 100.1}, "above 0 and at most 100"),
+    ({"percentile": math.nan}, "above 0 and at most 100"),
+    ({"percentile": True}, "percentile is True, expected float"),
+    ({"percentile": "99"}, "percentile is '99', expected float"),
+    ({"samples": 0}, "samples is 0, expected at least 1"),
+    ({"samples": 1.5}, "samples is 1.5, expected int or unset"),
+    ({"samples": True}, "samples is True"),
+    ({"batch_size": 0}, "at least 1"),
+    ({"threads": -1}, "threads is -1, expected at least 0"),
+    ({"threads": None}, "threads is None, expected int"),
+    ({"seed": -1}, "at least 0"),
+    ({"version": 2}, "reads version 1"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    for attempt in (QuantConfig().with_options, lambda **o: QuantConfig.from_dict(o)):
+        with pytest.raises(ConfigError, match=message) as caught:
+            attempt(**options)
+        assert len(str(caught.value).splitlines()) <= 6
+
+
+def test_a_config_is_frozen_and_options_make_a_new_one() -> None:
+    config = QuantConfig()
+    changed = config.with_options(method="mse", samples=5)
+    assert (config.method, changed.method, changed.samples) == ("minmax", "mse", 5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.method = "mse"  # type: ignore[misc]
+
+
+def test_every_option_is_documented() -> None:
+    for field in dataclasses.fields(QuantConfig):
+        assert f"        {field.name}: " in (QuantConfig.__doc__ or ""), field.name
+
+
+def test_the_scheme_of_activations() -> None:
+    config = QuantConfig(activations="int8", symmetric=True)
+    assert config.activation_scheme == QuantScheme(QuantType.INT8, symmetric=True, granularity=PerTensor())
+
+
+optional = st.none() | st.integers(1, 10**6)
+configs = st.builds(
+    QuantConfig,
+    method=st.sampled_from(choices("method")),
+    symmetric=st.booleans(),
+    percentile=st.floats(1e-9, 100),
+    per_channel=st.booleans(),
+    weights=st.sampled_from(choices("weights")),
+    activations=st.sampled_from(choices("activations")),
+    saturation=st.sampled_from(choices("saturation")),
+    target=st.sampled_from(choices("target")),
+    samples=optional,
+    batch_size=optional,
+    threads=st.integers(0, 99),
+    seed=optional,
+)
+
+
+@given(config=configs)
+def test_dicts_and_recipes_give_back_the_config(config: QuantConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert QuantConfig.from_dict(config.to_dict()) == config
+    path = tmp_path_factory.getbasetemp() / "recipe.toml"
+    path.write_text(config.to_toml(), "utf-8")
+    assert QuantConfig.from_recipe(path) == config
+    assert QuantConfig.from_recipe(str(path)) == config
+
+
+def test_shipped_recipes_come_by_name() -> None:
+    assert recipe_names() == ["default", "npu"]
+    assert QuantConfig.from_recipe("npu").target == "generic"
+
+
+def test_a_recipe_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"'defualt' is neither.*did you mean 'default'\?\nhelp: shipped"):
+        QuantConfig.from_recipe("defualt")
+    with pytest.raises(MissingFileError):
+        QuantConfig.from_recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"method = ", "is not TOML"),
+        (b"method = 'mse'\nmethod = 'mse'", "is not TOML"),
+        (b"\xff\xfe\x00", "is not TOML"),
+        (b"methd = 'mse'", "did you mean 'method'"),
+        (b"[rules]\nConv = 'skip'", "unknown option 'rules'"),
+        (b"method = 5", "method is 5, expected str"),
+        (b"method = 1979-05-27", "method is datetime"),
+    ],
+)
+def test_a_broken_recipe_is_refused(text: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        QuantConfig.from_recipe(path)
