@@ -6,15 +6,19 @@ import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.models import MODELS
 
 from requant import verify
-from tests.models import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx
 
 # Examples are drawn from a fixed seed, so a run is the same everywhere; slow looks at new ones each time.
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)

@@ -22,16 +22,24 @@ from requant.plan import build_plan
 from requant.report import Report, SkippedNode
 from requant.resolve import resolve
 from requant.types import QuantScheme, QuantType
-from requant.verify import check_model, compare_outputs, measure_latency, measure_top1, one_sample, tensor_quality, zero_feeds
+from requant.verify import (
+    check_model,
+    compare_outputs,
+    measure_latency,
+    measure_top1,
+    one_sample,
+    tensor_quality,
+    zero_feeds,
+)
 from requant.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from requant.calibration import Progress
     from requant.data import Batch
-    from requant.onnx.graph import Model
     from requant.onnx.passes import Preparation
+    from requant.onnx.reading import Model
     from requant.plan import QuantPlan
     from requant.types import Range
 
@@ -44,15 +52,15 @@ class QuantizedModel:
     report: Report
     plan: QuantPlan
     table: CalibrationTable | None
-    origin: str
+    sources: tuple[Path, ...]
 
     def save(self, path: str | Path) -> None:
         """Write the model; the file at ``path`` is replaced at once or not at all.
 
         Raises:
-            OutputError: ``path`` is the float model itself, or cannot be written.
+            OutputError: ``path`` is a file of the float model, or cannot be written.
         """
-        refuse_same_file(self.origin, path)
+        refuse_same_file(self.sources, path)
         write_atomically(path, self.data)
 
     def _repr_html_(self) -> str:
@@ -163,7 +171,7 @@ def quantize(
             notes=tuple(_notes(dataset, resolved.widened, unseen=unseen)),
             seconds=watch.seconds,
         )
-    return QuantizedModel(data_out, report, plan, table, graph.origin)
+    return QuantizedModel(data_out, report, plan, table, graph.file.files)
 
 
 def calibrate(
@@ -230,14 +238,14 @@ def load_float(model: Model) -> Graph:
     return graph
 
 
-def refuse_same_file(source: str, output: str | Path) -> None:
+def refuse_same_file(sources: Iterable[str | Path], output: str | Path) -> None:
     """Refuse to write the quantized model over the float one.
 
     Raises:
-        OutputError: both names lead to one file.
+        OutputError: ``output`` leads to one of the files ``sources``.
     """
-    first, second = Path(source), Path(output)
-    if first.exists() and second.exists() and first.samefile(second):
+    second = Path(output)
+    if second.exists() and any(Path(source).exists() and second.samefile(source) for source in sources):
         raise OutputError(f"output {output} is the float model itself", hint="give the quantized model another name")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,10 +100,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         for name, seen in self._statistics.items():
             tensors[name] = {
                 "count": seen.count,
-                "min": seen.min,
-                "max": seen.max,
-                "mean": seen.mean,
-                "std": seen.std,
+                **{what: value if math.isfinite(value) else None for what, value in _moments(seen).items()},
                 "zeros": seen.zeros,
                 "ranges": {method: list(chosen) for method, chosen in (ranges or {}).get(name, {}).items()},
                 "statistics": base64.b64encode(seen.to_bytes()).decode(),
@@ -126,8 +124,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         """
         try:
             table = json.loads(Path(path).read_text("utf-8"))
-            if table["format"] != FORMAT or table["version"] != VERSION:
-                raise KeyError("format")
+            _expect_format(table)
             statistics = {
                 name: ops.TensorStatistics.from_bytes(base64.b64decode(entry["statistics"], validate=True))
                 for name, entry in table["tensors"].items()
@@ -137,7 +134,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             raise MissingFileError(f"calibration table {path} does not exist") from None
         except OSError as problem:
             raise CalibrationError(f"calibration table {path} cannot be read: {problem.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as problem:
             raise CalibrationError(
                 f"{path} is not a calibration table of version {VERSION}, or it is damaged ({problem})",
                 hint="make one with `requant calibrate`",
@@ -158,7 +155,7 @@ def calibrate_graph(
     fed = [name for name in plan.calibrated if name in inputs]
     names = fed + fetched
     statistics = [ops.TensorStatistics() for _ in names]
-    runner = open_runner(graph.to_bytes(fetched), threads=config.threads) if fetched else None
+    runner = open_runner(graph.to_bytes(fetched), threads=config.threads, shared=True) if fetched else None
 
     def infer(batch: Batch) -> list[Any]:
         outputs = list(runner.run(batch.feeds)) if runner is not None else []
@@ -196,11 +193,20 @@ def calibrate_graph(
     return CalibrationTable(dict(zip(names, statistics, strict=True)), digest=graph.digest, samples=samples)
 
 
+def _expect_format(table: Mapping[str, Any]) -> None:
+    if table["format"] != FORMAT or table["version"] != VERSION:
+        raise ValueError(f"it is {table['format']} {table['version']}")
+
+
+def _moments(seen: ops.TensorStatistics) -> dict[str, float]:
+    return {"min": seen.min, "max": seen.max, "mean": seen.mean, "std": seen.std}
+
+
 def _not_finite(name: str, seen: ops.TensorStatistics, batch: Batch, array: Any) -> CalibrationError:
     bad = np.argwhere(~np.isfinite(np.asarray(array)))
     offset = int(bad[0][0]) if len(bad) and array.ndim and array.shape[0] == batch.count else 0
     return CalibrationError(
         f"tensor {name!r} holds {seen.nan_count} NaN and {seen.inf_count} infinite values, first in sample "
-        f"{batch.first + offset}",
+        f"{batch.indices[offset]}",
         hint="the float model itself overflows on this sample: repair the sample or the model",
     )

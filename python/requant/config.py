@@ -112,7 +112,11 @@ class QuantConfig:
         else:
             try:
                 text = Path(recipe).read_text("utf-8")
-            except (FileNotFoundError, IsADirectoryError):
+            except PermissionError as problem:
+                raise ConfigError(f"recipe {recipe} cannot be read: {problem.strerror}") from None
+            except UnicodeDecodeError:
+                raise ConfigError(f"recipe {recipe} is not a text file") from None
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 raise MissingFileError(
                     f"recipe {str(recipe)!r} is neither a shipped recipe nor a file{closest(str(recipe), names)}",
                     hint=f"shipped recipes: {', '.join(names)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -17,12 +18,15 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full; ``path`` is as it was before.
     """
-    target = Path(path).absolute()
+    target = Path(path).resolve()  # a link stays a link, and its target is replaced
     temporary: str | None = None
     try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_bytes(data)  # a device or pipe: there is nothing to keep
+            return
         if target.is_dir():
-            raise IsADirectoryError(21, "it is a directory")
-        temporary = f"{target.parent}/.{target.name}.{secrets.token_hex(6)}.tmp"
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        temporary = f"{target.parent}/.requant-{secrets.token_hex(6)}.tmp"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -59,7 +63,7 @@ def check_writable(path: str | Path) -> None:
     Raises:
         OutputError: the folder is missing or not writable, or ``path`` is a folder.
     """
-    target = Path(path).absolute()
+    target = Path(path).resolve()
     if target.is_dir():
         reason = "it is a directory"
     elif not target.parent.is_dir():

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from requant.onnx.graph import constant, int_attribute, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie
 from requant.targets import Target, get_target
@@ -131,8 +133,8 @@ class _Planner:
                 return f"its input is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
             if role is not Role.ACTIVATION and array is None:
                 return f"its {role.value} is computed at run time"
-            if role is Role.WEIGHT and array is not None and array.size == 0:
-                return "its weight is empty"
+            if role is Role.WEIGHT and array is not None and (array.size == 0 or array.dtype != np.float32):
+                return "its weight is empty or not float32"
             if role is Role.BIAS and array is not None and any(d != 1 for d in array.shape[:-1]):
                 return "its bias differs between rows"
         if node.op_type == "Gemm":
@@ -157,6 +159,8 @@ class _Planner:
         supported = self.target.moves if row.kind is Kind.MOVE else self.target.fused
         if node.op_type not in supported:
             return f"{self.target.name} has no integer kernel for {node.op_type}"
+        if any(out.uses() and not _is_float(out) for out in node.outputs):
+            return "its output of indices is used"
         if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
             return f"{self.target.name} resizes integers only by nearest neighbour"
         for _, value in _activations(node, row):
@@ -241,7 +245,7 @@ class _Planner:
                 continue
             for _, value in _activations(node, row):
                 add(value)
-            for out in node.outputs:
+            for out in filter(_is_float, node.outputs):
                 result = self._after_clamp(out)
                 if node.op_type in self.target.float_output and not self._is_read(result):
                     continue

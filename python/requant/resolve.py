@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating[Any]]
 
 _INT32_MAX = 2**31 - 1
+_MATRIX = 2
 _PAIR_LIMIT = 127  # real sums up to here stay at most 128 when both terms are rounded, and 255 * 128 < 2**15
 
 
@@ -68,11 +69,10 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
         groups = _groups(graph, node)
         input_scale = float(activations[node.activations[0][1]].scale)
         scheme, scale = _weight_scale(weight, node, config, groups)
-        if bias is not None:
-            grown = _grow_for_bias(scale, bias, input_scale)
-            if np.any(grown > scale):
-                widened.append(node.name)
-                scale = grown
+        grown = _grow_for_bias(scale, np.zeros(1) if bias is None else bias, input_scale)
+        if np.any(grown > scale):
+            widened.append(node.name)
+            scale = grown
         params = QuantParams(scale.astype(np.float32), _zero_points(scale, scheme), scheme)
         weights[node.name] = ops.quantize_array(weight, params)
         if bias is not None:
@@ -83,38 +83,50 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
 def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: int) -> tuple[QuantScheme, Floats]:
     """Scheme of a weight and its scale (shape [] or [channels], float64) before any bias is considered."""
     axis = node.weight_axis or 0
-    granularity = PerChannel(axis) if config.per_channel and weight.ndim > 1 else PerTensor()
+    one_matrix = node.op_type != "MatMul" or weight.ndim == _MATRIX
+    granularity = PerChannel(axis) if config.per_channel and one_matrix else PerTensor()
     scheme = QuantScheme(QuantType(config.weights), symmetric=True, granularity=granularity, narrow=True)
-    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-    peak = np.abs(rows).max(axis=1).astype(np.float64)
+    rows = _rows(weight, node, axis)
+    peak = np.abs(rows).max(axis=1)
     pairs = get_target(config.target).pair_products and config.saturation == "safe" and config.weights == "int8"
     if pairs and not _is_depthwise(node, weight, groups):
-        peak = np.maximum(peak, _largest_pair(weight, node, axis))
+        peak = np.maximum(peak, _largest_pair(rows))
     if isinstance(granularity, PerTensor):
         peak = peak.max()
     live = peak > 0
     scale = np.where(live, peak / _PAIR_LIMIT, np.max(peak, initial=0.0) / _PAIR_LIMIT)
-    tiny = np.finfo(np.float32).tiny
-    return scheme, np.where(scale >= tiny, scale, 1.0 if not np.any(live) else tiny)
+    return scheme, np.where(scale > 0, scale, 1.0)
 
 
-def _largest_pair(weight: Floats, node: NodePlan, axis: int) -> Floats:
-    """For each output channel the largest sum of two weights of one sign that a kernel multiplies as a pair.
+def _rows(weight: Floats, node: NodePlan, axis: int) -> Floats:
+    """``weight`` as [outputs, terms], float64, the terms of each output in the order in which a kernel multiplies them.
 
-    Kernels read weights with the output channel outermost and, for convolutions, the input channel innermost; pairs are
-    elements 2i and 2i + 1 of that order.
+    That is: the input channel innermost for convolutions, and one matrix after the other for a stack of matrices.
     """
-    rows = np.moveaxis(weight, 1, -1) if node.op_type == "Conv" else np.moveaxis(weight, axis, 0)
-    rows = rows.reshape(rows.shape[0], -1).astype(np.float64)
+    if node.op_type == "MatMul":
+        matrices = weight.reshape(-1, 1) if weight.ndim == 1 else weight
+        rows = np.swapaxes(matrices, -1, -2).reshape(-1, matrices.shape[-2])
+    else:
+        rows = np.moveaxis(weight, 1, -1) if node.op_type == "Conv" else np.moveaxis(weight, axis, 0)
+        rows = rows.reshape(rows.shape[0], -1)
+    return rows.astype(np.float64)
+
+
+def _largest_pair(rows: Floats) -> Floats:
+    """For each row the largest sum of two terms of one sign at 2i and 2i + 1: what a kernel adds in 16 bits."""
     if rows.shape[1] % 2:
         rows = np.pad(rows, ((0, 0), (0, 1)))
     pairs = rows.reshape(rows.shape[0], -1, 2)
-    return np.maximum(np.maximum(pairs, 0).sum(axis=2).max(axis=1), np.maximum(-pairs, 0).sum(axis=2).max(axis=1))
+    largest: Floats = np.maximum(np.maximum(pairs, 0).sum(axis=2), np.maximum(-pairs, 0).sum(axis=2)).max(axis=1)
+    return largest
 
 
 def _grow_for_bias(scale: Floats, bias: Floats, input_scale: float) -> Floats:
+    """``scale``, grown where a bias would leave int32 in steps of ``input_scale * scale``, or such steps float32."""
     needed = np.abs(bias).astype(np.float64) / (input_scale * (_INT32_MAX - 1))
-    return np.maximum(scale, needed if scale.ndim else needed.max(initial=0.0))
+    smallest = 2 * float(np.finfo(np.float32).tiny) / min(input_scale, 1.0)
+    grown: Floats = np.maximum(scale, np.maximum(needed if scale.ndim else needed.max(initial=0.0), smallest))
+    return grown
 
 
 def _quantize_bias(bias: Floats, weight: QuantParams, input_scale: float) -> QuantizedTensor:

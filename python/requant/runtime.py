@@ -47,14 +47,16 @@ def installed() -> dict[str, str]:
     return found
 
 
-def open_runner(model: bytes, *, threads: int = 0) -> Runner:
+def open_runner(model: bytes, *, threads: int = 0, shared: bool = False) -> Runner:
     """A runner for ``model``: onnxruntime's, else the reference implementation's.
+
+    ``shared`` says that other work wants the cores between its runs: its threads then sleep instead of spinning.
 
     Raises:
         ModelError: the runtime refuses the model.
     """
     if installed():
-        return OrtRunner(model, threads=threads)
+        return OrtRunner(model, threads=threads, shared=shared)
     from requant.onnx.reference import ReferenceRunner
 
     _warn_slow()
@@ -63,7 +65,9 @@ def open_runner(model: bytes, *, threads: int = 0) -> Runner:
 
 @cache
 def _warn_slow() -> None:
-    logger.warning("onnxruntime is not installed: running on onnx.reference, which is slow (pip install 'requant[ort]')")
+    logger.warning(
+        "onnxruntime is not installed: running on onnx.reference, which is slow (pip install 'requant[ort]')"
+    )
 
 
 class OrtRunner:
@@ -71,7 +75,7 @@ class OrtRunner:
 
     name = "onnxruntime"
 
-    def __init__(self, model: bytes, *, threads: int = 0) -> None:
+    def __init__(self, model: bytes, *, threads: int = 0, shared: bool = False) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
         import onnxruntime
 
@@ -79,6 +83,8 @@ class OrtRunner:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if shared:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as problem:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +13,9 @@ from hypothesis import strategies as st
 from requant.config import QuantConfig, choices, recipe_names
 from requant.errors import ConfigError, MissingFileError
 from requant.types import PerTensor, QuantScheme, QuantType
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"methd": "mse"}, r"unknown option 'methd'; did you mean 'method'\?"),
@@ -52,9 +54,9 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_config_is_frozen_and_options_make_a_new_one() -> None:
-    config = QuantConfig()
-    changed = config.with_options(method="mse", samples=5)
-    assert (config.method, changed.method, changed.samples) == ("minmax", "mse", 5)
+    config = QuantConfig(method="sqnr")
+    changed = config.with_options(method="entropy", samples=5)
+    assert (config.method, changed.method, changed.samples) == ("sqnr", "entropy", 5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.method = "mse"  # type: ignore[misc]
 
@@ -113,7 +115,7 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
     [
         (b"method = ", "is not TOML"),
         (b"method = 'mse'\nmethod = 'mse'", "is not TOML"),
-        (b"\xff\xfe\x00", "is not TOML"),
+        (b"\xff\xfe\x00", "is not a text file"),
         (b"methd = 'mse'", "did you mean 'method'"),
         (b"[rules]\nConv = 'skip'", "unknown option 'rules'"),
         (b"method = 5", "method is 5, expected str"),

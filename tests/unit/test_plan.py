@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
+from tests import models
+from tests.models import Net
 
 from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.plan import QuantPlan, build_plan
 from requant.types import Range
-from tests import models
-from tests.models import Net
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def plan_of(model: onnx.ModelProto, **options: object) -> QuantPlan:
@@ -135,7 +138,9 @@ def tied_moves() -> onnx.ModelProto:
     net = Net()
     x = net.input("x", ["n", 3, 8, 8])
     a = net.conv(x, 3, 4, name="a", output="h")
-    b = net.op("MaxPool", net.op("DepthToSpace", a, blocksize=2, name="d2s", output="m1"), kernel_shape=[2, 2], name="p")
+    b = net.op(
+        "MaxPool", net.op("DepthToSpace", a, blocksize=2, name="d2s", output="m1"), kernel_shape=[2, 2], name="p"
+    )
     return net.model(net.conv(b, 1, 2, name="b", output="y"))
 
 
@@ -164,9 +169,7 @@ CASES: dict[str, Case] = {
         {},
         {"in": "its input is float", "out": "no integer op reads its output"},
     ),
-    "split": Case(
-        models.split, {"n0", "split", "n2", "n3"}, {"x", "t0", "y0", "y1"}, {"s0": "t0", "s1": "t0"}, {}
-    ),
+    "split": Case(models.split, {"n0", "split", "n2", "n3"}, {"x", "t0", "y0", "y1"}, {"s0": "t0", "s1": "t0"}, {}),
     "rank 3 product": Case(
         models.mlp,
         {"n0", "n3"},

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.models import Array, Net
 
 from requant.config import QuantConfig
 from requant.errors import ModelError
@@ -17,14 +17,14 @@ from requant.onnx.passes import prepare
 from requant.plan import QuantPlan, build_plan
 from requant.resolve import Resolved, resolve
 from requant.types import PerChannel, PerTensor, QuantizedTensor, Range
-from tests.models import Array, Net
+
+if TYPE_CHECKING:
+    import onnx
 
 UNIT = Range(-1.0, 1.0)
 
 
-def resolved(
-    model: onnx.ModelProto, *, span: Range = UNIT, **options: Any
-) -> tuple[Graph, QuantPlan, Resolved]:
+def resolved(model: onnx.ModelProto, *, span: Range = UNIT, **options: Any) -> tuple[Graph, QuantPlan, Resolved]:
     """``model`` resolved with ``span`` as the range of every activation."""
     graph = prepare(Graph.load(model))[0]
     config = QuantConfig().with_options(**options)
@@ -35,12 +35,14 @@ def resolved(
 def linear(weight: Array, bias: Array | None = None, *, op: str = "Gemm", **attrs: Any) -> onnx.ModelProto:
     """One op with this weight; the names of its constants are w and b."""
     net = Net()
-    if op == "Conv":
-        dims: list[int | str] = ["n", weight.shape[1] * attrs.get("group", 1), 6, 6]
-    else:
-        dims = ["n", weight.shape[1] if attrs.get("transB") else weight.shape[-2]]
-        if op == "MatMul":
-            dims = ["n", 2, *dims[1:]] if weight.ndim == 2 else [weight.shape[0], 2, weight.shape[-2]]
+    dims: list[int | str]
+    match op:
+        case "Conv":
+            dims = ["n", weight.shape[1] * attrs.get("group", 1), 6, 6]
+        case "Gemm":
+            dims = ["n", weight.shape[1] if attrs.get("transB") else weight.shape[0]]
+        case _:
+            dims = [*(weight.shape[:-2] or ("n",)), 2, weight.shape[-2:][0]]
     rest = [] if bias is None else [net.const(bias, "b")]
     return net.model(net.op(op, net.input("x", dims), net.const(weight, "w"), *rest, name="op", output="y", **attrs))
 
@@ -68,7 +70,14 @@ OPS: list[tuple[str, tuple[int, ...], dict[str, Any], int]] = [
 @pytest.mark.parametrize("weights", ["int8", "uint8"])
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_weights_are_close_symmetric_and_narrow(
-    op: str, shape: tuple[int, ...], attrs: dict[str, Any], axis: int, saturation: str, weights: str, per_channel: bool
+    *,
+    op: str,
+    shape: tuple[int, ...],
+    attrs: dict[str, Any],
+    axis: int,
+    saturation: str,
+    weights: str,
+    per_channel: bool,
 ) -> None:
     w = normal(*shape)
     q = weight_of(linear(w, op=op, **attrs), saturation=saturation, weights=weights, per_channel=per_channel)
@@ -79,7 +88,9 @@ def test_weights_are_close_symmetric_and_narrow(
     assert np.all(q.params.zero_point == centre)
     assert q.params.scheme.granularity == (PerChannel(axis) if per_channel else PerTensor())
     assert q.params.scale.shape == ((shape[axis],) if per_channel else ())
-    step = q.params.scale.reshape([-1 if i == axis else 1 for i in range(len(shape))]) if per_channel else q.params.scale
+    step = (
+        q.params.scale.reshape([-1 if i == axis else 1 for i in range(len(shape))]) if per_channel else q.params.scale
+    )
     assert np.all(np.abs(q.dequantize() - w) <= step * 0.5001)
     if saturation == "full":
         others = tuple(i for i in range(len(shape)) if i != axis)
@@ -94,6 +105,8 @@ def kernel_order(op: str, q: Array, **attrs: Any) -> Array:
     q = q.astype(np.int64)
     if op == "Conv":
         return q.transpose(0, 2, 3, 1).reshape(len(q), -1)
+    if q.ndim == 1:
+        return q[np.newaxis]
     if q.ndim == 3:
         return q.transpose(0, 2, 1).reshape(-1, q.shape[1])
     return q if attrs.get("transB") else q.T
@@ -118,6 +131,7 @@ PAIRED = [
     ("Gemm", (5, 8), {"transB": 1}),
     ("MatMul", (7, 5), {}),
     ("MatMul", (3, 5, 4), {}),
+    ("MatMul", (6,), {}),
 ]
 
 
@@ -129,7 +143,7 @@ def test_pairs_of_products_stay_inside_16_bits(
     op: str, shape: tuple[int, ...], attrs: dict[str, Any], per_channel: bool, data: st.DataObject
 ) -> None:
     values = data.draw(st.lists(st.sampled_from([1.0, -1.0, 0.999, 0.5, 0.01, 0.0, -0.7]), min_size=1, max_size=9))
-    w = np.resize(np.float32(values), shape) * normal(*shape, seed=data.draw(st.integers(0, 9)))
+    w = np.resize(np.array(values, np.float32), shape) * normal(*shape, seed=data.draw(st.integers(0, 9)))
     model = linear(w, op=op, **attrs)
     q = weight_of(model, per_channel=per_channel).data
     assert worst_pair(op, q, **attrs) <= 32767
@@ -183,7 +197,7 @@ def test_scales_are_finite_and_normal(value: float, per_channel: bool, saturatio
 @pytest.mark.parametrize("peak", [1e-30, 1.0])
 def test_a_bias_has_a_finite_scale_and_is_close(span: Range, size: float, peak: float) -> None:
     """The scale of a bias is a product, which float32 can neither always hold nor tell from zero."""
-    bias = np.float32([0.0, peak, 0.0, -peak])
+    bias = np.array([0.0, peak, 0.0, -peak], np.float32)
     _, _, result = resolved(linear(normal(6, 4) * size, bias), span=span)
     b = result.biases["op"]
     assert np.all(np.isfinite(b.params.scale))
@@ -195,7 +209,7 @@ def test_a_bias_has_a_finite_scale_and_is_close(span: Range, size: float, peak: 
 
 
 def test_a_bias_is_int32_at_the_product_of_the_scales() -> None:
-    _, plan, result = resolved(linear(normal(6, 4), normal(4)), span=Range(-2.0, 2.0))
+    _, _, result = resolved(linear(normal(6, 4), normal(4)), span=Range(-2.0, 2.0))
     b, w = result.biases["op"], result.weights["op"]
     assert b.data.dtype == np.int32
     assert np.all(b.params.zero_point == 0)
@@ -207,7 +221,7 @@ def test_a_bias_is_int32_at_the_product_of_the_scales() -> None:
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_a_bias_that_leaves_int32_widens_the_weight_scale(per_channel: bool) -> None:
     w = np.full((6, 3), 1e-6, np.float32)
-    bias = np.float32([1000.0, 1.0, -3000.0])
+    bias = np.array([1000.0, 1.0, -3000.0], np.float32)
     _, _, result = resolved(linear(w, bias), span=Range(0, 1e-3), per_channel=per_channel)
     assert result.widened == ("op",)
     b = result.biases["op"]

@@ -111,7 +111,7 @@ def _quantize(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _show_plan(args, config)
     output = Path(args.output or Path(args.model).with_suffix(".int8.onnx").name)
-    refuse_same_file(args.model, output)
+    refuse_same_file([args.model], output)
     for path in (output, args.report, args.save_recipe):
         if path is not None:
             check_writable(path)

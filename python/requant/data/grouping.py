@@ -25,15 +25,23 @@ class Batch:
 
     Attributes:
         feeds: An array for each input: native byte order, C-contiguous, of the dtype and rank of the input.
-        first: Index in the source of the first sample.
-        count: Number of samples.
+        indices: Place of each sample in the source.
         labels: Their labels ``[count, ...]``, if there are labels.
     """
 
     feeds: Mapping[str, Array]
-    first: int
-    count: int
+    indices: tuple[int, ...]
     labels: Array | None = None
+
+    @property
+    def first(self) -> int:
+        """Place in the source of the first sample."""
+        return self.indices[0]
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.indices)
 
 
 def batch_rows(sample: Sample, batch_size: int | None) -> int:
@@ -72,7 +80,7 @@ def _join(samples: list[Sample]) -> Batch:
     head = samples[0]
     feeds = {name: _concatenate([s.feeds[name] for s in samples]) for name in head.feeds}
     labels = [s.label for s in samples if s.label is not None]
-    return Batch(feeds, head.index, len(samples), np.stack(labels) if labels else None)
+    return Batch(feeds, tuple(s.index for s in samples), np.stack(labels) if labels else None)
 
 
 def _concatenate(arrays: list[Array]) -> Array:

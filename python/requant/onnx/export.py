@@ -3,7 +3,7 @@
 For each quantized activation ``t``: ``t -> QuantizeLinear -> DequantizeLinear -> readers``. Where an integer op gives
 ``t``, every reader takes the dequantized tensor, because a runtime fuses the op only if QuantizeLinear is its sole
 reader; otherwise only the integer readers do. A Relu or Clip between an integer op and QuantizeLinear is dropped when
-saturation does the same: when its bounds quantize to the ends of the integer type.
+saturation does the same: when its bounds are the ends of the integer type, to within rounding.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def insert_qdq(graph: Graph, plan: QuantPlan, resolved: Resolved) -> Graph:
     return copy
 
 
+_HALF_STEP = 0.5 + 1e-3  # with room for the rounding of scale itself
+
+
 class _Writer:
     def __init__(self, graph: Graph, plan: QuantPlan, resolved: Resolved) -> None:
         self.graph = graph.model.graph
@@ -41,6 +44,7 @@ class _Writer:
         self.nodes = {node.name: node for node in self.graph}
         self.values = ir.convenience.create_value_mapping(self.graph)
         self.constants: dict[tuple[str, bytes], ir.Value] = {}
+        self.taken = {*self.nodes, *self.values, *self.graph.initializers}
 
     def write(self) -> None:
         integer = {node.name for node in self.plan.nodes}
@@ -62,17 +66,18 @@ class _Writer:
         name = value.name or ""
         value, from_integer = self._drop_clamps(value, params, integer)
         parameters = self._parameters(name, params)
+        quantized, dequantized = self._unique(f"{name}_q"), self._unique(f"{name}_dq")
         quantize = ir.node(
             "QuantizeLinear",
             [value, *parameters],
-            outputs=[_value(f"{name}_q", ir.DataType[params.scheme.dtype.upper()], value.shape)],
-            name=f"{name}_q",
+            outputs=[_value(quantized, ir.DataType[params.scheme.dtype.upper()], value.shape)],
+            name=quantized,
         )
         dequantize = ir.node(
             "DequantizeLinear",
             [quantize.outputs[0], *parameters],
-            outputs=[_value(f"{name}_dq", ir.DataType.FLOAT, value.shape)],
-            name=f"{name}_dq",
+            outputs=[_value(dequantized, ir.DataType.FLOAT, value.shape)],
+            name=dequantized,
         )
         result = dequantize.outputs[0]
         if from_integer:
@@ -80,7 +85,7 @@ class _Writer:
             ir.convenience.replace_all_uses_with(value, result, replace_graph_outputs=True)
             quantize.replace_input_with(0, value)
             if is_output:
-                value.name, result.name = f"{name}_float", name
+                value.name, result.name = self._unique(f"{name}_float"), name
         else:
             for reader, index in readers:
                 self.nodes[reader].replace_input_with(index, result)
@@ -116,16 +121,16 @@ class _Writer:
         name = (original.name if original is not None else None) or f"{node.name}_constant"
         key = (name, tensor.data.tobytes() + tensor.params.scale.tobytes())
         if key not in self.constants:
-            unique = name if not any(k[0] == name for k in self.constants) else f"{name}_{node.name}"
-            data = self._initializer(f"{unique}_q", tensor.data)
-            parameters = self._parameters(unique, tensor.params)
+            data = self._initializer(f"{name}_q", tensor.data)
+            parameters = self._parameters(name, tensor.params)
+            dequantized = self._unique(f"{name}_dq")
             axis = getattr(tensor.params.scheme.granularity, "axis", None)
             dequantize = ir.node(
                 "DequantizeLinear",
                 [data, *parameters],
                 attributes={} if axis is None else {"axis": axis},
-                outputs=[_value(f"{unique}_dq", ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
-                name=f"{unique}_dq",
+                outputs=[_value(dequantized, ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
+                name=dequantized,
             )
             self.graph.insert_before(self.graph[0], dequantize)
             self.constants[key] = dequantize.outputs[0]
@@ -148,7 +153,16 @@ class _Writer:
             self.constants[key] = self._initializer(name, array)
         return self.constants[key]
 
+    def _unique(self, name: str) -> str:
+        """``name``, or with a number where a tensor or node of the model has it already."""
+        unique, serial = name, 1
+        while unique in self.taken:
+            unique, serial = f"{name}_{serial}", serial + 1
+        self.taken.add(unique)
+        return unique
+
     def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
+        name = self._unique(name)
         array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
         value.dtype = ir.DataType.from_numpy(array.dtype)
@@ -157,19 +171,25 @@ class _Writer:
 
 
 def _saturates(clamp: ir.Node, params: QuantParams) -> bool:
-    """Whether quantizing already does what ``clamp`` does: its bounds fall on the ends of the integer type."""
-    scheme, scale = params.scheme, np.float32(params.scale)
-    zero_point = int(params.zero_point)
+    """Whether quantizing already does what ``clamp`` does.
 
-    def quantize(bound: float) -> float:
-        return float(np.clip(np.rint(np.float32(bound) / scale) + zero_point, scheme.dtype.min, scheme.dtype.max))
+    It does where each bound quantizes to the end of the integer type, or lies within half a step of that end's real:
+    then leaving the clamp out moves no value by more than rounding does.
+    """
+    scheme, scale, zero_point = params.scheme, np.float32(params.scale), int(params.zero_point)
+
+    def meets(bound: float | None, end: int) -> bool:
+        if bound is None:
+            return True
+        q = np.clip(np.rint(np.float32(bound) / scale) + zero_point, scheme.dtype.min, scheme.dtype.max)
+        return bool(q == end or abs(bound / scale - (end - zero_point)) <= _HALF_STEP)
 
     low: float | None = 0.0
     high: float | None = None
     if clamp.op_type == "Clip":
         bounds = [constant(v) for v in clamp.inputs[1:]]
         low, high = (float(b) if b is not None else None for b in (*bounds, None, None)[:2])
-    return (low is None or quantize(low) == scheme.dtype.min) and (high is None or quantize(high) == scheme.dtype.max)
+    return meets(low, scheme.dtype.min) and meets(high, scheme.dtype.max)
 
 
 def _value(name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:

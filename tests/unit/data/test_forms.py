@@ -46,7 +46,7 @@ def reference(arrays: dict[str, Any], size: int) -> list[Any]:
     batches = []
     for first in range(0, len(arrays["x"]), size):
         feeds = {k: np.array(x[first : first + size] if x.ndim else x) for k, x in arrays.items()}
-        batches.append(Batch(feeds, first, len(feeds["x"])))
+        batches.append(Batch(feeds, tuple(range(first, first + len(feeds["x"])))))
     return fingerprint(batches)
 
 

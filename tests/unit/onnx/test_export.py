@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from tests.models import MODELS, Array, Net, run, samples, session
 
 from requant import ops
 from requant.config import QuantConfig
@@ -23,7 +23,9 @@ from requant.plan import QuantPlan, build_plan
 from requant.resolve import Resolved, resolve
 from requant.targets import get_target
 from requant.types import Range
-from tests.models import MODELS, Array, Net, run, samples, session
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Quantized:
@@ -86,7 +88,9 @@ def test_the_model_is_valid_and_simulated_alike(name: str, options: str) -> None
     # Without pairs that fit 16 bits, the runtime's kernels saturate on CPUs before VNNI.
     exact = q.config.weights == "uint8" or (q.config.saturation == "safe" and get_target(q.config.target).pair_products)
     for optimize in (False, True) if exact else (False,):
-        for real, want, got, step in zip(reals, expected, run(q.data, q.feeds, optimize=optimize), q.steps(), strict=True):
+        for real, want, got, step in zip(
+            reals, expected, run(q.data, q.feeds, optimize=optimize), q.steps(), strict=True
+        ):
             difference = np.abs(got - want)
             assert difference.max() <= 1.01 * step, f"optimize={optimize}: {difference.max() / step:.2f} steps"
             assert np.mean(difference > 0.01 * step) < 0.05, f"optimize={optimize}"
@@ -191,7 +195,10 @@ KERNELS: dict[str, tuple[str, Callable[[Net], onnx.ModelProto]]] = {
         "QLinearAveragePool",
         lambda net: framed(net, lambda n, x: n.op("AveragePool", x, kernel_shape=[2, 2])),
     ),
-    "GlobalAveragePool": ("QLinearGlobalAveragePool", lambda net: framed(net, lambda n, x: n.op("GlobalAveragePool", x))),
+    "GlobalAveragePool": (
+        "QLinearGlobalAveragePool",
+        lambda net: framed(net, lambda n, x: n.op("GlobalAveragePool", x)),
+    ),
 }
 
 #: Models in which an op only moves integers; what becomes of it is the op itself, on integers.
@@ -251,13 +258,64 @@ def test_the_runtime_moves_integers(op_type: str, tmp_path: Path) -> None:
         y = net.conv(y, 8, 4, 1)
     q = Quantized(net.model(y))
     kinds = {node.op_type for node in q.plan.nodes}
-    assert op_type in kinds or {"Flatten", "Squeeze", "Unsqueeze"} >= {op_type} and "Reshape" in kinds, q.plan.skipped
+    assert kinds & ({op_type, "Reshape"} if op_type in ("Flatten", "Squeeze", "Unsqueeze") else {op_type}), (
+        q.plan.skipped
+    )
     counts = optimized(q.data, tmp_path)
     assert counts["QuantizeLinear"] == 1, counts
     assert counts["Conv"] == 0, counts
 
 
+def products(*shapes: tuple[int, ...], x: tuple[Any, ...]) -> onnx.ModelProto:
+    """MatMul by a weight of each shape in turn."""
+    net = Net()
+    y = net.input("x", x)
+    for shape in shapes:
+        y = net.op("MatMul", y, net.normal(*shape))
+    return net.model(y)
+
+
+def convolutions(*dims: int) -> onnx.ModelProto:
+    net = Net()
+    kernel = [3] * len(dims)
+    a = net.op("Conv", net.input("x", ["n", 3, *dims]), net.normal(8, 3, *kernel, scale=0.2), net.normal(8))
+    return net.model(net.op("Conv", net.op("Relu", a), net.normal(4, 8, *kernel, scale=0.2)))
+
+
+def small_biases() -> onnx.ModelProto:
+    net = Net()
+    a = net.op("Gemm", net.input("x", ["n", 6]), net.normal(6, 4), net.const(0.5))
+    return net.model(net.op("Gemm", net.op("Relu", a), net.normal(4, 4), net.normal(1)))
+
+
+UNUSUAL: dict[str, Callable[[], onnx.ModelProto]] = {
+    "a weight for each matrix of a batch": lambda: products((3, 5, 4), (3, 4, 6), x=(3, 2, 5)),
+    "a weight that is a vector": lambda: products((6, 6), (6,), x=("n", 2, 6)),
+    "an input that is a vector": lambda: products((6, 8), (8, 4), x=(6,)),
+    "convolutions of 1 dimension": lambda: convolutions(16),
+    "convolutions of 3 dimensions": lambda: convolutions(5, 5, 5),
+    "biases that broadcast": small_biases,
+}
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_shapes_run_and_stay_close(name: str, per_channel: bool) -> None:
+    q = Quantized(UNUSUAL[name](), per_channel=per_channel)
+    for optimize in (False, True):
+        assert sqnr(run(q.model, q.feeds)[0], run(q.data, q.feeds, optimize=optimize)[0]) > 28, f"optimize={optimize}"
+
+
 # -- clamps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_clamp_behind_an_op_that_moves_values_leaves_it_integer(tmp_path: Path) -> None:
+    """conv -> maxpool -> relu -> conv, as exporters write it."""
+    net = Net()
+    a = net.op("MaxPool", net.conv(net.input("x", ["n", 3, 8, 8]), 3, 8), kernel_shape=[2, 2])
+    q = Quantized(net.model(net.conv(net.op("Relu", a), 8, 4)))
+    counts = optimized(q.data, tmp_path)
+    assert counts["QuantizeLinear"] == 1, counts
 
 
 def clamped(clamp: Callable[[Net, str], str]) -> onnx.ModelProto:
@@ -388,5 +446,8 @@ def test_control_flow_reads_the_tensors_it_read_before() -> None:
     result = resolve(graph, plan, dict.fromkeys(plan.calibrated, Range(-3.0, 3.0)), QuantConfig())
     data = insert_qdq(graph, plan, result).to_bytes()
     for value in (True, False):
-        feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32), "flag": np.array(value)}
+        feeds = {
+            "x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32),
+            "flag": np.array(value),
+        }
         assert sqnr(run(model, feeds)[0], run(data, feeds)[0]) > 15

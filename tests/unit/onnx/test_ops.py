@@ -8,8 +8,9 @@ import onnx
 import pytest
 
 from requant.errors import ConfigError
-from requant.onnx.graph import _QUANTIZED_OPS, MAX_OPSET, MIN_OPSET
+from requant.onnx.graph import _QUANTIZED_OPS
 from requant.onnx.ops import OPS, ROWS, Kind, OpSpec, Role, Tie
+from requant.onnx.reading import MAX_OPSET, MIN_OPSET
 from requant.targets import TARGETS, get_target
 
 ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.op_types[:2]))

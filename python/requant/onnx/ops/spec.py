@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from requant.types import Range
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from requant.types import Range
 
 
 class Role(Enum):

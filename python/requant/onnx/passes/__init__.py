@@ -1,7 +1,7 @@
 """What is done to a float model before it is quantized; its function stays the same.
 
-A pass is a function ``(ir.Model) -> int`` that edits the model it is given and returns how often it applied; the first
-line of its docstring is how the report puts it, behind that number. A new pass is a file and a line in ``PASSES``.
+A pass is a function ``(ir.Model) -> int`` that edits the model it is given and returns how often it applied. A new pass
+is a file and a line in ``PASSES``. One that fails on a model is left out with a warning: it only would have helped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
-from requant.onnx.passes import affine, cleanup, shapes
+from requant.onnx.passes import affine, clamps, cleanup, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PASSES: tuple[Callable[[ir.Model], int], ...] = (
-    cleanup.simplify,
-    shapes.infer,
-    affine.fold_affine,
-    cleanup.drop_unused,
-    shapes.infer,
-    cleanup.name_everything,
+#: What each pass does, as the report says it behind a number, and the pass.
+PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
+    ("shapes inferred", shapes.infer),
+    ("nodes simplified away", cleanup.simplify),
+    ("shapes inferred", shapes.infer),
+    ("affine ops folded into the linear op before", affine.fold_affine),
+    ("clamps moved to the op that computes", clamps.hoist_clamps),
+    ("unused nodes and constants dropped", cleanup.drop_unused),
+    ("shapes inferred", shapes.infer),
+    ("nodes named", cleanup.name_everything),
 )
 
 
@@ -53,15 +56,18 @@ def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
     prepared = graph.copy()
     interface = ([i.name for i in graph.inputs], [o.name for o in graph.outputs])
     done = []
-    for step in PASSES:
-        before = Counter(node.op_type for node in prepared.all_nodes())
-        count = step(prepared.model)
-        after = Counter(node.op_type for node in prepared.all_nodes())
-        nodes = {op_type: after[op_type] - before[op_type] for op_type in sorted(before | after)}
-        logger.debug("%s applied %d times", step.__name__, count)
-        if count:
-            what = (step.__doc__ or step.__name__).splitlines()[0].rstrip(".")
-            done.append(Preparation(what, count, {op_type: n for op_type, n in nodes.items() if n}))
-        if ([i.name for i in prepared.inputs], [o.name for o in prepared.outputs]) != interface:
+    for what, step in PASSES:
+        attempt = prepared.copy()
+        try:
+            count = step(attempt.model)
+        except Exception as problem:
+            logger.warning("%s: %s was left out: %s: %s", graph.origin, step.__name__, type(problem).__name__, problem)
+            continue
+        if ([i.name for i in attempt.inputs], [o.name for o in attempt.outputs]) != interface:
             raise InternalError(f"pass {step.__name__} changed the model's inputs or outputs")
+        before, after = (Counter(node.op_type for node in g.all_nodes()) for g in (prepared, attempt))
+        nodes = {op_type: after[op_type] - before[op_type] for op_type in sorted(before | after)}
+        if count and step is not shapes.infer:
+            done.append(Preparation(what, count, {op_type: n for op_type, n in nodes.items() if n}))
+        prepared = attempt
     return prepared, tuple(done)

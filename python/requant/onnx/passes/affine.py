@@ -1,8 +1,8 @@
 """Fold what is affine per output channel into the linear op before it.
 
-``y = (W x + b) * s + t`` with constants s and t, one to an output channel, is ``y = (W s) x + (b s + t)``. s and t come
-from BatchNormalization (s = gamma / sqrt(var + eps), t = beta - mean s) and from Add, Sub, Mul and Div by a constant that
-broadcasts over everything but the channels: exporters write convolution biases so.
+``y = (W x + b) * s + t`` with constants s and t, one to an output channel, is ``y = (W s) x + (b s + t)``. s and t
+come from BatchNormalization (s = gamma / sqrt(var + eps), t = beta - mean s) and from Add, Sub, Mul and Div by a
+constant that broadcasts over everything but the channels: exporters write convolution biases so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def fold_affine(model: ir.Model) -> int:
-    """affine ops folded into the linear op before."""
+    """Fold constant affine ops into the linear op before them; returns how many."""
     folded = 0
     for node in list(model.graph):
         if node.domain == "" and node.op_type in _LINEAR:
@@ -54,8 +54,11 @@ def _fold_next(graph: ir.Graph, linear: ir.Node) -> bool:
     old = np.zeros(1) if bias is None else constant(bias)
     if old is None or any(d != 1 for d in old.shape[:-1]):
         return False  # unknown, or a Gemm bias that differs between rows
-    new_bias = (old.reshape(-1) * scale + shift).astype(np.float32)
-    new_weight = (weight * _along_channels(linear, weight, scale)).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        new_bias = (old.reshape(-1) * scale + shift).astype(np.float32)
+        new_weight = (weight * _along_channels(linear, weight, scale)).astype(np.float32)
+    if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
+        return False  # the products leave float32
     if linear.op_type == "MatMul":
         linear.op_type = "Gemm"  # the same product, with room for a bias
     _replace(graph, linear, 1, new_weight, "folded")
@@ -106,14 +109,12 @@ def _affine(node: ir.Node, x: ir.Value, channels: int, rank: int) -> tuple[Array
         return None
     if node.op_type == "BatchNormalization":
         return _batch_norm(node, x)
-    if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.inputs) != 2:
+    if node.op_type not in ("Add", "Sub", "Mul", "Div"):
         return None
     first = node.inputs[0] is x
     array = constant(node.inputs[1] if first else node.inputs[0])
-    if array is None or array.dtype != np.float32 or (not first and node.op_type == "Div"):
-        return None
-    value = _per_channel(array, channels, rank)
-    if value is None:
+    value = None if array is None else _per_channel(array, channels, rank)
+    if value is None or (not first and node.op_type == "Div"):
         return None
     one, zero = np.ones(channels), np.zeros(channels)
     match node.op_type:
@@ -140,6 +141,8 @@ def _batch_norm(node: ir.Node, x: ir.Value) -> tuple[Array, Array] | None:
 
 def _per_channel(array: Array, channels: int, rank: int) -> Array | None:
     """``array`` as one float64 to a channel (axis 1 of ``rank``), or None if it varies elsewhere."""
+    if array.dtype != np.float32:
+        return None
     if array.size == 1 and array.ndim <= rank:
         return np.full(channels, array.reshape(-1)[0], np.float64)
     if array.ndim > rank:

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
+import math
+from typing import TYPE_CHECKING
+
 import onnxscript.optimizer
 from onnx_ir.passes import common
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+#: Constants larger than this many elements are not computed ahead: they would be stored in the file instead.
+_FOLD_AT_MOST = 1 << 18
+#: Ops whose output may be far larger than their inputs.
+_GROWING = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"})
+
 
 def simplify(model: ir.Model) -> int:
-    """nodes simplified away."""
+    """Fold constants, drop identities and duplicates, inline functions; returns how many nodes went."""
     before = _count(model)
     common.RemoveInitializersFromInputsPass()(model)
-    onnxscript.optimizer.optimize(model)
+    onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold)
     return before - _count(model)
 
 
+def _should_fold(node: ir.Node) -> bool | None:
+    """False where folding could fill the memory; otherwise the optimizer decides."""
+    for value in node.outputs:
+        if value.shape is None or not all(isinstance(d, int) for d in value.shape):
+            if node.op_type in _GROWING:
+                return False
+        elif math.prod(value.shape.numpy()) > _FOLD_AT_MOST:
+            return False
+    return None
+
+
 def drop_unused(model: ir.Model) -> int:
-    """unused nodes and constants dropped."""
+    """Drop nodes, functions and initializers that nothing uses; returns how many."""
     before = _count(model) + len(model.graph.initializers)
     common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
     return before - _count(model) - len(model.graph.initializers)
 
 
 def name_everything(model: ir.Model) -> int:
-    """nodes named."""
+    """Give every node a name of its own; returns how many had none."""
     nameless = 0
     taken = {node.name for node in model.graph.all_nodes() if node.name}
     for node in model.graph.all_nodes():
