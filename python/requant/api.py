@@ -21,6 +21,7 @@ from requant.onnx.passes import prepare
 from requant.plan import build_plan
 from requant.report import Report, SkippedNode
 from requant.resolve import resolve
+from requant.targets import get_target
 from requant.types import QuantScheme, QuantType
 from requant.verify import (
     check_model,
@@ -168,7 +169,7 @@ def quantize(
             tensors=tensor_quality(prepared, plan, resolved, table),
             latency=measure_latency(graph, data_out, feeds),
             accuracy=None if labelled is None else measure_top1(graph, data_out, labelled, threads=config.threads),
-            notes=tuple(_notes(dataset, resolved.widened, unseen=unseen)),
+            notes=tuple(_notes(config, dataset, resolved.widened, unseen=unseen)),
             seconds=watch.seconds,
         )
     return QuantizedModel(data_out, report, plan, table, graph.file.files)
@@ -272,7 +273,12 @@ def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], b
         return (), True
 
 
-def _notes(dataset: Dataset | None, widened: tuple[str, ...], *, unseen: bool) -> Iterator[str]:
+def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...], *, unseen: bool) -> Iterator[str]:
+    if config.activations not in get_target(config.target).activations:
+        yield (
+            f"{config.target} runs {config.activations} activations in float on x86 unless the session allows them; "
+            "uint8 runs on integers everywhere"
+        )
     if dataset is not None:
         yield from dataset.warnings
     if not unseen:

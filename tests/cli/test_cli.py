@@ -21,12 +21,12 @@ MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_quantize_writes_a_model_and_tells_about_it(folder, capsys):
+def test_quantize_writes_a_model_and_tells_about_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", MODEL, "--data", CALIB, "--eval", EVAL, "-o", "out.onnx", "--report", "r.json"]) == 0
     out = capsys.readouterr().out
     for word in ("top1", "SQNR", "latency", "smaller", "Ten worst tensors", "clipped"):
@@ -40,23 +40,23 @@ def test_quantize_writes_a_model_and_tells_about_it(folder, capsys):
     assert sorted(p.name for p in folder.iterdir()) == ["out.onnx", "r.json"]
 
 
-def test_json_is_alone_on_standard_output(folder, capsys):
+def test_json_is_alone_on_standard_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "out.onnx", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output"] == "out.onnx"
 
 
-def test_quiet_prints_nothing(folder, capsys):
+def test_quiet_prints_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "out.onnx", "-q"]) == 0
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 
 
-def test_the_default_output_lies_in_the_working_directory(folder):
+def test_the_default_output_lies_in_the_working_directory(folder: Path) -> None:
     assert main(["quantize", MODEL, "--data", CALIB, "-q"]) == 0
     assert Path("digits.int8.onnx").exists()
 
 
-def test_a_table_gives_the_same_model_as_calibrating(folder, capsys):
+def test_a_table_gives_the_same_model_as_calibrating(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", MODEL, "--data", CALIB, "-o", "table.json"]) == 0
     out = capsys.readouterr().out
     for method in ("minmax", "percentile", "entropy", "mse", "sqnr"):
@@ -69,14 +69,14 @@ def test_a_table_gives_the_same_model_as_calibrating(folder, capsys):
         assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
 
-def test_a_saved_recipe_repeats_the_run(folder):
+def test_a_saved_recipe_repeats_the_run(folder: Path) -> None:
     options = ["--method", "percentile", "--percentile", "99.9", "--symmetric", "--per-tensor", "--samples", "64"]
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "a.onnx", "-q", "--save-recipe", "r.toml", *options]) == 0
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "b.onnx", "-q", "--recipe", "r.toml"]) == 0
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
 
-def test_dry_run_and_inspect_need_no_data_and_write_nothing(folder, capsys):
+def test_dry_run_and_inspect_need_no_data_and_write_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", MODEL, "--dry-run", "--json"]) == 0
     dry = json.loads(capsys.readouterr().out)
     assert main(["inspect", MODEL, "--json"]) == 0
@@ -88,7 +88,7 @@ def test_dry_run_and_inspect_need_no_data_and_write_nothing(folder, capsys):
     assert not list(folder.iterdir())
 
 
-def test_doctor(capsys):
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["cpu"]["kernels"] in found["cpu"]["available"]
@@ -142,7 +142,9 @@ def _write_bad_inputs() -> None:
         (["calibrate", "model.onnx", "--data", "CALIB"], ["--output"]),
     ],
 )
-def test_bad_input_is_told_in_six_lines(folder, capsys, arguments, words):
+def test_bad_input_is_told_in_six_lines(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
     _write_bad_inputs()
     before = sorted(p.name for p in folder.iterdir())
     model = Path("model.onnx").read_bytes()
@@ -158,16 +160,18 @@ def test_bad_input_is_told_in_six_lines(folder, capsys, arguments, words):
     assert Path("model.onnx").read_bytes() == model
 
 
-def test_an_already_quantized_model_is_refused(folder, capsys):
+def test_an_already_quantized_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "q.onnx", "-q"]) == 0
     assert main(["quantize", "q.onnx", "--data", CALIB, "-o", "qq.onnx"]) == 2
     assert "quantized already" in capsys.readouterr().err
 
 
-def test_a_bug_has_its_own_status_and_a_traceback_on_demand(folder, capsys, monkeypatch):
+def test_a_bug_has_its_own_status_and_a_traceback_on_demand(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import requant.api
 
-    def broken(*args, **kwargs):
+    def broken(*args: object) -> None:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(requant.api, "build_plan", broken)
@@ -179,7 +183,7 @@ def test_a_bug_has_its_own_status_and_a_traceback_on_demand(folder, capsys, monk
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["quantize", "--help"]])
-def test_help_loads_no_heavy_library(arguments):
+def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
     code = (
         "import sys; from requant.cli import main\n"
         f"try: main({arguments!r})\nexcept SystemExit: pass\n"
@@ -204,11 +208,12 @@ def _large_model(path: Path) -> None:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.7])
-def test_an_interrupt_stops_at_once_and_leaves_nothing(folder, delay):
+def test_an_interrupt_stops_at_once_and_leaves_nothing(folder: Path, delay: float) -> None:
     _large_model(Path("large.onnx"))
     np.savez("data.npz", t0=np.random.default_rng(1).normal(size=(64, 48, 96, 96)).astype(np.float32))
     line = [sys.executable, "-m", "requant", "quantize", "large.onnx", "--data", "data.npz", "-o", "out.onnx", "-v"]
     child = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert child.stderr is not None
     for text in child.stderr:
         if "calibrating" in text:
             break

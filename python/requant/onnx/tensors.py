@@ -21,7 +21,7 @@ def load_tensor_proto(path: Path) -> np.ndarray[Any, np.dtype[Any]]:
         DataError: it is not a dense numeric tensor, or does not hold what its dims declare.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     where = f"{path.parent.name}/{path.name}"
     tensor = onnx.TensorProto()

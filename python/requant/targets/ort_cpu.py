@@ -27,5 +27,6 @@ TARGET = Target(
             "Resize",
         }
     ),
+    activations=frozenset({"uint8"}),  # int8 is fused only where session.qdqisint8allowed is set, as on arm64
     pair_products=True,
 )

@@ -14,6 +14,7 @@ class Target:
         fused: op types that run in integer kernels when their inputs and outputs are quantized.
         float_output: those of ``fused`` that may also give float directly, without a quantized output.
         moves: op types through which Q/DQ vanish when input and output have the same parameters.
+        activations: integer types of activations that its kernels take; others run in float between Q and DQ.
         pair_products: whether the target multiplies neighbouring uint8 x int8 pairs with 16-bit saturation on some of
             its machines, so that int8 weights must keep ``255 * (w[2i] + w[2i+1])`` inside int16.
     """
@@ -22,4 +23,5 @@ class Target:
     fused: frozenset[str]
     float_output: frozenset[str]
     moves: frozenset[str]
+    activations: frozenset[str] = frozenset({"uint8", "int8"})
     pair_products: bool = False

@@ -38,7 +38,7 @@ def _swap_with_producer(graph: ir.Graph, clamp: ir.Node) -> bool:
     ir.convenience.replace_all_uses_with(result, between, replace_graph_outputs=True)
     clamp.replace_input_with(0, source)
     move.replace_input_with(0, result)
-    result.shape, result.dtype = (None, None) if source is None else (source.shape, source.dtype)
+    result.shape = None if source is None else source.shape
     graph.remove(clamp)
     graph.insert_before(move, clamp)
     return True
