@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS = 5
-SAMPLES = 64
+ROUNDS = 3
+SAMPLES = 256
 
 
 def network(path: Path, channels: int, size: int, blocks: int, *, depthwise: bool) -> dict[str, np.ndarray]:
@@ -35,13 +35,23 @@ def network(path: Path, channels: int, size: int, blocks: int, *, depthwise: boo
     rng = np.random.default_rng(0)
     nodes, weights, x = [], [], "x"
 
-    def conv(name: str, source: str, out: int, into: int, kernel: int, group: int = 1, stride: int = 1) -> str:
+    def conv(name: str, source: str, out: int, into: int, kernel: int, *, group: int = 1, stride: int = 1) -> str:
         w = rng.normal(0, (2 / (into // group * kernel * kernel)) ** 0.5, (out, into // group, kernel, kernel))
         weights.append(numpy_helper.from_array(w.astype(np.float32), f"{name}.w"))
         weights.append(numpy_helper.from_array(np.zeros(out, np.float32), f"{name}.b"))
         pad = kernel // 2
-        nodes.append(helper.make_node("Conv", [source, f"{name}.w", f"{name}.b"], [f"{name}.y"], name=name, group=group,
-                                      kernel_shape=[kernel, kernel], pads=[pad] * 4, strides=[stride] * 2))
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [source, f"{name}.w", f"{name}.b"],
+                [f"{name}.y"],
+                name=name,
+                group=group,
+                kernel_shape=[kernel, kernel],
+                pads=[pad] * 4,
+                strides=[stride] * 2,
+            )
+        )
         nodes.append(helper.make_node("Relu", [f"{name}.y"], [name]))
         return name
 
@@ -53,9 +63,11 @@ def network(path: Path, channels: int, size: int, blocks: int, *, depthwise: boo
         x = f"{i}.sum"
     nodes.append(helper.make_node("GlobalAveragePool", [x], ["y"]))
     graph = helper.make_graph(
-        nodes, "network",
+        nodes,
+        "network",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], weights,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        weights,
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return {"x": rng.normal(size=(SAMPLES, 3, size, size)).astype(np.float32)}
@@ -137,11 +149,18 @@ def main() -> None:
             big = Path(folder, "512.npz")
             np.savez(big, **larger)
             few, many = (float(child("--memory", model, big, samples)) for samples in (32, 512))
-            row = {"model": model.parent.name if model.stem == "model" else model.stem, **one,
-                   "ratio_2_cores": two["ratio"], "memory_512_over_32": many / few}
+            row = {
+                "model": model.parent.name if model.stem == "model" else model.stem,
+                **one,
+                "ratio_2_cores": two["ratio"],
+                "memory_512_over_32": many / few,
+            }
             rows.append(row)
-            print(f"{row['model']:24}{row['tensors']:8}{row['ms_per_sample']:11.3f}{row['ratio']:8.2f}"
-                  f"{row['ratio_2_cores']:9.2f}{row['memory_512_over_32']:11.2f}", flush=True)
+            print(
+                f"{row['model']:24}{row['tensors']:8}{row['ms_per_sample']:11.3f}{row['ratio']:8.2f}"
+                f"{row['ratio_2_cores']:9.2f}{row['memory_512_over_32']:11.2f}",
+                flush=True,
+            )
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -105,7 +107,7 @@ def quantize(
             a dict of arrays, or any iterable of such samples. Not needed with ``table``.
         config: how to quantize; ``overrides`` change single options of it.
         table: statistics collected earlier by ``calibrate`` for this model.
-        data_options: how samples are cut and images are scaled; samples, batch_size and seed come from ``config``.
+        data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
         evaluation: labelled samples, in any form that ``data`` may have; gives top-1 of both models.
         labels: name of the labels in ``evaluation``, where it is not ``labels``, ``label``, ``y`` or ``targets``.
         progress: called after each calibration batch with the samples done and their number (None if unknown).
@@ -200,10 +202,12 @@ def all_ranges(table: CalibrationTable, config: QuantConfig) -> dict[str, dict[s
         for method in METHODS
         for symmetric in (False, True)
     }
-    return {
-        name: {key: table.range(name, method, scheme, config.percentile) for key, (method, scheme) in schemes.items()}
-        for name in table
-    }
+
+    def ranges(name: str) -> dict[str, Range]:
+        return {key: table.range(name, method, scheme, config.percentile) for key, (method, scheme) in schemes.items()}
+
+    with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool:  # the search runs without the GIL
+        return dict(zip(table, pool.map(ranges, table), strict=True))
 
 
 def inspect(model: Model, config: QuantConfig | None = None, **overrides: Any) -> Inspection:
@@ -256,8 +260,9 @@ def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
 
 
 def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
-    chosen = options or DataOptions()
-    return replace(chosen, samples=config.samples, batch_size=config.batch_size, seed=config.seed)
+    """``options``, with what ``config`` says of samples, batch size and seed."""
+    given = {"samples": config.samples, "batch_size": config.batch_size, "seed": config.seed}
+    return replace(options or DataOptions(), **{name: value for name, value in given.items() if value is not None})
 
 
 def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], bool]:
@@ -276,7 +281,7 @@ def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], b
 def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...], *, unseen: bool) -> Iterator[str]:
     if config.activations not in get_target(config.target).activations:
         yield (
-            f"{config.target} runs {config.activations} activations in float on x86 unless the session allows them; "
+            f"{config.target} runs {config.activations} activations in float on x86 unless session.qdqisint8allowed is set; "
             "uint8 runs on integers everywhere"
         )
     if dataset is not None:

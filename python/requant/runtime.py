@@ -102,7 +102,10 @@ class OrtRunner:
             outputs: list[NDArray[Any]] = self._session.run(None, dict(feeds), self._run_options)
         except Exception as problem:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
-            raise ModelError(f"onnxruntime failed on {shapes}: {_first_line(problem)}") from problem
+            raise ModelError(
+                f"onnxruntime failed on {shapes}: {_first_line(problem)}",
+                hint="where the model fixes its batch inside, use batch_size=1 (--batch-size 1)",
+            ) from problem
         return outputs
 
     def stop(self) -> None:
