@@ -77,7 +77,7 @@ def measure(model: str, data: str, cores: int, samples: int) -> dict[str, float]
     """Seconds of inference and of calibration, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from requant import QuantConfig
-    from requant.api import all_ranges, load_float
+    from requant.api import load_float
     from requant.calibration import calibrate_graph
     from requant.data import DataOptions, open_data
     from requant.onnx.passes import prepare
@@ -95,7 +95,7 @@ def measure(model: str, data: str, cores: int, samples: int) -> dict[str, float]
             runner.run(batch.feeds)
 
     def calibrated() -> None:
-        all_ranges(calibrate_graph(graph, plan, open_data(data, graph.inputs, options), config), config)
+        calibrate_graph(graph, plan, open_data(data, graph.inputs, options), config).all_ranges(config)
 
     times: dict[str, list[float]] = {"bare": [], "calibrated": []}
     for _ in range(ROUNDS):

@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "PackedMatrix",
+    "Requantizer",
     "TensorStatistics",
     "__version__",
     "affine_params",
     "cpu_info",
     "dequantize",
     "fake_quantize",
+    "matmul",
     "observe_many",
     "pack_int4",
     "quantize",
@@ -100,6 +103,9 @@ class TensorStatistics:
         """Bin edges (one more than bins) and counts."""
 
     def range(self, method: str, dtype: str, symmetric: bool, percentile: float) -> tuple[float, float]: ...
+    def ranges(self, dtype: str, percentile: float) -> list[tuple[str, bool, float, float]]:
+        """Method, whether symmetric, and the range: what every method chooses; shared work is done once."""
+
     def error(self, scale: float, zero_point: int, dtype: str) -> dict[str, float]:
         """``granular`` and ``overload`` (mean squared error), ``clipped`` (share of values), ``sqnr_db``."""
 
@@ -113,3 +119,48 @@ class TensorStatistics:
 
 def observe_many(statistics: list[TensorStatistics], arrays: list[NDArray[np.float32]], threads: int) -> None:
     """``statistics[i].observe(arrays[i])`` for all ``i``, on ``threads`` threads (0: all cores), without the GIL."""
+
+@final
+class PackedMatrix:
+    """An int8 or uint8 matrix ``[k, n]`` packed for products from the left; ``zero_point`` is ``[1]`` or ``[n]``."""
+
+    def __new__(cls, b: NDArray[Any], k: int, n: int, zero_point: NDArray[np.int32]) -> PackedMatrix: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def kernel(self) -> str: ...
+    def unpack(self) -> NDArray[np.uint8]:
+        """The bits of what was packed, ``[k, n]``."""
+
+@final
+class Requantizer:
+    """Turns int32 sums into int8 or uint8; ``b_scale`` and ``bias`` are ``[1]`` or ``[n]``."""
+
+    def __new__(
+        cls,
+        rounding: str,
+        a_scale: float,
+        b_scale: NDArray[np.float32],
+        y_scale: float,
+        dtype: str,
+        zero_point: int,
+        bias: NDArray[np.int32] | None,
+        clamp: tuple[int, int] | None,
+    ) -> Requantizer: ...
+    @property
+    def dtype(self) -> str: ...
+
+def matmul(
+    a: NDArray[Any],
+    rows: int,
+    stride: int,
+    a_zero_point: NDArray[np.int32],
+    b: PackedMatrix,
+    out: NDArray[Any],
+    scales: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None,
+    requantizer: Requantizer | None,
+    threads: int,
+) -> None:
+    """Fills ``out [rows, n]``: int32 sums, float32 with ``scales`` (of a, of b, bias), or the requantizer's type."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from requant.calibration import CalibrationTable, calibrate_graph
-from requant.config import METHODS, QuantConfig
+from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
 from requant.errors import DataError, ModelError, OutputError
 from requant.files import write_atomically
@@ -24,7 +22,6 @@ from requant.plan import build_plan
 from requant.report import Report, SkippedNode
 from requant.resolve import resolve
 from requant.targets import get_target
-from requant.types import QuantScheme, QuantType
 from requant.verify import (
     check_model,
     compare_outputs,
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
     from requant.onnx.passes import Preparation
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
-    from requant.types import Range
 
 
 @dataclass(frozen=True)
@@ -195,21 +191,6 @@ def calibrate(
     return calibrate_graph(prepared, plan, dataset, config, progress)
 
 
-def all_ranges(table: CalibrationTable, config: QuantConfig) -> dict[str, dict[str, Range]]:
-    """For each tensor of ``table`` the range of each method, asymmetric and symmetric."""
-    schemes = {
-        f"{method}{'_symmetric' if symmetric else ''}": (method, QuantScheme(QuantType(config.activations), symmetric))
-        for method in METHODS
-        for symmetric in (False, True)
-    }
-
-    def ranges(name: str) -> dict[str, Range]:
-        return {key: table.range(name, method, scheme, config.percentile) for key, (method, scheme) in schemes.items()}
-
-    with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool:  # the search runs without the GIL
-        return dict(zip(table, pool.map(ranges, table), strict=True))
-
-
 def inspect(model: Model, config: QuantConfig | None = None, **overrides: Any) -> Inspection:
     """What ``model`` consists of, and what would be quantized and what not, and why."""
     config = (config or QuantConfig()).with_options(**overrides)
@@ -261,8 +242,13 @@ def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
 
 def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
     """``options``, with what ``config`` says of samples, batch size and seed."""
-    given = {"samples": config.samples, "batch_size": config.batch_size, "seed": config.seed}
-    return replace(options or DataOptions(), **{name: value for name, value in given.items() if value is not None})
+    chosen = options or DataOptions()
+    return replace(
+        chosen,
+        samples=chosen.samples if config.samples is None else config.samples,
+        batch_size=chosen.batch_size if config.batch_size is None else config.batch_size,
+        seed=chosen.seed if config.seed is None else config.seed,
+    )
 
 
 def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], bool]:
@@ -281,8 +267,8 @@ def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], b
 def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...], *, unseen: bool) -> Iterator[str]:
     if config.activations not in get_target(config.target).activations:
         yield (
-            f"{config.target} runs {config.activations} activations in float on x86 unless session.qdqisint8allowed is set; "
-            "uint8 runs on integers everywhere"
+            f"{config.target} runs {config.activations} activations in float on x86, "
+            "unless session.qdqisint8allowed is set; uint8 runs on integers everywhere"
         )
     if dataset is not None:
         yield from dataset.warnings

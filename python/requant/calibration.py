@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +75,16 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         except ValueError as problem:
             raise CalibrationError(f"tensor {name!r}: {problem}") from None
 
+    def all_ranges(self, config: QuantConfig) -> dict[str, dict[str, Range]]:
+        """For each tensor the range of each method: ``mse``, and for the symmetric scheme ``mse_symmetric``."""
+
+        def ranges(name: str) -> dict[str, Range]:
+            chosen = self._statistics[name].ranges(config.activations, config.percentile)
+            return {f"{method}{'_symmetric' if symmetric else ''}": Range(*ends) for method, symmetric, *ends in chosen}
+
+        with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool:  # the search runs without the GIL
+            return dict(zip(self, pool.map(ranges, self), strict=True))
+
     def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
         """The range of every tensor that ``plan`` calibrates."""
         return {
@@ -95,7 +106,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             )
 
     def save(self, path: str | Path, ranges: Mapping[str, Mapping[str, Range]] | None = None) -> None:
-        """Write the table as JSON; ``ranges`` by tensor and method are written beside the statistics for reading."""
+        """Write the table as JSON; the ranges of ``all_ranges``, if given, beside the statistics for people to read."""
         tensors = {}
         for name, seen in self._statistics.items():
             tensors[name] = {

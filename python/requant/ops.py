@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import _requant
-from requant._requant import CALIBRATION_METHODS, TensorStatistics, cpu_info
+from requant._requant import CALIBRATION_METHODS, PackedMatrix, TensorStatistics, cpu_info
+from requant._requant import Requantizer as CoreRequantizer
+from requant._requant import matmul as matmul_into
 from requant.errors import ConfigError, DataError
 from requant.types import (
     PerBlock,
@@ -35,12 +37,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "CoreRequantizer",
+    "PackedMatrix",
     "TensorStatistics",
     "as_float32",
     "compute_params",
     "cpu_info",
     "dequantize_array",
     "fake_quantize_array",
+    "matmul_into",
     "observe_many",
     "pack_int4",
     "params_from_data",

@@ -157,7 +157,6 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _calibrate(args: argparse.Namespace) -> int:
     import requant
-    from requant.api import all_ranges
     from requant.cli import render
     from requant.files import check_writable
 
@@ -165,7 +164,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     check_writable(args.output)
     with render.progress(quiet=args.quiet or args.json) as progress:
         table = requant.calibrate(args.model, args.data, config, data_options=_data_options(args), progress=progress)
-    ranges = all_ranges(table, config)
+    ranges = table.all_ranges(config)
     table.save(args.output, ranges)
     if args.json:
         print(json.dumps({"schema": 1, "output": args.output, "samples": table.samples, "ranges": ranges}, indent=1))

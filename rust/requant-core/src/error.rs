@@ -103,6 +103,36 @@ pub enum Error {
     /// Serialised statistics that cannot be read.
     #[error("serialised statistics are damaged: {0}")]
     Damaged(&'static str),
+    /// A matrix whose rows overlap or leave its data.
+    #[error("rows of {columns} bytes, {stride} apart, do not fit {rows} times into {length} bytes")]
+    Rows {
+        /// How many rows.
+        rows: usize,
+        /// How many bytes to a row.
+        columns: usize,
+        /// Distance from one row to the next.
+        stride: usize,
+        /// How many bytes there are.
+        length: usize,
+    },
+    /// A product whose sums may not fit i32.
+    #[error(
+        "sums over k = {k} can leave int32: at most {limit} is safe with these types, zero points and bias; split k"
+    )]
+    Accumulator {
+        /// Length of the sums.
+        k: usize,
+        /// The largest safe length.
+        limit: usize,
+    },
+    /// A requantization multiplier beyond what its rounding can represent.
+    #[error("multiplier {value:?} at index {index} is too large; check the scales")]
+    Multiplier {
+        /// The multiplier, input scale * weight scale / output scale.
+        value: f64,
+        /// Where it is.
+        index: usize,
+    },
     /// A forced kernel set that this CPU cannot run.
     #[error("REQUANT_ISA={name:?} cannot run here; this machine has {available}")]
     Isa {

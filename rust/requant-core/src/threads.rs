@@ -37,7 +37,10 @@ fn pool(threads: usize) -> Option<&'static ThreadPool> {
     let process = std::process::id();
     let find = || {
         let pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.iter().find(|(p, t, _)| (*p, *t) == (process, threads)).map(|(.., pool)| *pool)
+        pools
+            .iter()
+            .find(|(p, t, _)| (*p, *t) == (process, threads))
+            .map(|(.., pool)| *pool)
     };
     find().or_else(|| {
         // Built outside the lock, so that a fork at this moment does not leave the child a locked lock.
@@ -47,7 +50,10 @@ fn pool(threads: usize) -> Option<&'static ThreadPool> {
             .build()
             .ok()?;
         let pool: &'static ThreadPool = Box::leak(Box::new(built));
-        POOLS.lock().unwrap_or_else(PoisonError::into_inner).push((process, threads, pool));
+        POOLS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((process, threads, pool));
         Some(pool)
     })
 }

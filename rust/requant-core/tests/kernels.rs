@@ -1,10 +1,36 @@
 //! Every set of kernels gives the same bits as the generic one, and the generic one those of its definition.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "tests know their numbers"
+)]
 
 use requant_core::kernels::{self, BINS, Counters, Kernels, WAYS};
 
 const SPECIALS: [f32; 22] = [
-    0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.999_999_9, -2.0, 1e-40, -1e-40, 1e-45, -1e-45, 3.75, -3.75, 7.0, -6.999_999_5, 100.25,
-    -511.5, 1023.0, -1024.0, 2.5e-38, -3.3,
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    1.999_999_9,
+    -2.0,
+    1e-40,
+    -1e-40,
+    1e-45,
+    -1e-45,
+    3.75,
+    -3.75,
+    7.0,
+    -6.999_999_5,
+    100.25,
+    -511.5,
+    1023.0,
+    -1024.0,
+    2.5e-38,
+    -3.3,
 ];
 const NOT_FINITE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN];
 const OFF_THE_GRID: [f32; 5] = [3e9, -3e9, f32::MAX, f32::MIN, 1e30];
@@ -34,7 +60,13 @@ fn generic_is_last_and_best_is_active() {
         assert_eq!(kernels::active().expect("nothing is forced").name(), names[0]);
     }
     let error = kernels::by_name("mmx").err().expect("no such set").to_string();
-    assert_eq!(error, format!("REQUANT_ISA=\"mmx\" cannot run here; this machine has {}", names.join(", ")));
+    assert_eq!(
+        error,
+        format!(
+            "REQUANT_ISA=\"mmx\" cannot run here; this machine has {}",
+            names.join(", ")
+        )
+    );
 }
 
 #[test]
@@ -47,11 +79,35 @@ fn every_set_equals_generic() {
                     let (mut got, mut want) = (cleared(), cleared());
                     let summary = kernels.tally(&x, inv_width, 1, &mut got);
                     let name = kernels.name();
-                    assert_eq!(summary, generic().tally(&x, inv_width, 1, &mut want), "{name}, length {len}, shift {shift}");
+                    assert_eq!(
+                        summary,
+                        generic().tally(&x, inv_width, 1, &mut want),
+                        "{name}, length {len}, shift {shift}"
+                    );
                     for (slot, (got, want)) in got.as_flattened().iter().zip(want.as_flattened()).enumerate() {
-                        assert_eq!(got, want, "{name}, length {len}, shift {shift}, 1/width {inv_width}, slot {slot}");
+                        assert_eq!(
+                            got, want,
+                            "{name}, length {len}, shift {shift}, 1/width {inv_width}, slot {slot}"
+                        );
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Runs of one value, which a set may count at once, with another value somewhere.
+#[test]
+fn runs_are_counted() {
+    for kernels in kernels::available() {
+        for (value, other) in [(1.5, 1.5), (1.5, -1.5), (0.0, -0.0), (-0.0, 3.0), (-7.0, -7.25)] {
+            for at in [0, 1, 127, 128, 200, 383, 399] {
+                let mut x = vec![value; 400];
+                x[at] = other;
+                let (mut got, mut want) = (cleared(), cleared());
+                let summary = kernels.tally(&x, 4.0, 1, &mut got);
+                assert_eq!(summary, generic().tally(&x, 4.0, 1, &mut want), "{}", kernels.name());
+                assert_eq!(got, want, "{}, {value}, and {other} at {at}", kernels.name());
             }
         }
     }
@@ -68,7 +124,9 @@ fn bins_mirror_each_other_in_zero() {
             let bin = (f64::from(v.abs()) / f64::from(width)).floor() as i64;
             want[(if v < 0.0 { -1 - bin } else { bin }).rem_euclid(BINS as i64) as usize] += 1;
         }
-        let got: Vec<u32> = (0..BINS).map(|slot| counters.iter().map(|table| table[slot]).sum()).collect();
+        let got: Vec<u32> = (0..BINS)
+            .map(|slot| counters.iter().map(|table| table[slot]).sum())
+            .collect();
         assert_eq!(got, want, "{}", kernels.name());
     }
 }
@@ -84,9 +142,14 @@ fn summaries_are_right() {
             assert_eq!(s.zeros as usize, x.iter().filter(|v| **v == 0.0).count());
             let sum: f64 = x.iter().map(|v| f64::from(*v)).sum();
             let sum_sq: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
-            assert!((s.sum - sum).abs() <= 1e-9 && (s.sum_sq - sum_sq).abs() <= 1e-15 * sum_sq, "length {len}");
+            assert!(
+                (s.sum - sum).abs() <= 1e-9 && (s.sum_sq - sum_sq).abs() <= 1e-15 * sum_sq,
+                "length {len}"
+            );
         }
-        let zeros = kernels.tally(&[-0.0; 40], 1.0, 0, &mut cleared()).expect("all are finite");
+        let zeros = kernels
+            .tally(&[-0.0; 40], 1.0, 0, &mut cleared())
+            .expect("all are finite");
         assert!(zeros.min.is_sign_positive() && zeros.max.is_sign_positive(), "-0 is 0");
     }
 }
@@ -101,10 +164,19 @@ fn what_is_not_finite_is_reported_and_all_can_be_taken_back() {
                     x[at] = odd;
                     let mut counters = cleared();
                     let summary = kernels.tally(&x, 8.0, 1, &mut counters);
-                    assert_eq!(summary.is_some(), odd.is_finite(), "{}, {odd} at {at} of {len}", kernels.name());
+                    assert_eq!(
+                        summary.is_some(),
+                        odd.is_finite(),
+                        "{}, {odd} at {at} of {len}",
+                        kernels.name()
+                    );
                     assert_eq!(counters.as_flattened().iter().sum::<u32>() as usize, len);
                     kernels.tally(&x, 8.0, 1u32.wrapping_neg(), &mut counters);
-                    assert!(counters.as_flattened().iter().all(|n| *n == 0), "{}, {odd} at {at} of {len}", kernels.name());
+                    assert!(
+                        counters.as_flattened().iter().all(|n| *n == 0),
+                        "{}, {odd} at {at} of {len}",
+                        kernels.name()
+                    );
                 }
             }
         }

@@ -6,6 +6,7 @@
 mod affine;
 mod arrays;
 mod cpu;
+mod gemm;
 mod guard;
 mod statistics;
 
@@ -18,6 +19,8 @@ mod _requant {
     use super::affine::{affine_params, dequantize, fake_quantize, pack_int4, quantize, slice_ranges, unpack_int4};
     #[pymodule_export]
     use super::cpu::cpu_info;
+    #[pymodule_export]
+    use super::gemm::{PackedMatrix, Requantizer, matmul};
     #[pymodule_export]
     use super::statistics::{TensorStatistics, observe_many};
     use super::{Bound, PyModule, PyModuleMethods, PyResult, PyTuple};

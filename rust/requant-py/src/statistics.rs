@@ -20,6 +20,9 @@ use crate::{affine::parse, arrays::slice, guard::detached};
 /// Bin edges and counts.
 type Histogram<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<u64>>);
 
+/// Method, whether symmetric, and the range it chooses.
+type Choice = (&'static str, bool, f32, f32);
+
 /// Everything a calibration method needs of a tensor, in constant memory; thread-safe.
 ///
 /// Locks are taken detached from the interpreter, one at a time: nobody waits for a lock while holding the GIL or
@@ -121,6 +124,15 @@ impl TensorStatistics {
         };
         let range = detached(py, || calibration::range(&self.lock(), method, scheme, percentile))?;
         Ok((range.lo, range.hi))
+    }
+
+    fn ranges(&self, py: Python<'_>, dtype: &str, percentile: f64) -> PyResult<Vec<Choice>> {
+        let dtype = parse(dtype)?;
+        let choices = detached(py, || calibration::ranges(&self.lock(), dtype, percentile))?;
+        Ok(choices
+            .into_iter()
+            .map(|c| (c.method, c.symmetric, c.range.lo, c.range.hi))
+            .collect())
     }
 
     fn error(&self, py: Python<'_>, scale: f32, zero_point: i32, dtype: &str) -> PyResult<BTreeMap<&'static str, f64>> {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
-from requant.onnx.passes import affine, clamps, cleanup, shapes
+from requant.onnx.passes import affine, clamps, cleanup, pooling, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +29,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("nodes simplified away", cleanup.simplify),
     ("shapes inferred", shapes.infer),
     ("affine ops folded into the linear op before", affine.fold_affine),
+    ("means recognised as pooling", pooling.recognise_pooling),
     ("clamps moved to the op that computes", clamps.hoist_clamps),
     ("unused nodes and constants dropped", cleanup.drop_unused),
     ("shapes inferred", shapes.infer),

@@ -4,7 +4,7 @@
 //! of the levels, each level's cell is half a step to either side of it. With `n_i` the count of bin `i`:
 //!
 //! * `P` is the original within the cells, the values clipped at an end added to the last bin inside that end (the one
-//!   that holds the point half a bin inside);
+//!   that holds the point half a bin inside, as far as it lies inside);
 //! * `Q` is what the levels keep of the values within the cells: in each cell its mass `M`, spread evenly over the
 //!   cell's bins that are not empty in `P`. Their number is `s`; bins cut by a cell's edge count in proportion;
 //! * the divergence of the two, both divided by their sums, is the cost of the candidate.
@@ -13,12 +13,14 @@
 //!
 //! ```text
 //! N KL(P || Q) = sum over cells of [sum n ln n - M ln(M / s)]  +  the two ends  +  N ln((N - T) / N)
-//! end          = (n + t) ln(n + t) - n ln n - t ln(M / s)         t values clipped at it; n, M, s of its bin and cell
+//! end          = (m + t) ln((m + t) / l) - m ln(m / l) - t ln(M / s)
 //! ```
 //!
-//! so prefix sums make a cell cost one logarithm, and each side of zero a running sum over its cells. All steps at least
-//! one bin wide, and all zero points, are candidates, unless they clip more than a quarter of the values at one end or put
-//! no level where there are values. Where none is left (16-bit types) the full range is the answer.
+//! where `t` values are clipped at the end, `m` is the mass of its bin inside it, `l` the length of that part, and `M` and
+//! `s` are of its cell. So prefix sums make a cell cost one logarithm, and each side of zero a running sum over its cells. All steps at least
+//! one bin wide, and all zero points, are candidates, except those that put no level where there are values, clip more
+//! than a quarter of all values at one end, or clip at one end while the other lies beyond the data. Where none is left
+//! (16-bit types) the full range is the answer.
 //!
 //! Two points differ from common practice:
 //!
@@ -45,21 +47,29 @@ pub(super) fn range(request: &Request) -> Range {
     let widest = window.steps().next().unwrap_or(0.0);
     let mut negative = Cells::new(&model.negative, model.total, widest, &log);
     let mut positive = Cells::new(&model.positive, model.total, widest, &log);
+    // Differences below this are rounding.
+    let resolution = 1e-12 * model.total;
     let mut best = (f64::INFINITY, request.widened(request.stats.min(), request.stats.max()));
-    for step in window.steps().take_while(|step| *step >= 1.0) {
+    for step in window.steps().filter(|step| *step >= 1.0) {
         negative.rule_out(best.0 + positive.slack);
         positive.rule_out(best.0 + negative.slack);
-        let Some(splits) = splits(&window, negative.levels(step), positive.levels(step)) else { continue };
+        let Some(splits) = splits(&window, negative.levels(step), positive.levels(step)) else {
+            continue;
+        };
         let centre = cells::centre(&negative, &positive, step, &log);
-        let below = negative.costs(step, window.levels - splits.end()..=window.levels - splits.start(), &log);
-        let above = positive.costs(step, splits.clone(), &log);
+        let budget = best.0 - centre + negative.slack + positive.slack;
+        let below = negative.costs(
+            step,
+            window.levels - splits.end()..=window.levels - splits.start(),
+            budget,
+            &log,
+        );
+        let above = positive.costs(step, splits.clone(), budget, &log);
         for ((levels, above), below) in splits.zip(above).zip(below.iter().rev()) {
-            let cost = centre + above.cost + below.cost;
-            let kept = 1.0 - (above.clipped + below.clipped) / model.total;
-            // ln(kept) >= 1 - 1 / kept, so that most candidates need no logarithm.
-            if cost + model.total * (1.0 - 1.0 / kept) < best.0 {
-                let cost = cost + model.total * log.of(kept);
-                if cost < best.0 {
+            let (cost, clipped) = (centre + above.cost + below.cost, above.clipped + below.clipped);
+            if cost - cells::CHORD * clipped < best.0 {
+                let cost = cost + model.total * log.of(1.0 - clipped / model.total);
+                if cost < best.0 - resolution {
                     best = (cost, window.range(request, step, (window.levels - levels, levels)));
                 }
             }

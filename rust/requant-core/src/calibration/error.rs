@@ -27,18 +27,28 @@ pub fn error(stats: &TensorStatistics, params: QuantParams, dtype: QuantType) ->
     }
     let (min, max) = (dtype.min(), dtype.max());
     if !(min..=max).contains(&zero_point) {
-        return Err(Error::ZeroPoint { value: zero_point, index: 0, min, max });
+        return Err(Error::ZeroPoint {
+            value: zero_point,
+            index: 0,
+            min,
+            max,
+        });
     }
     if stats.count() == 0 {
         return Err(Error::Empty);
     }
     let model = Model::new(stats.histogram());
     let step = model.bins(scale);
-    let sides = [(&model.negative, zero_point.abs_diff(min)), (&model.positive, zero_point.abs_diff(max))];
+    let sides = [
+        (&model.negative, zero_point.abs_diff(min)),
+        (&model.positive, zero_point.abs_diff(max)),
+    ];
     let (mut squared, mut overload, mut clipped) = (0.0, 0.0, 0.0);
     for (side, levels) in sides {
         let (side_overload, side_clipped) = side.overload(step, levels as usize);
-        squared += side.squared_error(step, levels as usize).max(side_overload);
+        squared += side
+            .squared_error(step, levels as usize, f64::INFINITY)
+            .max(side_overload);
         overload += side_overload;
         clipped += side_clipped;
     }
@@ -48,6 +58,10 @@ pub fn error(stats: &TensorStatistics, params: QuantParams, dtype: QuantType) ->
         granular: (squared - overload) * unit,
         overload: overload * unit,
         clipped: clipped / model.total,
-        sqnr_db: if squared > 0.0 { 10.0 * (signal / squared).log10() } else { f64::INFINITY },
+        sqnr_db: if squared > 0.0 {
+            10.0 * (signal / squared).log10()
+        } else {
+            f64::INFINITY
+        },
     })
 }

@@ -20,7 +20,7 @@ pub use error::{QuantError, error};
 use model::Model;
 use window::Window;
 
-use crate::{Error, QuantScheme, Range, Result, stats::TensorStatistics};
+use crate::{Error, QuantScheme, QuantType, Range, Result, stats::TensorStatistics};
 
 /// A rule that chooses a range.
 #[derive(Debug, Clone, Copy)]
@@ -28,15 +28,30 @@ pub struct Method {
     /// Its name, in the words of the command line.
     pub name: &'static str,
     range: fn(&Request) -> Range,
+    /// The method whose range this one's is, by mathematics.
+    agrees_with: Option<&'static str>,
+}
+
+impl Method {
+    const fn new(name: &'static str, range: fn(&Request) -> Range) -> Self {
+        Self {
+            name,
+            range,
+            agrees_with: None,
+        }
+    }
 }
 
 /// All methods, simplest first.
 pub const METHODS: &[Method] = &[
-    Method { name: minmax::NAME, range: minmax::range },
-    Method { name: percentile::NAME, range: percentile::range },
-    Method { name: entropy::NAME, range: entropy::range },
-    Method { name: mse::NAME, range: mse::range },
-    Method { name: sqnr::NAME, range: sqnr::range },
+    Method::new(minmax::NAME, minmax::range),
+    Method::new(percentile::NAME, percentile::range),
+    Method::new(entropy::NAME, entropy::range),
+    Method::new(mse::NAME, mse::range),
+    Method {
+        agrees_with: Some(mse::NAME),
+        ..Method::new(sqnr::NAME, mse::range)
+    },
 ];
 
 /// The share of values, in percent, that the percentile method keeps inside the range unless told otherwise.
@@ -65,32 +80,87 @@ struct Request<'a> {
 /// # Errors
 /// An unknown method, a percentile outside (0, 100], statistics without a finite value.
 pub fn range(stats: &TensorStatistics, method: &str, scheme: QuantScheme, percentile: f64) -> Result<Range> {
-    let method = METHODS.iter().find(|m| m.name == method).ok_or_else(|| Error::UnknownName {
-        what: "calibration method",
-        name: method.to_owned(),
-        known: METHODS.iter().map(|m| m.name).collect::<Vec<_>>().join(", "),
-    })?;
-    if !(percentile > 0.0 && percentile <= 100.0) {
-        return Err(Error::Percentile(percentile));
-    }
-    if stats.count() == 0 {
-        return Err(Error::Empty);
-    }
-    Ok((method.range)(&Request {
-        stats,
-        model: Model::new(stats.histogram()),
-        scheme,
-        percentile,
-    }))
+    let method = METHODS
+        .iter()
+        .find(|m| m.name == method)
+        .ok_or_else(|| Error::UnknownName {
+            what: "calibration method",
+            name: method.to_owned(),
+            known: METHODS.iter().map(|m| m.name).collect::<Vec<_>>().join(", "),
+        })?;
+    Ok((method.range)(&Request::new(stats, scheme, percentile)?))
 }
 
-impl Request<'_> {
+/// What one method chooses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Choice {
+    /// The method's name.
+    pub method: &'static str,
+    /// Whether the scheme was symmetric.
+    pub symmetric: bool,
+    /// The range.
+    pub range: Range,
+}
+
+/// What every method chooses, for the asymmetric and then for the symmetric scheme; work that methods share is done once.
+///
+/// # Errors
+/// As [`range`].
+pub fn ranges(stats: &TensorStatistics, dtype: QuantType, percentile: f64) -> Result<Vec<Choice>> {
+    let mut choices: Vec<Choice> = Vec::with_capacity(2 * METHODS.len());
+    for symmetric in [false, true] {
+        let scheme = QuantScheme {
+            dtype,
+            symmetric,
+            narrow: false,
+        };
+        let request = Request::new(stats, scheme, percentile)?;
+        for method in METHODS {
+            let known = choices
+                .iter()
+                .find(|c| c.symmetric == symmetric && Some(c.method) == method.agrees_with);
+            choices.push(Choice {
+                method: method.name,
+                symmetric,
+                range: known.map_or_else(|| (method.range)(&request), |c| c.range),
+            });
+        }
+    }
+    Ok(choices)
+}
+
+impl<'a> Request<'a> {
+    fn new(stats: &'a TensorStatistics, scheme: QuantScheme, percentile: f64) -> Result<Self> {
+        if !(percentile > 0.0 && percentile <= 100.0) {
+            return Err(Error::Percentile(percentile));
+        }
+        if stats.count() == 0 {
+            return Err(Error::Empty);
+        }
+        Ok(Self {
+            stats,
+            model: Model::new(stats.histogram()),
+            scheme,
+            percentile,
+        })
+    }
+
     /// `[lo, hi]`, widened to 0 and, for a symmetric scheme, to both sides.
     fn widened(&self, lo: f32, hi: f32) -> Range {
-        if self.scheme.symmetric { self.symmetric(hi.max(-lo)) } else { Range { lo: lo.min(0.0), hi: hi.max(0.0) } }
+        if self.scheme.symmetric {
+            self.symmetric(hi.max(-lo))
+        } else {
+            Range {
+                lo: lo.min(0.0),
+                hi: hi.max(0.0),
+            }
+        }
     }
 
     fn symmetric(&self, a: f32) -> Range {
-        Range { lo: if self.stats.min() < 0.0 { -a } else { 0.0 }, hi: a }
+        Range {
+            lo: if self.stats.min() < 0.0 { -a } else { 0.0 },
+            hi: a,
+        }
     }
 }

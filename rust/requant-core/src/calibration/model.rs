@@ -66,7 +66,11 @@ impl Model {
     /// Magnitudes of all values.
     pub(super) fn magnitudes(&self) -> Side {
         let (a, b) = (&self.negative.counts, &self.positive.counts);
-        let (mut sum, shorter) = if a.len() > b.len() { (a.clone(), b) } else { (b.clone(), a) };
+        let (mut sum, shorter) = if a.len() > b.len() {
+            (a.clone(), b)
+        } else {
+            (b.clone(), a)
+        };
         sum.iter_mut().zip(shorter).for_each(|(sum, count)| *sum += count);
         Side::new(sum, self.negative.extent.max(self.positive.extent))
     }
@@ -99,7 +103,7 @@ const POINT: f64 = 1e-6;
 const FINE: f64 = 0.125;
 
 impl Side {
-    fn new(counts: Vec<f64>, extent: f64) -> Self {
+    pub(super) fn new(counts: Vec<f64>, extent: f64) -> Self {
         let end = extent.max(to_f64_len(counts.len()) - 1.0 + POINT);
         let mut side = Self {
             bins: Vec::with_capacity(counts.len()),
@@ -149,27 +153,46 @@ impl Side {
         Some((self.bins.get(i)?, rest.min(self.end - x).max(0.0)))
     }
 
-    /// Sum of the squared errors of rounding to the levels `0, step .. levels * step`; see the module's page.
-    pub(super) fn squared_error(&self, step: f64, levels: usize) -> f64 {
+    /// Sum of the squared errors of rounding to the levels `0, step .. levels * step`; see the module's page. Infinity, as
+    /// soon as it is certain to exceed `limit`.
+    pub(super) fn squared_error(&self, step: f64, levels: usize, limit: f64) -> f64 {
+        /// Levels between looks at the limit.
+        const STRIDE: usize = 16;
         if step <= FINE {
             // Midpoint rule: sum of step * excess(midpoints) = integral + step^2 / 24 * (change of beyond).
             let end = step * to_f64_len(levels);
             return self.excess_sq(end) + step * step / 12.0 * (self.beyond(0.0) - self.beyond(end));
         }
+        let midpoint = |k: usize| (to_f64_len(k) + 0.5) * step;
+        let (all, last) = (self.excess_sq(0.0), self.excess(midpoint(levels.max(1) - 1)));
         let mut sum = 0.0;
-        for k in 0..levels {
-            let Some((bin, rest)) = self.bin((to_f64_len(k) + 0.5) * step) else { break };
-            sum += bin.excess(rest);
+        for first in (0..levels).step_by(STRIDE) {
+            let next = self.excess(midpoint(first));
+            // Excess is convex, so that what is left of the sum is at most that of its chord.
+            if all - step * (2.0 * sum + to_f64_len(levels - first) * (next + last)) > limit {
+                return f64::INFINITY;
+            }
+            if next == 0.0 {
+                break;
+            }
+            sum += (first..levels.min(first + STRIDE))
+                .map(|k| self.excess(midpoint(k)))
+                .sum::<f64>();
         }
-        self.excess_sq(0.0) - 2.0 * step * sum
+        all - 2.0 * step * sum
     }
 
     /// The part of that error that clipping makes, and how many values are clipped: those half a step beyond the last
     /// level, where `(X - KD)^2 = (X - edge)^2 + D (X - edge) + D^2 / 4`.
     pub(super) fn overload(&self, step: f64, levels: usize) -> (f64, f64) {
-        let Some((bin, rest)) = self.bin((to_f64_len(levels) + 0.5) * step) else { return (0.0, 0.0) };
+        let Some((bin, rest)) = self.bin((to_f64_len(levels) + 0.5) * step) else {
+            return (0.0, 0.0);
+        };
         let clipped = bin.beyond(rest);
-        (bin.excess_sq(rest) + step * (bin.excess(rest) + step / 4.0 * clipped), clipped)
+        (
+            bin.excess_sq(rest) + step * (bin.excess(rest) + step / 4.0 * clipped),
+            clipped,
+        )
     }
 
     /// The smallest magnitude that at most `outside` values exceed.

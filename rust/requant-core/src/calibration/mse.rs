@@ -21,10 +21,12 @@ pub(super) fn range(request: &Request) -> Range {
     let mut best = (f64::INFINITY, 0.0, (0, 0));
     for step in window.steps() {
         let split = window.split.unwrap_or_else(|| best_split(model, step, window.levels));
-        let sides = [(&model.negative, split.0), (&model.positive, split.1)];
         // Clipping alone rules out most of the narrow ranges.
-        if sides.map(|(side, levels)| side.overload(step, levels).0).iter().sum::<f64>() < best.0 {
-            let error = sides.map(|(side, levels)| side.squared_error(step, levels)).iter().sum();
+        let (negative, positive) = (&model.negative, &model.positive);
+        let clipping = positive.overload(step, split.1).0;
+        if negative.overload(step, split.0).0 + clipping < best.0 {
+            let below = negative.squared_error(step, split.0, best.0 - clipping);
+            let error = below + positive.squared_error(step, split.1, best.0 - below);
             if error < best.0 {
                 best = (error, step, split);
             }

@@ -4,11 +4,4 @@
 //! the highest SQNR *is* the least squared error: this is [`mse`](super::mse) under the name of its other definition. What
 //! differs is only what a user compares across tensors: SQNR is relative to the tensor's power.
 
-use super::{Request, mse};
-use crate::Range;
-
 pub(super) const NAME: &str = "sqnr";
-
-pub(super) fn range(request: &Request) -> Range {
-    mse::range(request)
-}

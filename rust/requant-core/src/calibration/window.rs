@@ -34,20 +34,37 @@ impl Window {
             };
         }
         // The arithmetic that will turn the range into parameters says what they are for a range of one bin.
-        let one = Range { lo: if request.stats.min() < 0.0 { -1.0 } else { 0.0 }, hi: 1.0 };
+        let one = Range {
+            lo: if request.stats.min() < 0.0 { -1.0 } else { 0.0 },
+            hi: 1.0,
+        };
         let params = affine::params(one, scheme).expect("a finite interval");
         Self {
-            split: Some((params.zero_point.abs_diff(qmin) as usize, params.zero_point.abs_diff(qmax) as usize)),
+            split: Some((
+                params.zero_point.abs_diff(qmin) as usize,
+                params.zero_point.abs_diff(qmax) as usize,
+            )),
             levels,
             extent: below.max(above),
             unit: f64::from(params.scale),
         }
     }
 
-    /// Steps, in bins, descending from that of the full range.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most the bins of a histogram")]
+    /// Steps, in bins, that of the full range first: a few from wide to narrow, then all. What the few have found lets most
+    /// of the others be ruled out early.
     pub(super) fn steps(&self) -> impl Iterator<Item = f64> {
-        (1..=self.extent.ceil() as usize).rev().map(|i| to_f64_len(i).min(self.extent) * self.unit)
+        self.descending().step_by(64).chain(self.descending())
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most the bins of a histogram"
+    )]
+    fn descending(&self) -> impl Iterator<Item = f64> {
+        (1..=self.extent.ceil() as usize)
+            .rev()
+            .map(|i| to_f64_len(i).min(self.extent) * self.unit)
     }
 
     /// The range of a step that [`Window::steps`] gave, with a split.
@@ -56,7 +73,10 @@ impl Window {
         if request.scheme.symmetric {
             request.symmetric(real(step / self.unit))
         } else {
-            Range { lo: 0.0 - real(to_f64_len(below) * step), hi: real(to_f64_len(above) * step) }
+            Range {
+                lo: 0.0 - real(to_f64_len(below) * step),
+                hi: real(to_f64_len(above) * step),
+            }
         }
     }
 }

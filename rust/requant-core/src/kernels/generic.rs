@@ -39,7 +39,11 @@ pub(super) fn count(x: &[f32], inv_width: f32, step: u32, counters: &mut Counter
 
 /// Where a value counts.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "wraps around the table")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "wraps around the table"
+)]
 pub(crate) fn slot(v: f32, inv_width: f32) -> usize {
     let bin = ((v * inv_width) as i32).wrapping_sub(i32::from(v < 0.0));
     bin as u32 as usize % BINS

@@ -1,9 +1,9 @@
 //! Sums that do not depend on the order of their terms.
 
-const LIMBS: usize = 10;
-/// The lowest bit is worth `2^-LOWEST`. The smallest square of an f32 is 2^-298, the largest is below 2^256, and
-/// 640 bits leave room for 2^63 of those and a sign.
-const LOWEST: i32 = 320;
+const LIMBS: usize = 11;
+/// The lowest bit is worth `2^-LOWEST`. The smallest square of an f32 is 2^-298, whose mantissa goes down to 2^-350; the
+/// largest is below 2^256, and 704 bits leave room for 2^63 of those and a sign.
+const LOWEST: i32 = 352;
 
 /// A sum of sums of f32 values or of their squares, as one fixed-point number in two's complement, low limb first.
 /// Integer addition is associative, so merging in any order gives the same bits (Kulisch's long accumulator).
@@ -13,13 +13,13 @@ pub(super) struct ExactSum([u64; LIMBS]);
 impl ExactSum {
     pub(super) const BYTES: usize = LIMBS * 8;
 
-    /// Adds a finite double that is a multiple of 2^-320 and below 2^300.
+    /// Adds a sum of f32 or of their squares: zero, or at least 2^-298.
     #[expect(clippy::cast_sign_loss, reason = "an exponent has 11 bits")]
     pub(super) fn add(&mut self, x: f64) {
         let bits = x.abs().to_bits();
         let exponent = (bits >> 52) as i32;
         if exponent == 0 {
-            return; // zero: a subnormal double is no multiple of 2^-320
+            return; // zero
         }
         let mantissa = u128::from(bits & ((1 << 52) - 1) | 1 << 52);
         let position = (exponent - 1075 + LOWEST) as usize;

@@ -104,7 +104,9 @@ impl Histogram {
 
     /// All values, if they fit 64 bits.
     pub(super) fn total(&self) -> Option<u64> {
-        self.counts.iter().try_fold(self.zeros, |sum, count| sum.checked_add(*count))
+        self.counts
+            .iter()
+            .try_fold(self.zeros, |sum, count| sum.checked_add(*count))
     }
 
     fn positive_bins(&self) -> usize {
@@ -190,7 +192,11 @@ fn exponent(lo: f32, hi: f32) -> i32 {
 /// Bins that values in `0..=extent` touch, of which 0 touches none.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most BINS")]
 fn bins(extent: f32, exponent: i32) -> usize {
-    if extent > 0.0 { (extent * power_of_two(-exponent)) as usize + 1 } else { 0 }
+    if extent > 0.0 {
+        (extent * power_of_two(-exponent)) as usize + 1
+    } else {
+        0
+    }
 }
 
 /// `floor(log2(v))`; of zero and subnormals, less than that of any normal number.

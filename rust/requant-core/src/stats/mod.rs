@@ -115,7 +115,11 @@ impl TensorStatistics {
         let variance = self.sum_sq.value() / to_f64(self.count) - mean * mean;
         // Bhatia and Davis (2000): no distribution on [min, max] varies more. It makes a constant's deviation 0.
         let limit = (f64::from(self.max) - mean) * (mean - f64::from(self.min));
-        if mean.is_nan() { mean } else { variance.clamp(0.0, limit).sqrt() }
+        if mean.is_nan() {
+            mean
+        } else {
+            variance.clamp(0.0, limit).sqrt()
+        }
     }
 
     /// How the finite values are distributed.
@@ -152,7 +156,7 @@ impl TensorStatistics {
             None => {
                 let finite = self.finite(x);
                 self.observe_few(&finite);
-            },
+            }
         }
     }
 
@@ -251,7 +255,9 @@ impl Pass<'_> {
 pub fn observe_many(pairs: &[(&Mutex<TensorStatistics>, &[f32])], threads: usize) {
     /// Values in a part: enough that merging costs nothing. A multiple of [`CHUNK`], so that the sums stay the same.
     const PART: usize = 256 * CHUNK;
-    let parts = pairs.iter().flat_map(|(stats, x)| x.chunks(PART).map(move |part| (*stats, part, part.len() < x.len())));
+    let parts = pairs
+        .iter()
+        .flat_map(|(stats, x)| x.chunks(PART).map(move |part| (*stats, part, part.len() < x.len())));
     threads::for_each(threads, parts.collect(), |(stats, part, is_cut)| {
         if is_cut && threads != 1 {
             let mut seen = TensorStatistics::default();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "RQST"  version u8  nan, inf, zeros varint
-//! if any value was finite:  min, max f32   sum, sum of squares 80 bytes each
+//! if any value was finite:  min, max f32   sum, sum of squares 88 bytes each
 //!                           counts varint, from the most negative bin; a 0 is followed by how many more 0s follow
 //! check u32                 FNV-1a of everything before it
 //! ```
@@ -128,5 +128,7 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 
 /// Fowler, Noll and Vo: each step is a bijection, so that any single changed byte shows.
 fn fnv1a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }

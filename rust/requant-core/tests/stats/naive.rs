@@ -2,28 +2,35 @@
 
 /// What a tensor's statistics must say.
 #[derive(Debug, PartialEq)]
-pub struct Naive {
-    pub count: u64,
-    pub zeros: u64,
-    pub nan: u64,
-    pub inf: u64,
-    pub min: f32,
-    pub max: f32,
-    pub mean: f64,
-    pub std: f64,
-    pub edges: Vec<f64>,
-    pub counts: Vec<u64>,
+pub(crate) struct Naive {
+    pub(crate) count: u64,
+    pub(crate) zeros: u64,
+    pub(crate) nan: u64,
+    pub(crate) inf: u64,
+    pub(crate) min: f32,
+    pub(crate) max: f32,
+    pub(crate) mean: f64,
+    pub(crate) std: f64,
+    pub(crate) edges: Vec<f64>,
+    pub(crate) counts: Vec<u64>,
 }
 
-pub fn observe(x: &[f32]) -> Naive {
+pub(crate) fn observe(x: &[f32]) -> Naive {
     let finite: Vec<f64> = x.iter().filter(|v| v.is_finite()).map(|v| f64::from(*v)).collect();
     let n = finite.len() as f64;
     let mean = finite.iter().sum::<f64>() / n;
     let min = finite.iter().copied().fold(f64::INFINITY, f64::min);
     let max = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     // The smallest exponent at which the bins number at most 4096.
+    let bins = |extent: f64, e: i32| {
+        if extent > 0.0 {
+            (extent / 2f64.powi(e)).floor() + 1.0
+        } else {
+            0.0
+        }
+    };
     let exponent = (-126..=127)
-        .find(|e| 1 + bin(max.max(0.0), *e) - bin(min.min(0.0), *e) - i64::from(max <= 0.0 && min < 0.0) <= 4096)
+        .find(|e| bins(max, *e) + bins(-min, *e) <= 4096.0)
         .expect("2^127 is wide enough");
     let (first, last) = (bin(min.min(0.0), exponent), bin(max.max(0.0), exponent));
     let mut counts = vec![0; (last - first + 1) as usize];

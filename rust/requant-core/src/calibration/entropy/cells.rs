@@ -7,6 +7,9 @@ use crate::calibration::{
     model::{Side, locate, to_f64_len},
 };
 
+/// `ln(1 - x) >= -CHORD x` up to 1/2, the share that both ends together may clip.
+pub(super) const CHORD: f64 = 2.0 * std::f64::consts::LN_2;
+
 /// Sums over bins or parts of bins.
 #[derive(Clone, Copy, Default)]
 struct Sums {
@@ -58,6 +61,7 @@ pub(super) fn centre(negative: &Cells, positive: &Cells, step: f64, log: &Logari
 }
 
 /// One side of zero where it ends with some level.
+#[derive(Clone)]
 pub(super) struct End {
     /// Of the cells from level 1, and of clipping.
     pub(super) cost: f64,
@@ -86,7 +90,11 @@ impl Cells {
     pub(super) fn new(side: &Side, total: f64, widest: f64, log: &Logarithm) -> Self {
         let mut from = vec![Sums::default(); side.counts.len() + 1];
         for (i, &mass) in side.counts.iter().enumerate().rev() {
-            let bin = Sums { mass, n_log_n: n_log_n(mass, log), bins: if mass > 0.0 { 1.0 } else { 0.0 } };
+            let bin = Sums {
+                mass,
+                n_log_n: n_log_n(mass, log),
+                bins: if mass > 0.0 { 1.0 } else { 0.0 },
+            };
             from[i] = from[i + 1].plus_times(bin, 1.0);
         }
         let mut cells = Self {
@@ -106,12 +114,15 @@ impl Cells {
     /// Fills in `least_cost` and `slack`.
     ///
     /// `Q`'s density in the last cell is at most that of its fullest bin, `q`. With at most half of the values clipped,
-    /// `N ln((N - T) / N) >= -2 ln 2 T`. So an end that clips `t`, with `n` in its bin, costs at least
-    /// `(n + t) ln(n + t) - n ln n - t ln q - 2 ln 2 t`, which is convex in `t`, least where `n + t = q e^(2 ln 2 - 1)`, and
-    /// rises with `n`. The cells before it cost at least nothing, by the log-sum inequality.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most the number of bins")]
+    /// `N ln((N - T) / N) >= -CHORD T`. So an end that clips `t`, with `m` in its part of a bin, costs at least
+    /// `(m + t) ln(m + t) - m ln m - t ln q - CHORD t`, which is convex in `t`, least where `m + t = q e^(CHORD - 1)`, and
+    /// rises with `m`, of which there is at least half a bin. The cells cost at least nothing, by the log-sum inequality.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most the number of bins"
+    )]
     fn bound(&mut self, counts: &[f64], widest: f64, log: &Logarithm) {
-        const CHORD: f64 = 2.0 * std::f64::consts::LN_2;
         let mut fullest = counts.to_vec();
         for i in (1..fullest.len()).rev() {
             fullest[i - 1] = fullest[i - 1].max(fullest[i]);
@@ -122,9 +133,10 @@ impl Cells {
                 if least > self.limit {
                     return f64::INFINITY;
                 }
-                let (q, n) = (fullest[i.saturating_sub(widest as usize + 2)], counts[i].min(counts[i.saturating_sub(1)]));
-                let t = (q * (CHORD - 1.0).exp() - n).clamp(least, most);
-                n_log_n(n + t, log) - n_log_n(n, log) - t * (if q > 0.0 { log.of(q) } else { 0.0 } + CHORD)
+                let q = fullest[i.saturating_sub(widest as usize + 2)].max(1.0);
+                let m = counts[i].min(counts[i.saturating_sub(1)]) / 2.0;
+                let t = (q * (CHORD - 1.0).exp() - m).clamp(least, most);
+                n_log_n(m + t, log) - n_log_n(m, log) - t * (log.of(q) + CHORD)
             })
             .collect();
         self.slack = -self.least_cost.iter().copied().fold(0.0, f64::min);
@@ -132,15 +144,27 @@ impl Cells {
 
     /// Leaves out the ends whose clipping alone costs more than `budget`; budgets only shrink.
     pub(super) fn rule_out(&mut self, budget: f64) {
-        let worse = self.least_cost[self.innermost..].iter().take_while(|cost| **cost > budget);
+        let worse = self.least_cost[self.innermost..]
+            .iter()
+            .take_while(|cost| **cost > budget);
         self.innermost += worse.count();
     }
 
     /// The least number of levels that is not ruled out, and the least that clips nothing.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most the number of bins")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most the number of bins"
+    )]
     pub(super) fn levels(&self, step: f64) -> (usize, usize) {
         let levels = |bins: usize| (to_f64_len(bins) / step - 0.5).ceil().max(0.0) as usize;
         (levels(self.innermost), levels(self.from.len() - 1))
+    }
+
+    /// What clipping at `edge` costs at least, with its share of `N ln((N - T) / N)`.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
+    fn least_cost(&self, edge: f64) -> f64 {
+        self.least_cost[edge as usize]
     }
 
     /// Sums of what lies beyond `x`.
@@ -153,34 +177,58 @@ impl Cells {
         }
     }
 
-    /// What it costs to end with each of these levels.
-    ///
-    /// In three short loops: one long one keeps too few cells in flight to hide the latency of a logarithm.
-    pub(super) fn costs(&mut self, step: f64, ends: RangeInclusive<usize>, log: &Logarithm) -> &[End] {
+    /// What it costs to end with each of these levels; infinity where it is certain that no cost within `budget` comes of
+    /// it, the budget being what a candidate may cost beyond its centre and [`Cells::slack`] of both sides.
+    pub(super) fn costs(&mut self, step: f64, ends: RangeInclusive<usize>, budget: f64, log: &Logarithm) -> &[End] {
+        /// Short loops over a few cells: one long loop would keep too few in flight to hide a logarithm's latency.
+        const BLOCK: usize = 32;
+        let (first, last) = (*ends.start(), *ends.end());
         let edge = |level: usize| (to_f64_len(level) + 0.5) * step;
-        self.cut.clear();
-        let mut outside = self.beyond(edge(0));
-        for level in 0..*ends.end() {
-            let beyond = self.beyond(edge(level + 1));
-            self.cut.push((outside.minus(beyond), beyond.mass));
-            outside = beyond;
-        }
-        self.shapes.clear();
-        self.shapes.extend(self.cut.iter().map(|(cell, _)| cell.shape(log)));
+        let (mut level, mut outside, mut total) = (0, self.beyond(edge(0)), 0.0);
         self.ends.clear();
-        let mut total = 0.0;
-        if *ends.start() == 0 {
+        if first == 0 {
             // With no level on this side all its values would be clipped to zero: no candidate, unless there are none.
-            let clipped = self.beyond(edge(0)).mass;
-            self.ends.push(End { cost: if clipped > 0.0 { f64::INFINITY } else { 0.0 }, clipped });
+            let cost = if outside.mass > 0.0 { f64::INFINITY } else { 0.0 };
+            self.ends.push(End {
+                cost,
+                clipped: outside.mass,
+            });
         }
-        for (i, ((cell, clipped), (shape, density))) in self.cut.iter().zip(&self.shapes).enumerate() {
-            total += shape;
-            if i + 1 >= *ends.start() {
-                let end = if *clipped > 0.0 { self.end(*cell, *density, *clipped, edge(i + 1), log) } else { 0.0 };
-                self.ends.push(End { cost: total + end, clipped: *clipped });
+        while level < last && total <= budget {
+            let block = level + 1..=last.min(level + BLOCK);
+            self.cut.clear();
+            for level in block.clone() {
+                let beyond = self.beyond(edge(level));
+                self.cut.push((outside.minus(beyond), beyond.mass));
+                outside = beyond;
+            }
+            self.shapes.clear();
+            self.shapes.extend(self.cut.iter().map(|(cell, _)| cell.shape(log)));
+            for ((cell, clipped), (shape, density)) in self.cut.iter().zip(&self.shapes) {
+                level += 1;
+                total += shape;
+                if level >= first {
+                    let end = if *clipped == 0.0 {
+                        0.0
+                    } else if total + self.least_cost(edge(level)) > budget - self.slack {
+                        f64::INFINITY
+                    } else {
+                        self.end(*cell, *density, *clipped, edge(level), log)
+                    };
+                    self.ends.push(End {
+                        cost: total + end,
+                        clipped: *clipped,
+                    });
+                }
             }
         }
+        self.ends.resize(
+            last - first + 1,
+            End {
+                cost: f64::INFINITY,
+                clipped: 0.0,
+            },
+        );
         &self.ends
     }
 
@@ -188,16 +236,70 @@ impl Cells {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
     fn end(&self, cell: Sums, density: f64, clipped: f64, edge: f64, log: &Logarithm) -> f64 {
         let i = (edge - 0.5) as usize;
+        let length = (edge - to_f64_len(i)).min(1.0);
         let bin = self.from[i].minus(self.from[i + 1]);
-        let joined = n_log_n(bin.mass + clipped, log) - bin.n_log_n;
+        let mass = bin.mass * length + clipped;
+        let joined = mass * log.of(mass / length) - bin.n_log_n * length;
         if cell.mass == 0.0 || clipped > self.limit {
             f64::INFINITY // with no mass in the cell, Q has nothing where P has the clipped values
         } else if bin.mass > 0.0 {
             joined - clipped * density
         } else {
-            // One more bin is not empty, and the cell's mass is spread over it too.
-            let spread = log.of(1.0 + 1.0 / cell.bins);
+            // This part of a bin is not empty any more, and the cell's mass is spread over it too.
+            let spread = log.of(1.0 + length / cell.bins);
             joined - clipped * (density - spread) + cell.mass * spread
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is ruled out never costs less than its bound says: tails of any slope, spikes, holes.
+    #[test]
+    fn bounds_hold() {
+        let log = Logarithm::new();
+        let mut state = 1u64;
+        let mut random = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        let mut bounded = 0;
+        for case in 0..300 {
+            let (slope, size, holes) = (0.7 + 0.03 * f64::from(case % 10), 10f64.powi(case % 5), random(4));
+            let counts: Vec<f64> = (0..60)
+                .map(|i| {
+                    let spike = if random(15) == 0 { 20.0 } else { 1.0 };
+                    let expected = size * slope.powi(i) * spike * to_f64_len(usize::try_from(random(100)).unwrap_or(0));
+                    if random(4) < holes { 0.0 } else { expected.ceil() }
+                })
+                .chain([1.0])
+                .collect();
+            let (total, extent, widest) = (counts.iter().sum(), to_f64_len(counts.len()), 4.0);
+            let mut cells = Cells::new(&Side::new(counts, extent), total, widest, &log);
+            for step in [1.0, 1.3, 2.0, 2.71, 4.0] {
+                let (_, most) = cells.levels(step);
+                let ends = cells.costs(step, 1..=most, f64::INFINITY, &log).to_vec();
+                for (level, end) in (1..).zip(ends) {
+                    let cost = end.cost - CHORD * end.clipped;
+                    assert!(
+                        cost >= -cells.slack - 1e-9 * total,
+                        "case {case}, step {step}, level {level}"
+                    );
+                    if end.clipped > 0.0 {
+                        let least = cells.least_cost((to_f64_len(level) + 0.5) * step);
+                        assert!(
+                            cost >= least - 1e-9 * total,
+                            "case {case}, step {step}, level {level}: {cost} {least}"
+                        );
+                        bounded += usize::from(end.cost.is_finite() && least > 0.2 * cost && cost > 0.0);
+                    }
+                }
+            }
+        }
+        assert!(bounded > 100, "bounds that bite: {bounded}");
     }
 }

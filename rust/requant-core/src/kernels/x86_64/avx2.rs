@@ -1,6 +1,9 @@
 //! AVX2 with FMA: Haswell, Zen and later.
 
-#[allow(clippy::wildcard_imports, reason = "the names are long and their prefix is unmistakable")]
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the names are long and their prefix is unmistakable"
+)]
 use std::arch::x86_64::*;
 
 use crate::kernels::{
@@ -27,10 +30,14 @@ impl Kernels for Avx2 {
     }
 }
 
-/// Values whose bins are computed before any is counted. The vector work of one block overlaps the stores of another: 0.55
+/// Values whose bins are computed before any is counted. The vector work of one block overlaps the stores of another: 0.6
 /// ns a value on Zen 3, where reading alone takes 0.25; 0.76 with the two in separate passes; and 0.6 to 1.0 with
 /// the bins taken out of the registers one by one, because the compiler then spills the sums.
 const BLOCK: usize = 128;
+
+/// Values of a block that count in each table.
+#[expect(clippy::cast_possible_truncation, reason = "64")]
+const EACH_WAY: u32 = (BLOCK / WAYS) as u32;
 
 #[target_feature(enable = "avx2,fma")]
 fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
@@ -60,11 +67,11 @@ fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Optio
                 sum_sq[2 * i + 1] = _mm256_fmadd_pd(high, high, sum_sq[2 * i + 1]);
             }
         }
-        for pair in bins.as_chunks::<WAYS>().0 {
-            for (bin, counters) in pair.iter().zip(counters.iter_mut()) {
-                let counter = &mut counters[bin.cast_unsigned() as usize % counters.len()];
-                *counter = counter.wrapping_add(step);
-            }
+        if is_constant(block) {
+            // Each addition would wait for the one before it: 2.2 ns a value.
+            add(&bins[..WAYS], step.wrapping_mul(EACH_WAY), counters);
+        } else {
+            add(&bins, step, counters);
         }
     }
     generic::count(rest, inv_width, step, counters);
@@ -80,6 +87,24 @@ fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Optio
     lanes.zeros[0] = counted.iter().sum::<i32>().cast_unsigned();
     lanes.absorb(rest);
     lanes.finish()
+}
+
+#[inline(always)]
+fn add(bins: &[i32], step: u32, counters: &mut Counters) {
+    for pair in bins.as_chunks::<WAYS>().0 {
+        for (bin, counters) in pair.iter().zip(counters.iter_mut()) {
+            let counter = &mut counters[bin.cast_unsigned() as usize % counters.len()];
+            *counter = counter.wrapping_add(step);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn is_constant(block: &[f32; BLOCK]) -> bool {
+    let first = _mm256_set1_ps(block[0]);
+    let equal = |v| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(load(v), first)) == 0xff;
+    block[0] == block[BLOCK - 1] && block.as_chunks().0.iter().all(equal)
 }
 
 #[inline]

@@ -1,3 +1,4 @@
 //! x86-64 kernels, a file for each instruction set.
 
 pub(super) mod avx2;
+pub(super) mod avx2_gemm;

@@ -1,0 +1,254 @@
+"""Exact products of 8-bit matrices: int32 sums, reals, or 8-bit integers again.
+
+weights = requant.PackedWeights(b)                       # once; b is int8 or uint8 [K, N]
+sums = requant.qmatmul(a, weights, a_zero_point=128)     # a is int8 or uint8 [..., K]; int32 [..., N]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from requant import ops
+from requant.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["PackedWeights", "Requantizer", "qmatmul"]
+
+
+class PackedWeights:
+    """An 8-bit matrix, reordered once for any number of products; immutable, shared freely between threads.
+
+    Pickling stores the matrix, not its order: another machine packs it for its own CPU.
+
+    Args:
+        b: int8 or uint8, ``[K, N]``, of any memory layout.
+        zero_point: The integer that stands for 0.0, for all of ``b`` or ``[N]`` for its columns.
+
+    Raises:
+        ConfigError: Another rank, or a zero point that does not fit.
+        TypeError: ``b`` is neither int8 nor uint8, or ``zero_point`` holds no integers.
+    """
+
+    __slots__ = ("_core", "_zero_point")
+
+    def __init__(self, b: ArrayLike, *, zero_point: ArrayLike = 0) -> None:
+        matrix = _bytes("b", b)
+        if matrix.ndim != 2:
+            raise ConfigError(f"expected b of shape (K, N), got {matrix.shape}")
+        k, n = matrix.shape
+        self._zero_point = _integers("zero_point", zero_point, (n,))
+        self._core = ops.PackedMatrix(np.ascontiguousarray(matrix), k, n, self._zero_point.reshape(-1))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(K, N)``."""
+        return self._core.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """``int8`` or ``uint8``."""
+        return np.dtype(self._core.dtype)
+
+    @property
+    def kernel(self) -> str:
+        """The instruction set that it is packed for, as ``requant.cpu_info()`` names it."""
+        return self._core.kernel
+
+    @property
+    def zero_point(self) -> NDArray[np.int32]:
+        """As it was given: shape ``()`` or ``(N,)``."""
+        return self._zero_point.copy()
+
+    def unpack(self) -> NDArray[Any]:
+        """The matrix that was packed, ``[K, N]``."""
+        return self._core.unpack().view(self.dtype)
+
+    def __getstate__(self) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        return self.unpack(), self._zero_point
+
+    def __setstate__(self, state: tuple[NDArray[Any], NDArray[np.int32]]) -> None:
+        self.__init__(state[0], zero_point=state[1])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"PackedWeights({self.dtype} {list(self.shape)} for {self.kernel})"
+
+
+class Requantizer:
+    """How int32 sums become 8-bit integers: ``clamp(round((sum + bias) * m) + y_zero_point)``.
+
+    ``m`` is ``a_scale * b_scale / y_scale``. With ``half_even_float`` it is rounded to float32, as is its product with
+    the sum, which then goes to the nearest integer, ties to even: the bits of onnxruntime's QLinearMatMul. With
+    ``gemmlowp`` it is a 32-bit fixed-point number, applied by a saturating rounding doubling high multiplication and a
+    rounding shift: the bits of TFLite's reference kernels.
+
+    Args:
+        a_scale: Scale of the left operand.
+        b_scale: Scale of the weights, for all or ``[N]`` for their columns.
+        y_scale: Scale of the output.
+        y_zero_point: The integer that stands for 0.0 in the output.
+        dtype: ``int8`` or ``uint8``, the type of the output.
+        bias: int32, for all columns or ``[N]``, in units of ``a_scale * b_scale``.
+        clamp: Lowest and highest integer of the output, both included: ``(y_zero_point, 255)`` is a ReLU.
+        rounding: ``half_even_float`` or ``gemmlowp``.
+
+    Raises:
+        ConfigError: A scale that is not finite and positive, a multiplier too large, a zero point or clamp outside
+            ``dtype``, an unknown name.
+        TypeError: ``y_zero_point`` or ``bias`` holds no integers.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(
+        self,
+        a_scale: float,
+        b_scale: ArrayLike,
+        y_scale: float,
+        *,
+        y_zero_point: int = 0,
+        dtype: Literal["int8", "uint8"] = "uint8",
+        bias: ArrayLike | None = None,
+        clamp: tuple[int, int] | None = None,
+        rounding: Literal["half_even_float", "gemmlowp"] = "half_even_float",
+    ) -> None:
+        name = np.dtype(dtype).name
+        zero_point = int(_integers("y_zero_point", y_zero_point, ()))
+        columns = None if bias is None else _integers("bias", bias, None).reshape(-1)
+        scale = ops.as_float32(b_scale).reshape(-1)
+        self._core = ops.CoreRequantizer(
+            rounding, float(a_scale), scale, float(y_scale), name, zero_point, columns, clamp
+        )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """``int8`` or ``uint8``."""
+        return np.dtype(self._core.dtype)
+
+
+def qmatmul(
+    a: ArrayLike,
+    weights: PackedWeights,
+    *,
+    a_zero_point: ArrayLike = 0,
+    a_scale: ArrayLike | None = None,
+    b_scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    requantizer: Requantizer | None = None,
+    threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """``(a - a_zero_point) @ (b - b_zero_point)``, exact in int32, as ONNX MatMulInteger, and what is made of it.
+
+    Runs without the GIL. All instruction sets and any number of threads give the same bits.
+
+    Args:
+        a: int8 or uint8, ``[..., K]``; rows at a constant distance are read where they lie, other layouts are copied.
+        weights: The packed ``b``, ``[K, N]``, with its zero point.
+        a_zero_point: The integer that stands for 0.0 in ``a``: for all of it, or one for each row, ``a.shape[:-1]``.
+        a_scale: With ``b_scale``: return reals. A scale for all of ``a``, or for each row, ``a.shape[:-1]``.
+        b_scale: A scale for all of ``b``, or for each column, ``[N]``.
+        bias: float32, for all columns or ``[N]``; is added to the reals.
+        requantizer: Return 8-bit integers; it holds its own scales and bias.
+        threads: Threads to use; ``None`` for as many as the size is worth, up to all cores.
+        out: Where to write: C-contiguous, of the result's shape and dtype.
+
+    Returns:
+        ``[..., N]``: int32; float32 ``sum * (a_scale * b_scale) + bias`` where scales are given; the requantizer's
+        dtype where one is given. It is ``out`` where that is given.
+
+    Raises:
+        ConfigError: Shapes or values that do not fit, or a ``K`` so long that a sum could leave int32; without a bias
+            33,025 is always possible.
+        TypeError: ``a`` is neither int8 nor uint8, or arguments that exclude each other.
+    """
+    array = _bytes("a", a)
+    k, n = weights.shape
+    if array.ndim == 0 or array.shape[-1] != k:
+        raise ConfigError(f"expected a of shape (..., {k}), got {array.shape}", hint=f"the weights are {weights!r}")
+    if threads is not None and threads < 0:
+        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    rows_shape = array.shape[:-1]
+    zero_point = _integers("a_zero_point", a_zero_point, rows_shape).reshape(-1)
+    if requantizer is not None and not (a_scale is None and b_scale is None and bias is None):
+        raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
+    scales = _scales(a_scale, b_scale, bias, rows_shape, n)
+    dtype: Any = np.int32 if scales is None else np.float32
+    result = _result(out, (*rows_shape, n), dtype if requantizer is None else requantizer.dtype)
+    if out is not None and np.may_share_memory(array, result):
+        raise ConfigError("expected out beside a, got memory that both use", hint="write to another array")
+    data, stride = _rows(array)
+    core = None if requantizer is None else requantizer._core  # noqa: SLF001 - two halves of one module
+    rows = math.prod(rows_shape)
+    ops.matmul_into(data, rows, stride, zero_point, weights._core, result, scales, core, threads or 0)  # noqa: SLF001
+    return result
+
+
+def _bytes(name: str, value: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.dtype not in (np.int8, np.uint8):
+        raise TypeError(f"expected {name} of dtype int8 or uint8, got {array.dtype}; quantize it first")
+    return array
+
+
+def _integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None) -> NDArray[np.int32]:
+    """``value`` in int32, a scalar or of ``shape`` (None: of rank 1)."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"expected integers as {name}, got dtype {array.dtype}")
+    if array.ndim and (array.ndim != 1 if shape is None else array.shape != shape):
+        raise ConfigError(f"expected {name} to be a scalar or of shape {shape or '(N,)'}, got {array.shape}")
+    limits = np.iinfo(np.int32)
+    if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
+        raise ConfigError(f"expected {name} within int32, got {int(array.min())}..{int(array.max())}")
+    return np.array(array, np.int32, order="C")
+
+
+def _scales(
+    a: ArrayLike | None, b: ArrayLike | None, bias: ArrayLike | None, rows: tuple[int, ...], n: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
+    """Scale of a, scale of b and bias, flat; none where sums are wanted."""
+    if a is None and b is None and bias is None:
+        return None
+    if a is None or b is None:
+        raise TypeError("expected a_scale and b_scale together, and bias only beside them")
+    absent = np.empty(0, np.float32)
+    return (
+        _reals("a_scale", a, rows),
+        _reals("b_scale", b, (n,)),
+        absent if bias is None else _reals("bias", bias, (n,)),
+    )
+
+
+def _reals(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    array = ops.as_float32(value)
+    if array.ndim and array.shape != shape:
+        raise ConfigError(f"expected {name} to be a scalar or of shape {shape}, got {array.shape}")
+    return array.reshape(-1)
+
+
+def _result(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    if out is None:
+        return np.empty(shape, dtype)
+    expected = np.dtype(dtype)
+    if (out.shape, out.dtype) != (shape, expected):
+        raise ConfigError(f"expected out of shape {shape} and dtype {expected}, got {out.shape} and {out.dtype}")
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ConfigError("expected out to be C-contiguous, aligned and writable")
+    return out
+
+
+def _rows(array: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """The bytes that hold the rows of ``array``, and their distance."""
+    k = array.shape[-1]
+    if array.ndim == 2 and array.size and array.strides[1] == 1 and array.strides[0] >= k:
+        rows, stride = array.shape[0], array.strides[0]
+        if stride == k:
+            return array, k
+        # From the first byte of the first row to the last of the last: all of it belongs to the array's own memory.
+        return np.lib.stride_tricks.as_strided(array, ((rows - 1) * stride + k,), (1,), writeable=False), stride
+    return np.ascontiguousarray(array), k

@@ -1,0 +1,118 @@
+//! A borrowed 8-bit matrix.
+
+use crate::{Error, QuantType, Result};
+
+/// Bytes, signed or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bytes<'a> {
+    /// uint8
+    U8(&'a [u8]),
+    /// int8
+    I8(&'a [i8]),
+}
+
+impl Bytes<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::U8(x) => x.len(),
+            Self::I8(x) => x.len(),
+        }
+    }
+}
+
+/// A row-major matrix, its rows at a constant distance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matrix<'a> {
+    data: Bytes<'a>,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows that follow each other.
+    ///
+    /// # Errors
+    /// `data` has not `rows * columns` elements.
+    pub fn new(data: Bytes<'a>, rows: usize, columns: usize) -> Result<Self> {
+        let expected = rows.saturating_mul(columns);
+        if data.len() != expected {
+            return Err(Error::Length {
+                what: "matrix",
+                expected,
+                got: data.len(),
+            });
+        }
+        Self::with_stride(data, rows, columns, columns)
+    }
+
+    /// Row `i` begins at `data[i * stride]`.
+    ///
+    /// # Errors
+    /// Rows that overlap (`stride < columns`), or that leave `data`.
+    pub fn with_stride(data: Bytes<'a>, rows: usize, columns: usize, stride: usize) -> Result<Self> {
+        let end = rows
+            .saturating_sub(1)
+            .checked_mul(stride)
+            .and_then(|last| last.checked_add(columns));
+        if stride < columns || (rows > 0 && end.is_none_or(|end| end > data.len())) {
+            return Err(Error::Rows {
+                columns,
+                stride,
+                rows,
+                length: data.len(),
+            });
+        }
+        Ok(Self {
+            data,
+            rows,
+            columns,
+            stride,
+        })
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// int8 or uint8.
+    pub fn dtype(&self) -> QuantType {
+        match self.data {
+            Bytes::U8(_) => QuantType::U8,
+            Bytes::I8(_) => QuantType::I8,
+        }
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> Bytes<'a> {
+        let span = i * self.stride..i * self.stride + self.columns;
+        match self.data {
+            Bytes::U8(x) => Bytes::U8(&x[span]),
+            Bytes::I8(x) => Bytes::I8(&x[span]),
+        }
+    }
+
+    /// One element.
+    #[inline(always)]
+    pub fn get(&self, row: usize, column: usize) -> i32 {
+        match self.data {
+            Bytes::U8(x) => i32::from(x[row * self.stride + column]),
+            Bytes::I8(x) => i32::from(x[row * self.stride + column]),
+        }
+    }
+
+    /// The sum of a row, modulo 2^32.
+    pub(super) fn row_sum(&self, i: usize) -> i32 {
+        match self.row(i) {
+            Bytes::U8(row) => row.iter().fold(0, |sum, &v| sum.wrapping_add(i32::from(v))),
+            Bytes::I8(row) => row.iter().fold(0, |sum, &v| sum.wrapping_add(i32::from(v))),
+        }
+    }
+}

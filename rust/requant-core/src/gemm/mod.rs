@@ -1,0 +1,166 @@
+//! Products of 8-bit matrices, exact in i32, and what is made of the sums before they leave the registers' reach.
+//!
+//! ```text
+//! sum[i][j] = sum over k of (a[i][k] - za[i]) * (b[k][j] - zb[j])         ONNX MatMulInteger
+//! ```
+//!
+//! B is packed once into [`PackedWeights`]; `README.md` beside this file draws the panels. The zero points are not
+//! subtracted in the inner loop, since the sum is also
+//!
+//! ```text
+//! sum over k of a*b  -  zb[j] * (sum over k of a[i][k])  -  za[i] * (sum over k of (b[k][j] - zb[j]))
+//! ```
+//!
+//! whose last factor is known when B is packed, and whose second vanishes where the weights are symmetric. All of it is
+//! arithmetic modulo 2^32, which is exact because the result fits: a K for which it might not is refused.
+
+mod drive;
+mod finish;
+mod matrix;
+mod packed;
+
+pub use finish::Strip;
+pub use matrix::{Bytes, Matrix};
+pub use packed::PackedWeights;
+
+use finish::{Correction, Target};
+
+use crate::{
+    Error, QuantType, Result,
+    affine::Integer,
+    requantize::{Requantizer, check_one_or, check_scales, check_within},
+};
+
+/// Where results go, row-major `[M, N]`, and what is made of the sums on the way.
+#[derive(Debug)]
+pub enum Output<'a> {
+    /// The sums.
+    I32(&'a mut [i32]),
+    /// The reals they stand for.
+    F32(&'a mut [f32], Dequantize<'a>),
+    /// Integers on the output's scale; the requantizer is for uint8.
+    U8(&'a mut [u8], &'a Requantizer),
+    /// The same for int8.
+    I8(&'a mut [i8], &'a Requantizer),
+}
+
+/// `f32(sum) * (a * b) + bias`, three roundings, in this order.
+#[derive(Debug, Clone, Copy)]
+pub struct Dequantize<'a> {
+    /// Scale of A, `[1]` or `[M]`.
+    pub a: &'a [f32],
+    /// Scale of B, `[1]` or `[N]`.
+    pub b: &'a [f32],
+    /// Added at the end, `[1]` or `[N]`; none where empty.
+    pub bias: &'a [f32],
+}
+
+/// Multiplies `a [M, K]` by packed `b [K, N]`.
+///
+/// `a_zero_point` is `[1]` or `[M]`, within the type of `a`; B's belongs to the weights. `threads` is 0 for as many as are
+/// worth it, up to all cores; any number gives the same bits.
+///
+/// ```
+/// use requant_core::gemm::{Bytes, Matrix, Output, PackedWeights, matmul};
+/// let b = PackedWeights::new(Matrix::new(Bytes::I8(&[1, -2, 3, -4]), 2, 2)?, &[0])?;
+/// let mut c = [0; 2];
+/// matmul(Matrix::new(Bytes::U8(&[10, 128]), 1, 2)?, &[128], &b, Output::I32(&mut c), 1)?;
+/// assert_eq!(c, [-118, 236]); // (10 - 128) * 1 + 0 * 3, (10 - 128) * -2 + 0 * -4
+/// # Ok::<(), requant_core::Error>(())
+/// ```
+///
+/// # Errors
+/// Lengths that do not fit, zero points outside their types, scales that are not finite and positive, a requantizer for
+/// another type, or a K for which a sum with its bias might leave i32: with zero points inside their types that is never
+/// below 33,025.
+pub fn matmul(
+    a: Matrix<'_>,
+    a_zero_point: &[i32],
+    b: &PackedWeights,
+    output: Output<'_>,
+    threads: usize,
+) -> Result<()> {
+    if a.columns() != b.k() {
+        return Err(Error::Length {
+            what: "a row of a",
+            expected: b.k(),
+            got: a.columns(),
+        });
+    }
+    let dtype = a.dtype();
+    check_one_or("a_zero_point", a_zero_point.len(), a.rows())?;
+    check_within(a_zero_point, (dtype.min(), dtype.max()))?;
+    let call = Call {
+        a,
+        b,
+        correction: Correction {
+            a_zero_point,
+            a_offset: b.kernel().offset(dtype.signed()),
+            b_sums: b.sums(),
+            b_zero_point: b.shifted_zero_point(),
+        },
+        threads,
+    };
+    let factors = magnitude(dtype, a_zero_point) * b.magnitude();
+    match output {
+        Output::I32(out) => {
+            check_k(b.k(), factors, 0)?;
+            drive::run(&call, out, Target::I32)
+        }
+        Output::F32(out, scales) => {
+            check_k(b.k(), factors, 0)?;
+            check_one_or("scale of a", scales.a.len(), a.rows())?;
+            check_one_or("scale of b", scales.b.len(), b.n())?;
+            if !scales.bias.is_empty() {
+                check_one_or("bias", scales.bias.len(), b.n())?;
+            }
+            check_scales(scales.a)?;
+            check_scales(scales.b)?;
+            drive::run(&call, out, |rows| Target::F32(rows, scales))
+        }
+        Output::U8(out, requantizer) => {
+            check_requantizer::<u8>(requantizer, b, factors)?;
+            drive::run(&call, out, |rows| Target::U8(rows, requantizer))
+        }
+        Output::I8(out, requantizer) => {
+            check_requantizer::<i8>(requantizer, b, factors)?;
+            drive::run(&call, out, |rows| Target::I8(rows, requantizer))
+        }
+    }
+}
+
+/// The checked operands of one call.
+struct Call<'a> {
+    a: Matrix<'a>,
+    b: &'a PackedWeights,
+    correction: Correction<'a>,
+    threads: usize,
+}
+
+fn check_requantizer<Q: Integer>(requantizer: &Requantizer, b: &PackedWeights, factors: u64) -> Result<()> {
+    if requantizer.dtype() != Q::TYPE {
+        return Err(Error::Container {
+            dtype: requantizer.dtype(),
+            container: Q::TYPE,
+        });
+    }
+    requantizer.check_columns(b.n())?;
+    check_k(b.k(), factors, requantizer.bias_magnitude())
+}
+
+/// Fails where `k` products of magnitude `factors`, and a bias, might not fit i32.
+fn check_k(k: usize, factors: u64, bias: u32) -> Result<()> {
+    let room = u64::from(i32::MAX.unsigned_abs().saturating_sub(bias));
+    let limit = usize::try_from(room / factors).unwrap_or(usize::MAX);
+    if k <= limit && bias <= i32::MAX.unsigned_abs() {
+        Ok(())
+    } else {
+        Err(Error::Accumulator { k, limit })
+    }
+}
+
+/// The largest `|q - z|` over the integers of a type and the zero points given; at least 1.
+fn magnitude(dtype: QuantType, zero_points: &[i32]) -> u64 {
+    let farthest = zero_points.iter().map(|z| (z - dtype.min()).max(dtype.max() - z));
+    u64::from(farthest.max().unwrap_or(1).unsigned_abs())
+}

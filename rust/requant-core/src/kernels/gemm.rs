@@ -1,0 +1,88 @@
+//! The inner loops of the integer GEMM, once for each instruction set that has its own.
+//!
+//! A kernel owns its layouts: how many rows and columns a tile has, and how the bytes of both operands lie. Everything
+//! around them (packing B, blocking, threads, zero points, outputs) is [`crate::gemm`]'s and the same for all. A new
+//! kernel is a file and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+
+use std::ops::Range;
+
+use crate::{
+    Error, Result,
+    gemm::{Matrix, Strip},
+    kernels,
+};
+
+/// The shape of what one call of [`GemmKernel::multiply`] computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
+    /// Rows of A at most.
+    pub rows: usize,
+    /// Columns of B to a panel; a multiple of 8.
+    pub columns: usize,
+    /// Neighbours along K that one dword of A holds, and that lie together in B.
+    pub group: usize,
+}
+
+/// The part of the integer GEMM that depends on the instruction set.
+///
+/// With `groups = ceil(K / group)`, a panel of B is `i8 [groups][columns][group]`, zero beyond K and N; `gemm/README.md`
+/// draws it. A tile of A is `groups * rows` dwords, in an order that the kernel chooses.
+pub trait GemmKernel: Send + Sync {
+    /// The name of the set that it belongs to, as `REQUANT_ISA` takes it.
+    fn name(&self) -> &'static str;
+
+    /// Its tile.
+    fn tile(&self) -> Tile;
+
+    /// What [`Self::pack_rows`] adds to each value of A: not 0 where the instruction wants one signedness only.
+    fn offset(&self, signed: bool) -> i32 {
+        let _ = signed;
+        0
+    }
+
+    /// Writes `rows` of `a`, at most a tile's, as the dwords that [`Self::multiply`] reads.
+    fn pack_rows(&self, a: Matrix<'_>, rows: Range<usize>, out: &mut [i32]);
+
+    /// `sums[i][j] = sum over k of a[i][k] * panel[k][j]`, exactly or modulo 2^32, for `rows` rows of A, as many as were
+    /// packed, and all columns of a panel.
+    fn multiply(&self, rows: usize, a: &[i32], panel: &[i8], sums: &mut [i32]);
+
+    /// Turns sums into results. A kernel overrides this to have the same code compiled for its instruction set.
+    fn finish(&self, strip: Strip<'_, '_>) {
+        strip.finish();
+    }
+}
+
+type Probe = fn() -> Option<&'static dyn GemmKernel>;
+
+/// One for each set that has its own; generic is always present.
+const REGISTRY: &[Probe] = &[
+    #[cfg(target_arch = "x86_64")]
+    kernels::x86_64::avx2_gemm::probe,
+    kernels::generic_gemm::probe,
+];
+
+/// The kernels that this CPU can run, best first.
+pub fn available() -> impl Iterator<Item = &'static dyn GemmKernel> {
+    REGISTRY.iter().filter_map(|probe| probe())
+}
+
+/// The available kernel of that name.
+///
+/// # Errors
+/// No available kernel has it.
+pub fn by_name(name: &str) -> Result<&'static dyn GemmKernel> {
+    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
+        name: name.to_owned(),
+        available: available().map(GemmKernel::name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// The kernel of the set in use, or of the best set below it that has one.
+pub(crate) fn current() -> &'static dyn GemmKernel {
+    let in_use = kernels::current().name();
+    kernels::available()
+        .skip_while(|set| set.name() != in_use)
+        .find_map(|set| by_name(set.name()).ok())
+        .unwrap_or(&kernels::generic_gemm::Generic)
+}
