@@ -22,7 +22,12 @@ def collect() -> dict[str, TestCase]:
     node = importlib.import_module("onnx.backend.test.case.node")
     for op in OPS:
         importlib.import_module(f"{node.__name__}.{op.lower()}")
-    return {case.name: case for case in node._NodeTestCases if case.model.graph.node[0].op_type in OPS}
+    return {case.name: case for case in node._NodeTestCases if op_type(case) in OPS}
+
+
+def op_type(case: TestCase) -> str:
+    assert case.model
+    return str(case.model.graph.node[0].op_type)
 
 
 CASES = collect()
@@ -54,14 +59,15 @@ def same(got: NDArray[Any], expected: NDArray[Any]) -> None:
 
 
 def test_the_cases_are_there() -> None:
-    assert {case.model.graph.node[0].op_type for case in CASES.values()} == set(OPS)
+    assert {op_type(case) for case in CASES.values()} == set(OPS)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_node(name: str) -> None:
     case = CASES[name]
-    inputs, outputs = case.data_sets[0]
-    if case.model.graph.node[0].op_type == "MatMulInteger":
+    assert case.data_sets
+    inputs, outputs = map(list, case.data_sets[0])
+    if op_type(case) == "MatMulInteger":
         a, b, a_zero_point, b_zero_point = inputs
         same(qmatmul(a, PackedWeights(b, zero_point=flat(b_zero_point)), a_zero_point=flat(a_zero_point)), outputs[0])
         return
@@ -131,12 +137,14 @@ def test_qlinearmatmul_equals_onnxruntime(
     b_scale = 2.0 ** rng.integers(-2, 2, count) if ties else rng.random(count) + 0.1
     y_scale = 2.0 ** np.round(np.log2(spread / 100)) if ties else spread / 100 * 0.77
     b_zero_point = np.full(count, 120 if b_type is np.uint8 else -3, b_type)
+    if not each:
+        b_scale, b_zero_point = b_scale.reshape(()), b_zero_point.reshape(())
+    a_scale = 1.0 if ties else 0.713
     inputs = [
-        a, np.float32(1.0 if ties else 0.713), np.uint8(131),
+        a, np.asarray(a_scale, np.float32), np.asarray(131, np.uint8),
         b, b_scale.astype(np.float32), b_zero_point,
-        np.float32(y_scale), np.uint8(99),
+        np.asarray(y_scale, np.float32), np.asarray(99, np.uint8),
     ]  # fmt: skip
-    inputs = [np.asarray(x) if np.ndim(x) != 1 or each else np.asarray(x).reshape(()) for x in inputs]
     names = ["a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale", "y_zero_point"]
     expected = run(OPS[1], names, inputs, np.uint8)
     got = qlinear(inputs)

@@ -29,7 +29,7 @@ DOORS = {
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
     ("types", "errors", "version", "files", "targets", "config"),
-    ("_requant", "ops", "data", "observers", "runtime", "onnx"),
+    ("_requant", "ops", "matmul", "data", "observers", "runtime", "onnx"),
     ("plan", "calibration", "resolve", "report", "verify"),
     ("api",),
     ("cli", "__main__"),

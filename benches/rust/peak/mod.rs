@@ -4,10 +4,10 @@
 const STEPS: u64 = 1 << 20;
 
 /// Multiplications and additions of 16-bit integers that one [`run`] does; a GOPS counts 1e9 of them a second.
-pub const OPERATIONS: u64 = STEPS * 12 * 32;
+pub(crate) const OPERATIONS: u64 = STEPS * 12 * 32;
 
 /// Runs the loop; false where the CPU has no AVX2.
-pub fn run() -> bool {
+pub(crate) fn run() -> bool {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
         // SAFETY: AVX2 was detected.

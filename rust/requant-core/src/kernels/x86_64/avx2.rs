@@ -35,9 +35,13 @@ impl Kernels for Avx2 {
 /// the bins taken out of the registers one by one, because the compiler then spills the sums.
 const BLOCK: usize = 128;
 
-/// Values of a block that count in each table.
-#[expect(clippy::cast_possible_truncation, reason = "64")]
-const EACH_WAY: u32 = (BLOCK / WAYS) as u32;
+/// Where zeros of each lane are counted until the end, slots of different cache lines. After ReLU half of the values are
+/// zeros, and each addition to their one counter would wait for the one before it: 0.78 ns a value instead of 0.6.
+const ZERO_SLOTS: [i32; 8] = [0, 64, 128, 192, 256, 320, 384, 448];
+
+/// Values of a block in each lane.
+#[expect(clippy::cast_possible_truncation, reason = "16")]
+const EACH_LANE: u32 = (BLOCK / ZERO_SLOTS.len()) as u32;
 
 #[target_feature(enable = "avx2,fma")]
 fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
@@ -46,6 +50,10 @@ fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Optio
     let (mut min, mut max) = (_mm256_set1_ps(f32::INFINITY), _mm256_set1_ps(f32::NEG_INFINITY));
     let (mut sum, mut sum_sq) = ([_mm256_setzero_pd(); 4], [_mm256_setzero_pd(); 4]);
     let mut zeros = _mm256_setzero_si256();
+    let zero_slots = {
+        let [a, b, c, d, e, f, g, h] = ZERO_SLOTS;
+        _mm256_setr_epi32(a, b, c, d, e, f, g, h)
+    };
     let mut bins = [0; BLOCK];
     for block in blocks {
         for (group, bins) in block.as_chunks::<LANES>().0.iter().zip(bins.as_chunks_mut::<LANES>().0) {
@@ -54,10 +62,14 @@ fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Optio
                 let v = load(&halves[i]);
                 let bin = _mm256_cvttps_epi32(_mm256_mul_ps(v, inv));
                 let negative = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(v, zero)); // -1 where v < 0
-                store_i32(_mm256_add_epi32(bin, negative), &mut bins[i]);
+                let is_zero = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(v, zero));
+                store_i32(
+                    _mm256_blendv_epi8(_mm256_add_epi32(bin, negative), zero_slots, is_zero),
+                    &mut bins[i],
+                );
                 min = _mm256_min_ps(v, min); // the second operand where v is NaN
                 max = _mm256_max_ps(v, max);
-                zeros = _mm256_sub_epi32(zeros, _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(v, zero)));
+                zeros = _mm256_sub_epi32(zeros, is_zero);
                 // The square of an f32 is exact in f64, so FMA rounds as multiplying and adding would.
                 let low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
                 let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v));
@@ -69,7 +81,7 @@ fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Optio
         }
         if is_constant(block) {
             // Each addition would wait for the one before it: 2.2 ns a value.
-            add(&bins[..WAYS], step.wrapping_mul(EACH_WAY), counters);
+            add(&bins[..ZERO_SLOTS.len()], step.wrapping_mul(EACH_LANE), counters);
         } else {
             add(&bins, step, counters);
         }
@@ -84,7 +96,13 @@ fn tally(x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Optio
     }
     let mut counted = [0; 8];
     store_i32(zeros, &mut counted);
-    lanes.zeros[0] = counted.iter().sum::<i32>().cast_unsigned();
+    for (lane, (zeros, slot)) in counted.map(i32::cast_unsigned).into_iter().zip(ZERO_SLOTS).enumerate() {
+        let (counters, zero_step) = (&mut counters[lane % WAYS], zeros.wrapping_mul(step));
+        let slot = &mut counters[slot.cast_unsigned() as usize];
+        *slot = slot.wrapping_sub(zero_step);
+        counters[0] = counters[0].wrapping_add(zero_step);
+        lanes.zeros[0] += zeros;
+    }
     lanes.absorb(rest);
     lanes.finish()
 }
