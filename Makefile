@@ -49,12 +49,13 @@ rust-test: ## cargo tests
 python-test: $(VENV)/.installed-dev ## pytest
 	$(BIN)/python -m pytest
 
-bench: bench-rust bench-python ## all benchmarks; results go to benches/record
+bench: bench-rust bench-python ## all benchmarks; benches/record holds results
 
 bench-rust: ## criterion benchmarks of the core
 	cargo bench --package requant-core
 
 bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxruntime, and whole calibration runs
+	mkdir -p build
 	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json
 	$(BIN)/python benches/python/calibration_cost.py
 

@@ -1,6 +1,7 @@
 //! The integer GEMM on one thread: every kernel, every output, square, transformer, convolution and skinny shapes. A
 //! throughput of 1 Gelem/s is 1 GOPS, a multiplication and an addition being two; `peak` is the limit of AVX2.
 #![allow(missing_docs, reason = "criterion's macros define undocumented functions")]
+#![allow(clippy::cast_possible_truncation, reason = "test data")]
 
 mod peak;
 
@@ -42,7 +43,7 @@ fn products(c: &mut Criterion) {
         for kernel in gemm::available() {
             let pack = |b| PackedWeights::with_kernel(kernel, Matrix::new(b, k, n).unwrap(), &[0]).unwrap();
             let (s8, u8) = (pack(Bytes::I8(&signed)), pack(Bytes::U8(&unsigned)));
-            let id = |what| BenchmarkId::new(what, kernel.name());
+            let id = |what: &str| BenchmarkId::new(what, kernel.name());
             group.bench_function(id("pack"), |b| b.iter(|| pack(Bytes::I8(&signed))));
             for (name, weights) in [("u8s8 to i32", &s8), ("u8u8 to i32", &u8)] {
                 group.bench_function(id(name), |b| {

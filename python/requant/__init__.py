@@ -18,108 +18,48 @@ from requant.version import __version__ as __version__
 if TYPE_CHECKING:
     from requant.api import (
         Inspection as Inspection,
-    )
-    from requant.api import (
         QuantizedModel as QuantizedModel,
-    )
-    from requant.api import (
         calibrate as calibrate,
-    )
-    from requant.api import (
         inspect as inspect,
-    )
-    from requant.api import (
         quantize as quantize,
     )
     from requant.calibration import CalibrationTable as CalibrationTable
     from requant.config import QuantConfig as QuantConfig
-    from requant.data import DataOptions as DataOptions
-    from requant.data import ImageOptions as ImageOptions
+    from requant.data import DataOptions as DataOptions, ImageOptions as ImageOptions
     from requant.errors import (
         CalibrationError as CalibrationError,
-    )
-    from requant.errors import (
         ConfigError as ConfigError,
-    )
-    from requant.errors import (
         DataError as DataError,
-    )
-    from requant.errors import (
         InternalError as InternalError,
-    )
-    from requant.errors import (
         MissingDependencyError as MissingDependencyError,
-    )
-    from requant.errors import (
         MissingFileError as MissingFileError,
-    )
-    from requant.errors import (
         ModelError as ModelError,
-    )
-    from requant.errors import (
         OutputError as OutputError,
-    )
-    from requant.errors import (
         RequantError as RequantError,
-    )
-    from requant.errors import (
         VerificationError as VerificationError,
     )
-    from requant.observers import Observer as Observer
-    from requant.observers import ObserverSet as ObserverSet
+    from requant.observers import Observer as Observer, ObserverSet as ObserverSet
     from requant.ops import (
         compute_params as compute_params,
-    )
-    from requant.ops import (
         cpu_info as cpu_info,
-    )
-    from requant.ops import (
         dequantize_array as dequantize_array,
-    )
-    from requant.ops import (
         fake_quantize_array as fake_quantize_array,
-    )
-    from requant.ops import (
         pack_int4 as pack_int4,
-    )
-    from requant.ops import (
         params_from_data as params_from_data,
-    )
-    from requant.ops import (
         quantize_array as quantize_array,
-    )
-    from requant.ops import (
         unpack_int4 as unpack_int4,
     )
     from requant.report import Report as Report
     from requant.types import (
         Granularity as Granularity,
-    )
-    from requant.types import (
         PerBlock as PerBlock,
-    )
-    from requant.types import (
         PerChannel as PerChannel,
-    )
-    from requant.types import (
         PerTensor as PerTensor,
-    )
-    from requant.types import (
         PerToken as PerToken,
-    )
-    from requant.types import (
         QuantizedTensor as QuantizedTensor,
-    )
-    from requant.types import (
         QuantParams as QuantParams,
-    )
-    from requant.types import (
         QuantScheme as QuantScheme,
-    )
-    from requant.types import (
         QuantType as QuantType,
-    )
-    from requant.types import (
         Range as Range,
     )
 

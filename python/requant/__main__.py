@@ -1,7 +1,5 @@
 """``python -m requant``."""
 
-import sys
+from requant.cli import run
 
-from requant.cli import main
-
-sys.exit(main())
+run()

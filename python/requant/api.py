@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from requant.calibration import CalibrationTable, calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
-from requant.errors import DataError, ModelError, OutputError
-from requant.files import write_atomically
+from requant.errors import DataError, ModelError
+from requant.files import check_outputs, write_atomically
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.plan import build_plan
-from requant.report import Report, SkippedNode
+from requant.report import Report
 from requant.resolve import resolve
+from requant.runtime import saturates
 from requant.targets import get_target
 from requant.verify import (
     check_model,
@@ -34,7 +34,8 @@ from requant.verify import (
 from requant.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from requant.calibration import Progress
     from requant.data import Batch
@@ -50,7 +51,7 @@ class QuantizedModel:
     data: bytes
     report: Report
     plan: QuantPlan
-    table: CalibrationTable | None
+    table: CalibrationTable
     sources: tuple[Path, ...]
 
     def save(self, path: str | Path) -> None:
@@ -59,7 +60,7 @@ class QuantizedModel:
         Raises:
             OutputError: ``path`` is a file of the float model, or cannot be written.
         """
-        refuse_same_file(self.sources, path)
+        check_outputs([path], self.sources)
         write_atomically(path, self.data)
 
     def _repr_html_(self) -> str:
@@ -86,7 +87,7 @@ class Inspection:
 def quantize(
     model: Model,
     data: object = None,
-    config: QuantConfig | None = None,
+    config: QuantConfig | Mapping[str, Any] | None = None,
     *,
     table: CalibrationTable | None = None,
     data_options: DataOptions | None = None,
@@ -101,7 +102,7 @@ def quantize(
         model: path, bytes or ModelProto of the float model.
         data: calibration samples: a path (.npz, .npy, a folder of them, of images or of ``test_data_set_*``), an array,
             a dict of arrays, or any iterable of such samples. Not needed with ``table``.
-        config: how to quantize; ``overrides`` change single options of it.
+        config: how to quantize, as a ``QuantConfig`` or its options by name; ``overrides`` change single options.
         table: statistics collected earlier by ``calibrate`` for this model.
         data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
         evaluation: labelled samples, in any form that ``data`` may have; gives top-1 of both models.
@@ -119,7 +120,7 @@ def quantize(
         >>> result = requant.quantize("model.onnx", "calib.npz", method="mse")  # doctest: +SKIP
         >>> result.save("model.int8.onnx")  # doctest: +SKIP
     """
-    config = (config or QuantConfig()).with_options(**overrides)
+    config = _configured(config, overrides)
     watch = _Stopwatch()
     with watch("load"):
         graph = load_float(model)
@@ -130,60 +131,61 @@ def quantize(
                 hint="pass samples (data=..., --data FILE) or statistics of an earlier run (table=..., --table FILE)",
             )
         dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=True)
-        labelled = None if evaluation is None else open_data(evaluation, graph.inputs, options, labels=labels)
+        whole = replace(options, samples=None, seed=None)
+        labelled = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
         plan = build_plan(prepared, config)
-        if not plan.nodes:
-            raise ModelError(
-                f"nothing in {graph.origin} can be quantized for {config.target}",
-                hint="`requant inspect` tells why for each op",
-            )
+        _refuse_empty(plan, graph.origin)
     with watch("calibrate"):
         if table is None:
-            assert dataset is not None
+            assert dataset is not None  # refused above
             table = calibrate_graph(prepared, plan, dataset, config, progress)
         table.check(graph)
     with watch("quantize"):
         resolved = resolve(prepared, plan, table.ranges(plan, config), config)
-        data_out = insert_qdq(prepared, plan, resolved).to_bytes()
+        quantized = insert_qdq(prepared, plan, resolved).to_bytes()
     with watch("verify"):
-        held_back, unseen = _verification_batches(dataset)
-        feeds = one_sample(held_back[0], graph.inputs) if held_back else zero_feeds(graph.inputs)
-        check_model(data_out, feeds, threads=config.threads)
-        report = Report(
-            version=__version__,
-            model=graph.origin,
-            config=config.to_dict(),
-            float_bytes=graph.size,
-            quantized_bytes=len(data_out),
-            prepared=describe(changes),
-            quantized=dict(Counter(node.op_type for node in plan.nodes)),
-            skipped=tuple(SkippedNode(s.node, s.op_type, s.reason) for s in plan.skipped),
-            data=dataset.description if dataset is not None else "calibration table",
-            calibration_samples=table.samples,
-            verification_samples=sum(batch.count for batch in held_back),
-            outputs=compare_outputs(graph, data_out, held_back, threads=config.threads) if held_back else (),
-            tensors=tensor_quality(prepared, plan, resolved, table),
-            latency=measure_latency(graph, data_out, feeds),
-            accuracy=None if labelled is None else measure_top1(graph, data_out, labelled, threads=config.threads),
-            notes=tuple(_notes(config, dataset, resolved.widened, unseen=unseen)),
-            seconds=watch.seconds,
-        )
-    return QuantizedModel(data_out, report, plan, table, graph.file.files)
+        batches, note = _verification_batches(dataset)
+        feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
+        check_model(graph, quantized, feeds, threads=config.cores)
+        outputs = compare_outputs(graph, quantized, batches, threads=config.cores) if batches else ()
+        latency = measure_latency(graph, quantized, feeds) if batches else None
+        accuracy = None if labelled is None else measure_top1(graph, quantized, labelled, threads=config.cores)
+        tensors = tensor_quality(prepared, plan, resolved, table)
+    report = Report(
+        version=__version__,
+        model=graph.origin,
+        config=config.to_dict(),
+        float_bytes=graph.size,
+        quantized_bytes=len(quantized),
+        prepared=describe(changes),
+        quantized=dict(Counter(node.op_type for node in plan.nodes)),
+        skipped=plan.skipped,
+        data=dataset.description if dataset is not None else "calibration table",
+        calibration_samples=table.samples,
+        verification_samples=sum(batch.count for batch in batches),
+        outputs=outputs,
+        tensors=tensors,
+        latency=latency,
+        accuracy=accuracy,
+        notes=(*_notes(config, dataset, resolved.widened), *note),
+        seconds=dict(watch.seconds),
+    )
+    return QuantizedModel(quantized, report, plan, table, graph.file.files)
 
 
 def calibrate(
     model: Model,
     data: object,
-    config: QuantConfig | None = None,
+    config: QuantConfig | Mapping[str, Any] | None = None,
     *,
     data_options: DataOptions | None = None,
     progress: Progress | None = None,
     **overrides: Any,
 ) -> CalibrationTable:
     """Collect the statistics from which every method's ranges follow; arguments as for ``quantize``."""
-    config = (config or QuantConfig()).with_options(**overrides)
+    config = _configured(config, overrides)
     graph = load_float(model)
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
@@ -191,9 +193,9 @@ def calibrate(
     return calibrate_graph(prepared, plan, dataset, config, progress)
 
 
-def inspect(model: Model, config: QuantConfig | None = None, **overrides: Any) -> Inspection:
+def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None, **overrides: Any) -> Inspection:
     """What ``model`` consists of, and what would be quantized and what not, and why."""
-    config = (config or QuantConfig()).with_options(**overrides)
+    config = _configured(config, overrides)
     graph = Graph.load(model)
     prepared, changes = prepare(graph)
     initializers = prepared.model.graph.initializers.values()
@@ -215,29 +217,42 @@ def inspect(model: Model, config: QuantConfig | None = None, **overrides: Any) -
 def load_float(model: Model) -> Graph:
     """Load a model, refusing one that is quantized already."""
     graph = Graph.load(model)
-    present = graph.quantized_ops()
-    if present:
-        raise ModelError(
-            f"{graph.origin} is quantized already: it holds {', '.join(present)}",
-            hint="quantize the float model it was made from",
-        )
+    _refuse_quantized(graph.quantized_ops(), graph.origin)
     return graph
 
 
-def refuse_same_file(sources: Iterable[str | Path], output: str | Path) -> None:
-    """Refuse to write the quantized model over the float one.
+def refuse_hopeless(inspection: Inspection) -> None:
+    """Refuse what ``quantize`` would refuse.
 
     Raises:
-        OutputError: ``output`` leads to one of the files ``sources``.
+        ModelError: the model is quantized already, or nothing in it can be.
     """
-    second = Path(output)
-    if second.exists() and any(Path(source).exists() and second.samefile(source) for source in sources):
-        raise OutputError(f"output {output} is the float model itself", hint="give the quantized model another name")
+    _refuse_quantized(inspection.quantized_ops, inspection.model)
+    _refuse_empty(inspection.plan, inspection.model)
+
+
+def _refuse_quantized(present: Sequence[str], origin: str) -> None:
+    if present:
+        raise ModelError(
+            f"{origin} is quantized already: it holds {', '.join(present)}",
+            hint="quantize the float model it was made from",
+        )
+
+
+def _refuse_empty(plan: QuantPlan, origin: str) -> None:
+    if not plan.nodes:
+        raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
 
 
 def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
     """What preparation did, a line each."""
     return tuple(str(change) for change in changes)
+
+
+def _configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
+    if not isinstance(config, QuantConfig):
+        config = QuantConfig.from_dict(config or {})
+    return config.with_options(**overrides)
 
 
 def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
@@ -251,31 +266,35 @@ def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptio
     )
 
 
-def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], bool]:
-    """Samples to compare the two models on, and whether calibration has not seen them."""
-    if dataset is None:
-        return (), True
-    held_back = tuple(dataset.held_back())
-    if held_back:
-        return held_back, True
-    try:
-        return tuple(islice(dataset.batches(), 1)), False
-    except DataError:  # a source of few samples that can be read only once
-        return (), True
+def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
+    """Samples to compare the two models on, and what must be said of them."""
+    if dataset is not None:
+        held_back = tuple(dataset.held_back())
+        if held_back:
+            return held_back, ()
+        with suppress(DataError):  # of a source that can be read only once nothing is left
+            few = "too few samples to hold some back: the outputs were compared on calibration samples"
+            return tuple(islice(dataset.batches(), 1)), (few,)
+    return (), ("no samples to compare the two models on: output error and latency were not measured",)
 
 
-def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...], *, unseen: bool) -> Iterator[str]:
-    if config.activations not in get_target(config.target).activations:
+def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
+    target = get_target(config.target)
+    if config.activations not in target.activations:
         yield (
             f"{config.target} runs {config.activations} activations in float on x86, "
             "unless session.qdqisint8allowed is set; uint8 runs on integers everywhere"
         )
+    guarded = target.pair_products and config.saturation == "safe"
+    if saturates() and config.weights == "int8" and config.activations == "uint8" and not guarded:
+        yield (
+            "this CPU has no VNNI: onnxruntime saturates here, and the figures above show it; "
+            "--target ort-cpu --saturation safe or --weights uint8 avoid it"
+        )
     if dataset is not None:
         yield from dataset.warnings
-    if not unseen:
-        yield "too few samples to hold some back: the outputs were compared on calibration samples"
     if widened:
-        yield f"weight scale widened for an int32 bias in {len(widened)} nodes: {', '.join(widened[:5])}"
+        yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"
 
 
 class _Stopwatch:

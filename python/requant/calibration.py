@@ -10,7 +10,6 @@ import base64
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.errors import CalibrationError, DataError, MissingFileError
+from requant.errors import CalibrationError, DataError, MissingFileError, ModelError
 from requant.files import write_atomically
 from requant.runtime import open_runner
 from requant.types import Range
@@ -82,7 +81,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             chosen = self._statistics[name].ranges(config.activations, config.percentile)
             return {f"{method}{'_symmetric' if symmetric else ''}": Range(*ends) for method, symmetric, *ends in chosen}
 
-        with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool:  # the search runs without the GIL
+        with ThreadPoolExecutor(config.cores) as pool:  # the search runs without the GIL
             return dict(zip(self, pool.map(ranges, self), strict=True))
 
     def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
@@ -166,14 +165,18 @@ def calibrate_graph(
     fed = [name for name in plan.calibrated if name in inputs]
     names = fed + fetched
     statistics = [ops.TensorStatistics() for _ in names]
-    runner = open_runner(graph.to_bytes(fetched), threads=config.threads, shared=True) if fetched else None
+    runner = open_runner(graph.to_bytes(fetched), threads=config.cores, shared=True) if fetched else None
 
     def infer(batch: Batch) -> list[Any]:
-        outputs = list(runner.run(batch.feeds)) if runner is not None else []
+        try:
+            outputs = list(runner.run(batch.feeds)) if runner is not None else []
+        except ModelError as problem:
+            where = f"sample {batch.first}" if batch.count == 1 else f"samples {batch.first} to {batch.indices[-1]}"
+            raise CalibrationError(f"{where}: {problem.message}", hint=problem.hint) from problem
         return [batch.feeds[name] for name in fed] + outputs
 
     def observe(batch: Batch, arrays: list[Any]) -> None:
-        ops.observe_many(statistics, arrays, threads=config.threads)
+        ops.observe_many(statistics, arrays, threads=config.cores)
         for name, seen in zip(names, statistics, strict=True):
             if seen.nan_count or seen.inf_count:
                 raise _not_finite(name, seen, batch, arrays[names.index(name)])
@@ -193,12 +196,14 @@ def calibrate_graph(
                 progress(samples, dataset.length)
         if observed is not None:
             observed.result()
+        if progress is not None and samples != dataset.length:
+            progress(dataset.length or samples, dataset.length)  # those that are held back are done, too
+        pool.shutdown()
     except BaseException:
         if runner is not None:
             runner.stop()
+        pool.shutdown(wait=False, cancel_futures=True)  # what runs ends by itself; nobody waits for it
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
     if not samples:
         raise DataError(f"{dataset.description} holds no samples", hint="give at least one calibration sample")
     return CalibrationTable(dict(zip(names, statistics, strict=True)), digest=graph.digest, samples=samples)

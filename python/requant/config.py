@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class QuantConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
             _check_type(field.name, getattr(self, field.name), str(field.type))
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
@@ -71,6 +73,12 @@ class QuantConfig:
             raise ConfigError(f"percentile is {self.percentile}, expected a number above 0 and at most 100")
         if self.version != VERSION:
             raise ConfigError(f"version is {self.version}, this requant reads version {VERSION}")
+
+    @property
+    def cores(self) -> int:
+        """Threads that really run: ``threads``, at most one for each core."""
+        available = os.cpu_count() or 1
+        return min(self.threads or available, available)
 
     @property
     def activation_scheme(self) -> QuantScheme:
@@ -163,6 +171,11 @@ def _check_type(name: str, value: object, annotation: str) -> None:
     ]
     if not isinstance(value, kinds) or (isinstance(value, bool) and annotation != "bool"):
         raise ConfigError(f"{name} is {value!r}, expected {annotation.replace('| None', 'or unset')}")
+
+
+def _plain(value: object) -> object:
+    """NumPy's scalars as Python's."""
+    return value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
 
 
 def _toml(value: object) -> str:

@@ -80,6 +80,12 @@ class InternalError(RequantError):
     exit_status = 101
 
 
+def first_line(problem: Exception) -> str:
+    """The first line of an error's text that says anything."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[0][:240] if lines else type(problem).__name__
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A did-you-mean clause for ``name`` among the strings ``known``, or an empty string."""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

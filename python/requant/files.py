@@ -8,8 +8,12 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from requant.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -21,8 +25,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     target = Path(path).resolve()  # a link stays a link, and its target is replaced
     temporary: str | None = None
     try:
-        if target.exists() and not target.is_file() and not target.is_dir():
-            target.write_bytes(data)  # a device or pipe: there is nothing to keep
+        if _is_special(Path(path)):
+            Path(path).write_bytes(data)
             return
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
@@ -57,13 +61,33 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def check_writable(path: str | Path) -> None:
-    """Refuse an output that could not be written, before any work is done.
+def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[object]) -> None:
+    """Refuse outputs that could not be written, or that would destroy an input or each other, before any work is done.
+
+    Args:
+        outputs: paths; None stands for an output that is not asked for.
+        inputs: paths that must survive; what is no path is passed over.
 
     Raises:
-        OutputError: the folder is missing or not writable, or ``path`` is a folder.
+        OutputError: a folder is missing or not writable, or two names lead to one file.
     """
+    kept = {Path(source).resolve(): str(source) for source in inputs if isinstance(source, str | Path)}
+    for path in outputs:
+        if path is None:
+            continue
+        _check_writable(path)
+        target = Path(path).resolve()
+        if target in kept and not _is_special(Path(path)):
+            raise OutputError(
+                f"output {path} would overwrite {kept[target]}", hint="give every output a name of its own"
+            )
+        kept[target] = str(path)
+
+
+def _check_writable(path: str | Path) -> None:
     target = Path(path).resolve()
+    if _is_special(Path(path)):
+        return
     if target.is_dir():
         reason = "it is a directory"
     elif not target.parent.is_dir():
@@ -73,3 +97,8 @@ def check_writable(path: str | Path) -> None:
     else:
         return
     raise OutputError(f"{path} cannot be written: {reason}", hint="create the folder or give another path")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether ``path`` is a device or pipe: something to write to, with nothing to keep."""
+    return path.exists() and not path.is_file() and not path.is_dir()

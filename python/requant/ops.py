@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import _requant
-from requant._requant import CALIBRATION_METHODS, PackedMatrix, TensorStatistics, cpu_info
-from requant._requant import Requantizer as CoreRequantizer
-from requant._requant import matmul as matmul_into
+from requant._requant import (
+    CALIBRATION_METHODS,
+    PackedMatrix,
+    Requantizer as CoreRequantizer,
+    TensorStatistics,
+    cpu_info,
+    matmul as matmul_into,
+)
 from requant.errors import ConfigError, DataError
 from requant.types import (
     PerBlock,
@@ -53,6 +58,9 @@ __all__ = [
     "scale_shape",
     "unpack_int4",
 ]
+
+
+cpu_info()  # refuses a REQUANT_ISA that names no kernel set of this machine
 
 
 def as_float32(x: ArrayLike) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ Three rules give the plan.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.onnx.graph import constant, int_attribute, rank
-from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie
+from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.targets import Target, get_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
@@ -77,6 +78,13 @@ class QuantPlan:
         return tuple(t.name for t in self.tensors.values() if t.source is None and t.fixed is None)
 
 
+def count_reasons(skipped: Iterable[Skip]) -> dict[tuple[str, str], int]:
+    """Number of float nodes for each op type and reason: ops that compute first, then by number."""
+    counts = Counter((skip.op_type, skip.reason) for skip in skipped)
+    compute = {op_type for op_type, row in OPS.items() if row.kind is Kind.COMPUTE}
+    return dict(sorted(counts.items(), key=lambda item: (item[0][0] not in compute, -item[1])))
+
+
 def build_plan(graph: Graph, config: QuantConfig) -> QuantPlan:
     """The plan for ``graph`` under ``config``; pure, the graph is not changed."""
     return _Planner(graph, config, get_target(config.target)).plan()
@@ -87,6 +95,7 @@ class _Planner:
         self.config = config
         self.target = target
         self.nodes = graph.nodes
+        self.inner = [node for node in graph.all_nodes() if node.graph is not graph.model.graph]
         self.chosen: dict[ir.Node, OpSpec] = {}
         self.reasons: dict[ir.Node, str] = {}
 
@@ -101,14 +110,19 @@ class _Planner:
             for node in self.nodes
             if node in self.reasons and not self._absorbed(node, tensors)
         )
-        return QuantPlan(nodes, tensors, skipped)
+        inner = tuple(
+            Skip(node.name or "", node.op_type, "it stands inside If, Loop or Scan")
+            for node in self.inner
+            if _may_touch_float(node)
+        )
+        return QuantPlan(nodes, tensors, skipped + inner)
 
     # -- which nodes -------------------------------------------------------------------------------------------------
 
     def _choose_compute(self) -> None:
         for node in self.nodes:
-            row = OPS.get(node.op_type) if node.domain == "" else None
-            if not _touches_float(node):
+            row = row_of(node)
+            if not _may_touch_float(node):
                 continue  # shapes, indices and masks are no business of ours
             if row is None:
                 self.reasons[node] = f"{node.op_type} has no integer form here"
@@ -145,8 +159,8 @@ class _Planner:
 
     def _choose_followers(self) -> None:
         for node in self.nodes:
-            row = OPS.get(node.op_type) if node.domain == "" else None
-            if row is None or row.kind is Kind.COMPUTE or not _touches_float(node):
+            row = row_of(node)
+            if row is None or row.kind is Kind.COMPUTE or not _may_touch_float(node):
                 continue
             self.reasons[node] = self._refuse_follower(node, row) or ""
             if not self.reasons[node]:
@@ -161,8 +175,6 @@ class _Planner:
             return f"{self.target.name} has no integer kernel for {node.op_type}"
         if any(out.uses() and not _is_float(out) for out in node.outputs):
             return "its output of indices is used"
-        if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
-            return f"{self.target.name} resizes integers only by nearest neighbour"
         for _, value in _activations(node, row):
             if constant(value) is not None:
                 return "one of its inputs is a constant"
@@ -286,7 +298,7 @@ def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
 
 
 def _is_clamp(node: ir.Node) -> bool:
-    row = OPS.get(node.op_type) if node.domain == "" else None
+    row = row_of(node)
     if row is None or row.kind is not Kind.CLAMP:
         return False
     return all(bound is None or constant(bound) is not None for bound in node.inputs[1:])
@@ -296,7 +308,8 @@ def _is_float(value: ir.Value) -> bool:
     return value.dtype is not None and value.dtype.name == _FLOAT
 
 
-def _touches_float(node: ir.Node) -> bool:
+def _may_touch_float(node: ir.Node) -> bool:
+    """Whether a tensor of the node is float, or of a type that shape inference could not tell."""
     return any(
-        v is not None and v.dtype is not None and v.dtype.is_floating_point() for v in (*node.inputs, *node.outputs)
+        v is not None and (v.dtype is None or v.dtype.is_floating_point()) for v in (*node.inputs, *node.outputs)
     )

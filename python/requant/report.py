@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from requant.plan import Skip
+
 SCHEMA = 1
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedNode:
-    """A float node and the reason."""
-
-    node: str
-    op_type: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +77,7 @@ class Report:
     quantized_bytes: int
     prepared: tuple[str, ...]
     quantized: Mapping[str, int]
-    skipped: tuple[SkippedNode, ...]
+    skipped: tuple[Skip, ...]
     data: str
     calibration_samples: int
     verification_samples: int
@@ -100,15 +93,6 @@ class Report:
         """The ten tensors with the lowest SQNR, worst first."""
         return tuple(sorted(self.tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db)[:10])
 
-    @property
-    def skipped_by_reason(self) -> dict[tuple[str, str], int]:
-        """Number of float nodes for each op type and reason, most first."""
-        counts: dict[tuple[str, str], int] = {}
-        for node in self.skipped:
-            key = (node.op_type, node.reason)
-            counts[key] = counts.get(key, 0) + 1
-        return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
         return {"schema": SCHEMA, **asdict(self), "worst": [tensor.name for tensor in self.worst]}
@@ -120,32 +104,26 @@ class Report:
     def summary(self) -> list[tuple[str, str]]:
         """The headline figures, a label and a text each."""
         total = sum(self.quantized.values())
+        ratio = self.float_bytes / max(self.quantized_bytes, 1)
+        change = f"{ratio:.2f} x smaller" if ratio >= 1 else f"{1 / ratio:.2f} x larger"
         rows = [
-            (
-                "size",
-                f"{self.float_bytes:,} -> {self.quantized_bytes:,} bytes"
-                f" ({self.float_bytes / max(self.quantized_bytes, 1):.2f} x smaller)",
-            ),
+            ("size", f"{self.float_bytes:,} -> {self.quantized_bytes:,} bytes ({change})"),
             ("ops", f"{total} quantized, {len(self.skipped)} float"),
         ]
         if self.accuracy is not None:
             a = self.accuracy
             rows.append(
-                (a.metric, f"{a.float_value:.4f} float, {a.quantized_value:.4f} quantized ({a.samples} samples)")
+                (a.metric, f"{a.float_value:.4f} float, {a.quantized_value:.4f} quantized ({_samples(a.samples)})")
             )
         for out in self.outputs:
             sqnr = "equal" if out.sqnr_db is None else f"SQNR {out.sqnr_db:.1f} dB"
             rows.append(
-                (f"output {out.name}", f"{sqnr}, cosine {out.cosine:.5f} ({self.verification_samples} samples)")
+                (f"output {out.name}", f"{sqnr}, cosine {out.cosine:.5f} ({_samples(self.verification_samples)})")
             )
         if self.latency is not None:
             t = self.latency
-            rows.append(
-                (
-                    "latency",
-                    f"{t.float_ms:.3f} -> {t.quantized_ms:.3f} ms ({t.speedup:.2f} x float, 1 thread, {t.runtime})",
-                )
-            )
+            change = f"{t.speedup:.2f} x faster" if t.speedup >= 1 else f"{1 / t.speedup:.2f} x slower"
+            rows.append(("latency", f"{t.float_ms:.3f} -> {t.quantized_ms:.3f} ms ({change}, 1 thread, {t.runtime})"))
         return rows
 
     def _repr_html_(self) -> str:
@@ -154,3 +132,7 @@ class Report:
             for k, v in self.summary()
         )
         return f"<table><caption>{html.escape(self.model)}</caption>{cells}</table>"
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'' if count == 1 else 's'}"

@@ -6,12 +6,14 @@ Where onnxruntime is not installed, ``onnx.reference`` runs the model: correct, 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import logging
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from requant.errors import ModelError
+from requant import ops
+from requant.errors import MissingDependencyError, ModelError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
+
+_VNNI = frozenset({"avx512vnni", "avxvnni", "amx-int8"})
 
 #: The distributions that provide the module ``onnxruntime``.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
@@ -47,6 +51,17 @@ def installed() -> dict[str, str]:
     return found
 
 
+def available() -> bool:
+    """Whether onnxruntime is there, from whatever distribution."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+def saturates() -> bool:
+    """Whether onnxruntime adds pairs of uint8 x int8 products in 16 bits here: on x86 CPUs before VNNI."""
+    cpu = ops.cpu_info()
+    return bool(cpu["arch"] == "x86_64" and not _VNNI & set(cpu["features"]))
+
+
 def open_runner(model: bytes, *, threads: int = 0, shared: bool = False) -> Runner:
     """A runner for ``model``: onnxruntime's, else the reference implementation's.
 
@@ -55,7 +70,7 @@ def open_runner(model: bytes, *, threads: int = 0, shared: bool = False) -> Runn
     Raises:
         ModelError: the runtime refuses the model.
     """
-    if installed():
+    if available():
         return OrtRunner(model, threads=threads, shared=shared)
     from requant.onnx.reference import ReferenceRunner
 
@@ -77,8 +92,12 @@ class OrtRunner:
 
     def __init__(self, model: bytes, *, threads: int = 0, shared: bool = False) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as problem:
+            raise MissingDependencyError(
+                f"onnxruntime is installed but cannot be imported: {first_line(problem)}", hint="install it again"
+            ) from problem
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -88,7 +107,7 @@ class OrtRunner:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as problem:
-            raise ModelError(f"onnxruntime cannot load the model: {_first_line(problem)}") from problem
+            raise ModelError(f"onnxruntime cannot load the model: {first_line(problem)}") from problem
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = 4
 
@@ -103,16 +122,11 @@ class OrtRunner:
         except Exception as problem:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise ModelError(
-                f"onnxruntime failed on {shapes}: {_first_line(problem)}",
-                hint="where the model fixes its batch inside, use batch_size=1 (--batch-size 1)",
+                f"onnxruntime failed on {shapes}: {first_line(problem)}",
+                hint="check these samples; a model that fixes its batch inside needs batch_size=1 (--batch-size 1)",
             ) from problem
         return outputs
 
     def stop(self) -> None:
         """Make a ``run`` under way in another thread return at the next node."""
         self._run_options.terminate = True
-
-
-def _first_line(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[0][:240] if lines else type(problem).__name__

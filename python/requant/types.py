@@ -100,6 +100,9 @@ class QuantScheme:
     granularity: Granularity = PerTensor()
     narrow: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", QuantType(self.dtype))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantParams:

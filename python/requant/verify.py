@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.errors import ModelError, VerificationError
+from requant.errors import DataError, ModelError, VerificationError
 from requant.report import Accuracy, Latency, OutputQuality, TensorQuality
 from requant.runtime import open_runner
 
@@ -31,26 +31,35 @@ _LATENCY_SECONDS = 0.6
 _LATENCY_PAIRS = (5, 50)
 
 
-def check_model(model: bytes, feeds: Feeds | None, *, threads: int) -> None:
+def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -> None:
     """The last gate before a file is written: the checker, the runtime, one sample.
 
+    Where the float model itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked.
+
     Raises:
-        VerificationError: the model fails one of them.
+        VerificationError: the model fails one of them, or is not finite where the float model is.
     """
     from requant.onnx.graph import Graph
 
     try:
+        expected = open_runner(reference.to_bytes(), threads=threads).run(feeds)
+    except ModelError:
+        expected = None
+    try:
         Graph.load(model)
         runner = open_runner(model, threads=threads)
-        outputs = runner.run(feeds) if feeds is not None else []
+        outputs = [] if expected is None else runner.run(feeds)
     except ModelError as problem:
         raise VerificationError(
             f"the quantized model failed its check: {problem.message}",
             hint="nothing was written; please report this model",
         ) from problem
-    for index, array in enumerate(outputs):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise VerificationError(f"output {index} of the quantized model is not finite; nothing was written")
+    for index, (array, wanted) in enumerate(zip(outputs, expected or [], strict=True)):
+        if array.dtype.kind == "f" and np.any(np.isfinite(wanted) & ~np.isfinite(array)):
+            raise VerificationError(
+                f"output {index} of the quantized model is not finite where the float model's is; nothing was written",
+                hint="please report this model",
+            )
 
 
 def compare_outputs(
@@ -75,9 +84,12 @@ class _Distance:
         self.signal = self.noise = self.dot = self.other = self.peak = 0.0
 
     def add(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
-        finite = np.isfinite(expected) & np.isfinite(got)
+        finite = np.isfinite(expected)
         expected, got = expected[finite], got[finite]
         self.seen = True
+        if not np.isfinite(got).all():
+            self.noise = math.inf
+            return
         self.signal += float(np.sum(expected**2))
         self.other += float(np.sum(got**2))
         self.dot += float(np.sum(expected * got))
@@ -95,9 +107,11 @@ class _Distance:
 
 
 def decibels(signal: float, noise: float) -> float | None:
-    """``10 log10(signal / noise)``; None where there is no noise, -200 where there is no signal."""
+    """``10 log10(signal / noise)``; None where there is no noise, -200 where there is no signal or no end of noise."""
     if noise <= 0:
         return None
+    if not math.isfinite(noise):
+        return -200.0
     return max(10 * math.log10(signal / noise), -200.0) if signal > 0 else -200.0
 
 
@@ -122,20 +136,35 @@ def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def measure_top1(reference: Graph, quantized: bytes, dataset: Dataset, *, threads: int) -> Accuracy | None:
+def measure_top1(reference: Graph, quantized: bytes, dataset: Dataset, *, threads: int) -> Accuracy:
     """Share of labelled samples whose largest score (last axis of the first output) is the label's, of both models."""
     runners = [open_runner(model, threads=threads) for model in (reference.to_bytes(), quantized)]
     right, total = [0, 0], 0
     for batch in dataset.batches():
         if batch.labels is None:
-            return None
-        labels = np.asarray(batch.labels).reshape(-1)
+            raise DataError(
+                f"{dataset.description} has no labels",
+                hint="name them labels, label, y or targets beside the inputs, or say labels=NAME (--labels NAME)",
+            )
+        scores = [np.asarray(runner.run(batch.feeds)[0]) for runner in runners]
+        labels = _class_labels(np.asarray(batch.labels), batch.count, scores[0].shape)
         total += len(labels)
-        for index, runner in enumerate(runners):
-            scores = np.asarray(runner.run(batch.feeds)[0])
-            guesses = scores.reshape(len(labels), -1, scores.shape[-1])[:, -1].argmax(axis=-1)
+        for index, score in enumerate(scores):
+            guesses = score.reshape(len(labels), -1, score.shape[-1])[:, -1].argmax(axis=-1)
             right[index] += int(np.sum(guesses == labels))
-    return Accuracy("top1", total, right[0] / total, right[1] / total) if total else None
+    return Accuracy("top1", total, right[0] / total, right[1] / total)
+
+
+def _class_labels(labels: NDArray[Any], count: int, scores: tuple[int, ...]) -> NDArray[Any]:
+    """``labels`` as one class index to a sample, refused where they are not."""
+    classes = scores[-1] if scores else 0
+    integral = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.all(labels == np.rint(labels)))
+    if labels.size != count or not integral or not np.all((labels >= 0) & (labels < classes)):
+        raise DataError(
+            f"top-1 needs one label in 0..{classes - 1} for each sample, got {labels.dtype} {list(labels.shape)}",
+            hint="give class indices that count from 0; one-hot labels: labels.argmax(axis=-1)",
+        )
+    return labels.reshape(-1)
 
 
 def tensor_quality(
@@ -197,7 +226,7 @@ def tensor_quality(
 
 def one_sample(batch: Batch, inputs: Sequence[InputSpec]) -> Feeds:
     """The first sample of ``batch``, as the smallest feed that the model takes."""
-    free = all(not isinstance(spec.shape[0], int) for spec in inputs if spec.shape)
+    free = all(not isinstance(d, int) or d <= 0 for d in (spec.shape[0] for spec in inputs if spec.shape))
     if not free or any(a.shape[0] != batch.count for a in batch.feeds.values() if a.ndim):
         return batch.feeds
     return {name: array[:1] if array.ndim else array for name, array in batch.feeds.items()}

@@ -134,7 +134,7 @@ def _write_bad_inputs() -> None:
         (["quantize", "model.onnx", "--data", "uint8.npz"], ["uint8", "float32"]),
         (["quantize", "model.onnx", "--data", "object.npz"], ["unpickled"]),
         (["quantize", "model.onnx", "--data", "none.npz"], ["no samples"]),
-        (["quantize", "model.onnx", "--data", "CALIB", "-o", "model.onnx"], ["float model itself"]),
+        (["quantize", "model.onnx", "--data", "CALIB", "-o", "model.onnx"], ["would overwrite"]),
         (["quantize", "model.onnx", "--data", "CALIB", "-o", "no/folder.onnx"], ["does not exist"]),
         (["quantize", "model.onnx", "--data", "CALIB", "--recipe", "defualt"], ["did you mean 'default'"]),
         (["quantize", "model.onnx", "--data", "CALIB", "--recipe", "bad.toml"], ["methd", "did you mean 'method'"]),

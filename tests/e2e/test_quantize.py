@@ -259,7 +259,7 @@ def test_a_model_that_is_quantized_already_is_refused() -> None:
 def test_a_model_with_nothing_to_quantize_is_refused() -> None:
     net = Net()
     model = net.model(net.op("Erf", net.input("x", ["n", 4])))
-    refuses(ModelError, "nothing in model can be quantized for ort-cpu", model, samples(model))
+    refuses(ModelError, "nothing in model can be quantized", model, samples(model))
 
 
 def test_a_weight_that_is_not_finite_is_refused() -> None:
@@ -294,7 +294,7 @@ def test_the_float_model_is_never_written_over(tmp_path: Path, monkeypatch: pyte
     result = requant.quantize(path, samples(two_gemm()), threads=1)
     monkeypatch.chdir(tmp_path)
     for name in (path, "m.onnx", "link.onnx", tmp_path / ".." / tmp_path.name / "m.onnx"):
-        with pytest.raises(OutputError, match="is the float model itself"):
+        with pytest.raises(OutputError, match="would overwrite"):
             result.save(name)
     assert path.read_bytes() == two_gemm().SerializeToString()
 
@@ -304,7 +304,7 @@ def test_a_relative_model_is_known_from_another_folder(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     result = requant.quantize("m.onnx", samples(two_gemm()), threads=1)
     monkeypatch.chdir("/")
-    with pytest.raises(OutputError, match="is the float model itself"):
+    with pytest.raises(OutputError, match="would overwrite"):
         result.save(tmp_path / "m.onnx")
 
 
@@ -363,6 +363,8 @@ def test_an_interrupt_leaves_nothing_behind() -> None:
     with pytest.raises(KeyboardInterrupt):
         requant.quantize(conv_relu(), samples(conv_relu(), 256), batch_size=1, progress=interrupt)
     assert time.perf_counter() - start < 2
+    while threading.active_count() > before and time.perf_counter() - start < 5:
+        time.sleep(0.01)  # what was running ends by itself
     assert threading.active_count() == before
 
 
@@ -376,7 +378,7 @@ def test_without_onnxruntime_the_reference_runs_it(
     model = MODELS[name]()
     feeds = samples(model, 4)
     expected = requant.quantize(model, feeds, threads=1).data
-    monkeypatch.setattr(runtime, "installed", dict)
+    monkeypatch.setattr(runtime, "available", lambda: False)
     runtime._warn_slow.cache_clear()
     with caplog.at_level(logging.WARNING, "requant"):
         result = requant.quantize(model, feeds, threads=1)

@@ -7,8 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from requant.config import QuantConfig, choices, recipe_names
 from requant.errors import ConfigError, MissingFileError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from requant.errors import OutputError
-from requant.files import check_writable, write_atomically
+from requant.files import check_outputs, write_atomically
 
 
 def listing(folder: Path) -> list[str]:
@@ -80,7 +80,9 @@ def test_a_disk_that_is_full_in_earnest() -> None:
         write_atomically("/dev/full/m.onnx", b"x")
 
 
-@pytest.mark.parametrize("act", [lambda p: write_atomically(p, b"x"), check_writable], ids=["write", "check"])
+@pytest.mark.parametrize(
+    "act", [lambda p: write_atomically(p, b"x"), lambda p: check_outputs([p], [])], ids=["write", "check"]
+)
 def test_places_that_cannot_be_written_are_refused(act: object, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for place in (tmp_path, tmp_path / "nowhere" / "m.onnx", tmp_path / "file" / "m.onnx"):
@@ -93,7 +95,7 @@ def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     """``-o /dev/null`` as root must not turn the device into a file; a pipe stands for it here."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    check_writable(pipe)
+    check_outputs([pipe], [])
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     write_atomically(pipe, b"x")
     assert os.read(reader, 2) == b"x"
@@ -117,5 +119,5 @@ def test_the_longest_name_a_folder_takes_can_be_written(tmp_path: Path) -> None:
 
 
 def test_checking_changes_nothing(tmp_path: Path) -> None:
-    check_writable(tmp_path / "m.onnx")
+    check_outputs([tmp_path / "m.onnx"], [])
     assert listing(tmp_path) == []

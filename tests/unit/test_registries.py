@@ -10,8 +10,7 @@ from typing import get_args
 
 import requant
 from requant import cli, config, errors, ops, targets, types
-from requant.onnx import ops as onnx_ops
-from requant.onnx import passes
+from requant.onnx import ops as onnx_ops, passes
 from requant.types import QuantType
 
 PACKAGE = Path(requant.__file__).parent

@@ -1,5 +1,5 @@
 """The command line: parse, call the public API, render. The only importer of rich."""
 
-from requant.cli.app import main
+from requant.cli.app import main, run
 
-__all__ = ["main"]
+__all__ = ["main", "run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no error
     try:
         args = parse(arguments, _formatter(arguments))
         _log_to_stderr(args)
@@ -43,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as problem:
+        _print_error("error[RQ511]", f"{problem.strerror or problem}: {problem.filename or 'standard output'}")
+        return 2
     except MemoryError:
         _print_error("error[RQ530]", "out of memory\nhelp: use a smaller --batch-size")
         return 2
@@ -51,6 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _print_error("bug", f"{type(error).__name__}: {error}\nhelp: please report it with the output of --debug")
         return BUG
+
+
+def run() -> None:
+    """The console script: as ``main``, but an interrupt does not wait for threads that are still at work."""
+    status = main()
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _formatter(arguments: list[str]) -> Any:
@@ -102,19 +119,15 @@ def _data_options(args: argparse.Namespace) -> DataOptions:
 
 def _quantize(args: argparse.Namespace) -> int:
     import requant
-    from requant.api import refuse_same_file
     from requant.calibration import CalibrationTable
     from requant.cli import render
-    from requant.files import check_writable, write_atomically
+    from requant.files import check_outputs, write_atomically
 
     config = _config(args)
     if args.dry_run:
         return _show_plan(args, config)
-    output = Path(args.output or Path(args.model).with_suffix(".int8.onnx").name)
-    refuse_same_file([args.model], output)
-    for path in (output, args.report, args.save_recipe):
-        if path is not None:
-            check_writable(path)
+    output = Path(args.output or f"{Path(args.model).stem}.int8.onnx")
+    check_outputs([output, args.report, args.save_recipe], [args.model, args.data, args.eval, args.table, args.recipe])
     table = CalibrationTable.load(args.table) if args.table else None
     with render.progress(quiet=args.quiet or args.json) as progress:
         result = requant.quantize(
@@ -141,9 +154,12 @@ def _quantize(args: argparse.Namespace) -> int:
 
 def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:
     import requant
+    from requant.api import refuse_hopeless
     from requant.cli import render
 
     inspection = requant.inspect(args.model, config)
+    if args.command == "quantize":
+        refuse_hopeless(inspection)
     if args.json:
         print(json.dumps(render.inspection_to_dict(inspection), indent=1))
     elif not args.quiet:
@@ -158,10 +174,10 @@ def _inspect(args: argparse.Namespace) -> int:
 def _calibrate(args: argparse.Namespace) -> int:
     import requant
     from requant.cli import render
-    from requant.files import check_writable
+    from requant.files import check_outputs
 
     config = _config(args)
-    check_writable(args.output)
+    check_outputs([args.output], [args.model, args.data, args.recipe])
     with render.progress(quiet=args.quiet or args.json) as progress:
         table = requant.calibrate(args.model, args.data, config, data_options=_data_options(args), progress=progress)
     ranges = table.all_ranges(config)

@@ -12,7 +12,6 @@ from requant import ops, runtime
 from requant.version import __version__
 
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "rich", "pillow")
-_VNNI = {"avx512vnni", "avxvnni", "amx-int8"}
 
 
 def examine() -> dict[str, Any]:
@@ -29,17 +28,17 @@ def examine() -> dict[str, Any]:
         "environment": {
             name: os.environ[name] for name in ("REQUANT_ISA", "ORT_DISABLE_TELEMETRY") if name in os.environ
         },
-        "notes": list(_notes(cpu, runtimes)),
+        "notes": _notes(runtimes),
     }
 
 
-def _notes(cpu: dict[str, Any], runtimes: dict[str, str]) -> list[str]:
+def _notes(runtimes: dict[str, str]) -> list[str]:
     notes = []
     if not runtimes:
         notes.append("onnxruntime is missing: models run on onnx.reference, slowly (pip install 'requant[ort]')")
     if len(runtimes) > 1:
         notes.append(f"{' and '.join(runtimes)} overwrite each other; keep one of them")
-    if cpu["arch"] == "x86_64" and not _VNNI & set(cpu["features"]):
+    if runtime.saturates():
         notes.append(
             "this CPU has no VNNI: onnxruntime adds uint8 x int8 products in saturating 16 bits here, so models need "
             "--saturation safe (the default) or --weights uint8"

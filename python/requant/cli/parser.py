@@ -48,7 +48,8 @@ class _Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [o for a in _options(self, getattr(parsed, "command", None)) for o in a.option_strings]
-            self.error(f"unknown option {unknown[0]!r}{closest(unknown[0].split('=')[0], known)}")
+            kind = "option" if unknown[0].startswith("-") else "argument"
+            self.error(f"unknown {kind} {unknown[0]!r}{closest(unknown[0].split('=')[0], known)}")
         return parsed
 
 
@@ -93,11 +94,11 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     )
     quantize.add_argument("model", help="the float model, .onnx")
     quantize.add_argument(
-        "-o", "--output", metavar="FILE", help="where the quantized model goes (default: MODEL.int8.onnx)"
+        "-o", "--output", metavar="FILE", help="the quantized model (default: MODEL.int8.onnx in the current folder)"
     )
     quantize.add_argument("--table", metavar="FILE", help="statistics of `requant calibrate` in place of calibrating")
     quantize.add_argument("--report", metavar="FILE", help="also write the report as JSON")
-    quantize.add_argument("--save-recipe", metavar="FILE", help="write the options as a recipe that repeats this run")
+    quantize.add_argument("--save-recipe", metavar="FILE", help="write the quantization options as a recipe")
     quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop; needs no data")
     quantize.add_argument("--eval", metavar="DATA", help="labelled samples: the report states top-1 of both models")
     quantize.add_argument(
@@ -114,7 +115,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     calibrate.add_argument("model", help="the float model, .onnx")
     calibrate.add_argument("-o", "--output", metavar="FILE", required=True, help="where the table goes, .json")
     _add_data(calibrate, required=True)
-    _add_config(calibrate)
+    _add_config(calibrate, ranges_only=True)
 
     inspect = command("inspect", "MODEL [options]", "What a model holds, what would be quantized, what not, and why.")
     inspect.add_argument("model", help="the model, .onnx")
@@ -146,35 +147,38 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -> None:
+    """The options of ``QuantConfig``; ``ranges_only`` leaves out those that matter after the statistics are known."""
     group = parser.add_argument_group("quantization")
     group.add_argument("--recipe", metavar="NAME", help="options from a shipped recipe or a TOML file")
+    group.add_argument("--percentile", type=float, metavar="P", help="percent of values kept inside (default: 99.99)")
+    group.add_argument("--activations", choices=choices("activations"), help="integer type (default: uint8)")
+    group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    if ranges_only:
+        return
     group.add_argument("--method", choices=choices("method"), help="calibration method (default: mse)")
-    group.add_argument(
-        "--percentile", type=float, metavar="P", help="percent of the values kept inside (default: 99.99)"
-    )
     _add_pair(
-        group, "symmetric", "asymmetric", "activation ranges [-a, a] ([0, a] without negatives), or [a, b] (default)"
+        group,
+        "symmetric",
+        "asymmetric",
+        "activation ranges from -a to a, or from 0 where nothing is negative",
+        "activation ranges from a to b (default)",
     )
-    _add_pair(group, "per-channel", "per-tensor", "a weight scale for each output channel (default), or one")
+    _add_pair(group, "per-channel", "per-tensor", "a weight scale to an output channel (default)", "one weight scale")
     group.add_argument("--weights", choices=choices("weights"), help="integer type of weights (default: int8)")
-    group.add_argument(
-        "--activations", choices=choices("activations"), help="integer type of activations (default: uint8)"
-    )
     group.add_argument(
         "--saturation",
         choices=choices("saturation"),
         help="safe: equal results on CPUs that saturate (default); full: all 8 bits of int8 weights",
     )
-    group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
-    group.add_argument("--threads", type=int, metavar="N", help="CPU threads; 0 uses all cores (default)")
 
 
-def _add_pair(group: Any, yes: str, no: str, text: str) -> None:
+def _add_pair(group: Any, yes: str, no: str, text: str, opposite: str) -> None:
     pair = group.add_mutually_exclusive_group()
     dest = yes.replace("-", "_")
     pair.add_argument(f"--{yes}", dest=dest, action="store_true", default=None, help=text)
-    pair.add_argument(f"--{no}", dest=dest, action="store_false", default=None, help="the opposite")
+    pair.add_argument(f"--{no}", dest=dest, action="store_false", default=None, help=opposite)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -13,22 +14,33 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from requant.plan import count_reasons
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from requant.api import Inspection
     from requant.calibration import CalibrationTable
+    from requant.plan import Skip
     from requant.report import Report
     from requant.types import Range
 
+_WIDTH = 120  # where there is no terminal
 _LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 _SHOWN_REASONS = 12
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+class _Console(Console):
+    """Prints names as they are, and lets a reader that has gone end the program as any other."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _WIDTH
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 @contextmanager
@@ -43,7 +55,7 @@ def progress(*, quiet: bool) -> Iterator[Callable[[int, int | None], None] | Non
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     columns = (SpinnerColumn(), TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=_Console(stderr=True), transient=True) as bars:
         task = bars.add_task("calibrating", total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -62,7 +74,7 @@ def _lines() -> Callable[[int, int | None], None]:
 
 def report(result: Report, output: Path) -> None:
     """The report of ``requant quantize``."""
-    console = _console()
+    console = _Console()
     headline = Table.grid(padding=(0, 2))
     for label, text in result.summary():
         headline.add_row(Text(label, style="bold"), text)
@@ -71,12 +83,12 @@ def report(result: Report, output: Path) -> None:
     headline.add_row(
         Text("ranges", style="bold"), f"{method}, from {result.calibration_samples} samples ({result.data})"
     )
-    console.print(Panel(headline, title=f"{result.model} -> {output}", title_align="left", border_style="green"))
+    console.print(Panel(headline, title=Text(f"{result.model} -> {output}"), title_align="left", border_style="green"))
     if result.prepared:
         console.print(_lines_of("Prepared", result.prepared))
     console.print(_counts("Quantized", result.quantized))
     if result.skipped:
-        console.print(_reasons(result.skipped_by_reason))
+        console.print(_reasons(result.skipped))
     worst = Table(
         "tensor",
         "kind",
@@ -95,7 +107,7 @@ def report(result: Report, output: Path) -> None:
         worst.add_row(
             _short(t.name),
             t.kind,
-            f"[{t.lo:.4g}, {t.hi:.4g}]".replace("[", r"\["),
+            f"[{t.lo:.4g}, {t.hi:.4g}]",
             sqnr,
             f"{t.granular:.2g}",
             f"{t.overload:.2g}",
@@ -108,7 +120,7 @@ def report(result: Report, output: Path) -> None:
 
 def inspection(found: Inspection) -> None:
     """What ``requant inspect`` and ``--dry-run`` show."""
-    console = _console()
+    console = _Console()
     head = Table.grid(padding=(0, 2))
     head.add_row(Text("size", style="bold"), f"{found.size:,} bytes, weights {found.weight_bytes:,} bytes")
     head.add_row(Text("format", style="bold"), f"opset {found.opset}, IR {found.ir_version}")
@@ -116,7 +128,7 @@ def inspection(found: Inspection) -> None:
         for spec in specs:
             shape = "unknown" if spec.shape is None else ", ".join("?" if d is None else str(d) for d in spec.shape)
             head.add_row(Text(f"{kind} {spec.name}", style="bold"), f"{spec.dtype} ({shape})")
-    console.print(Panel(head, title=found.model, title_align="left"))
+    console.print(Panel(head, title=Text(found.model), title_align="left"))
     console.print(_counts("Ops", found.op_types))
     if found.quantized_ops:
         console.print(Text(f"This model is quantized already: {', '.join(found.quantized_ops)}", style="yellow"))
@@ -128,7 +140,7 @@ def inspection(found: Inspection) -> None:
         f"{len(found.plan.tensors)} activations become integer, {len(found.plan.calibrated)} need calibration data"
     )
     if found.plan.skipped:
-        console.print(_reasons(_count((s.op_type, s.reason) for s in found.plan.skipped)))
+        console.print(_reasons(found.plan.skipped))
 
 
 def inspection_to_dict(found: Inspection) -> dict[str, Any]:
@@ -159,7 +171,7 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
 
 def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]], output: str) -> None:
     """What ``requant calibrate`` shows: asymmetric ranges of each method."""
-    console = _console()
+    console = _Console()
     methods = [name for name in next(iter(ranges.values()), {}) if not name.endswith("_symmetric")]
     shown = Table(
         "tensor",
@@ -170,13 +182,13 @@ def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]
         pad_edge=False,
     )
     for name, chosen in ranges.items():
-        shown.add_row(_short(name, 32), *(rf"\[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
+        shown.add_row(_short(name, 32), *(f"[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
     console.print(shown)
 
 
 def doctor(findings: Mapping[str, Any]) -> None:
     """What ``requant doctor`` shows."""
-    console = _console()
+    console = _Console()
     rows = Table.grid(padding=(0, 2))
     cpu = findings["cpu"]
     rows.add_row(Text("requant", style="bold"), f"{findings['requant']}, Python {findings['python']}")
@@ -188,7 +200,7 @@ def doctor(findings: Mapping[str, Any]) -> None:
     for kind in ("packages", "runtimes", "environment"):
         text = ", ".join(f"{name} {version or 'missing'}" for name, version in findings[kind].items())
         rows.add_row(Text(kind, style="bold"), text or "none")
-    console.print(Panel(rows, title="requant doctor", title_align="left"))
+    console.print(Panel(rows, title=Text("requant doctor"), title_align="left"))
     for note in findings["notes"]:
         console.print(Text(f"note: {note}", style="yellow"))
 
@@ -205,7 +217,8 @@ def _counts(title: str, counts: Mapping[str, int]) -> Text:
     return Text.assemble((f"{title}: ", "bold"), listed or "nothing")
 
 
-def _reasons(counts: Mapping[tuple[str, str], int]) -> Group:
+def _reasons(skipped: Iterable[Skip]) -> Group:
+    counts = count_reasons(skipped)
     shown = Table("count", "op", "left in float because", box=None, pad_edge=False)
     for (op_type, reason), count in list(counts.items())[:_SHOWN_REASONS]:
         shown.add_row(str(count), op_type, reason)

@@ -80,7 +80,7 @@ def _join(samples: list[Sample]) -> Batch:
     head = samples[0]
     feeds = {name: _concatenate([s.feeds[name] for s in samples]) for name in head.feeds}
     labels = [s.label for s in samples if s.label is not None]
-    return Batch(feeds, tuple(s.index for s in samples), np.stack(labels) if labels else None)
+    return Batch(feeds, tuple([s.index for s in samples]), np.stack(labels) if labels else None)
 
 
 def _concatenate(arrays: list[Array]) -> Array:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from requant.data.spec import InputSpec
-from requant.errors import ModelError
-from requant.onnx.reading import ModelFile, first_line, read_model
+from requant.errors import ModelError, first_line
+from requant.onnx.reading import ModelFile, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from requant.errors import MissingFileError, ModelError
+from requant.errors import MissingFileError, ModelError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,12 +60,6 @@ def read_model(source: Model) -> ModelFile:
     _check(proto, origin)
     files = (() if path is None else (path,)) + tuple(external)
     return ModelFile(proto, origin, files, size + sum(external.values()), digest)
-
-
-def first_line(problem: Exception) -> str:
-    """The first line of an error's text that says anything."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(problem).__name__
 
 
 def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, str, int]:

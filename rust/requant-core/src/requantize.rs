@@ -6,9 +6,6 @@
 
 use crate::{Error, QuantType, Result};
 
-/// Sums that are requantized together; what a vectoriser makes of it decides nothing but the speed.
-pub(crate) const LANES: usize = 8;
-
 /// How the product with the multiplier is computed and rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rounding {
@@ -169,7 +166,7 @@ impl Requantizer {
 
     /// The integer of one sum; `sum + bias` must not overflow.
     pub fn apply(&self, sum: i32, column: usize) -> i32 {
-        self.columns(column).apply([sum; LANES])[0]
+        self.columns::<1>(column).apply([sum])[0]
     }
 
     /// Largest magnitude of the bias.
@@ -190,9 +187,9 @@ impl Requantizer {
         check_one_or("bias", self.bias.len(), columns)
     }
 
-    /// What [`LANES`] columns need, beginning at `first`; those that do not exist may get anything.
+    /// What `W` columns need, beginning at `first`; those that do not exist may get anything.
     #[inline(always)]
-    pub(crate) fn columns(&self, first: usize) -> Columns {
+    pub(crate) fn columns<const W: usize>(&self, first: usize) -> Columns<W> {
         Columns {
             multipliers: match &self.multipliers {
                 Multipliers::Float(m) => Lanes::Float(lanes(m, first)),
@@ -206,28 +203,28 @@ impl Requantizer {
 }
 
 /// The parameters of neighbouring columns.
-pub(crate) struct Columns {
-    multipliers: Lanes,
-    bias: [i32; LANES],
+pub(crate) struct Columns<const W: usize> {
+    multipliers: Lanes<W>,
+    bias: [i32; W],
     zero_point: i32,
     limits: (i32, i32),
 }
 
-enum Lanes {
-    Float([f32; LANES]),
-    Fixed([Fixed; LANES]),
+enum Lanes<const W: usize> {
+    Float([f32; W]),
+    Fixed([Fixed; W]),
 }
 
-impl Columns {
+impl<const W: usize> Columns<W> {
     /// The integers of one sum in each column.
     #[inline(always)]
-    pub(crate) fn apply(&self, sums: [i32; LANES]) -> [i32; LANES] {
+    pub(crate) fn apply(&self, sums: [i32; W]) -> [i32; W] {
         let (min, max) = self.limits;
-        let mut out = [0; LANES];
+        let mut out = [0; W];
         match &self.multipliers {
             Lanes::Float(multipliers) => {
                 let (lo, hi) = ((min - self.zero_point) as f32, (max - self.zero_point) as f32);
-                for i in 0..LANES {
+                for i in 0..W {
                     let v = sums[i].wrapping_add(self.bias[i]) as f32 * multipliers[i];
                     // The bounds are integers, so clamping first gives what clamping last would.
                     let v = if v < lo { lo } else { v };
@@ -236,7 +233,7 @@ impl Columns {
                 }
             }
             Lanes::Fixed(multipliers) => {
-                for i in 0..LANES {
+                for i in 0..W {
                     let q = multipliers[i].multiply(sums[i].wrapping_add(self.bias[i]));
                     out[i] = q.saturating_add(self.zero_point).clamp(min, max);
                 }
@@ -292,15 +289,15 @@ impl Fixed {
 
 /// The values from `first` on, or the only one in all lanes; defaults beyond.
 #[inline(always)]
-pub(crate) fn lanes<T: Copy + Default>(values: &[T], first: usize) -> [T; LANES] {
+pub(crate) fn lanes<T: Copy + Default, const W: usize>(values: &[T], first: usize) -> [T; W] {
     if let [only] = values {
-        return [*only; LANES];
+        return [*only; W];
     }
     let rest = values.get(first..).unwrap_or(&[]);
     if let Some(full) = rest.first_chunk() {
         return *full;
     }
-    let mut lanes = [T::default(); LANES];
+    let mut lanes = [T::default(); W];
     for (lane, value) in lanes.iter_mut().zip(rest) {
         *lane = *value;
     }

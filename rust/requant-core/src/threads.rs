@@ -19,7 +19,8 @@ pub fn for_each<T: Send>(threads: usize, items: Vec<T>, f: impl Fn(T) + Send + S
         0 => thread::available_parallelism().map_or(1, NonZeroUsize::get),
         n => n,
     };
-    match pool(threads.min(items.len())) {
+    // One pool for each number that callers ask for, whatever the number of items.
+    match pool(if items.len() > 1 { threads } else { 1 }) {
         Some(pool) => pool.install(|| items.into_par_iter().for_each(f)),
         None => items.into_iter().for_each(f),
     }

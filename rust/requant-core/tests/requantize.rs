@@ -1,4 +1,11 @@
 //! Requantization equals its definition in wide arithmetic.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "test data"
+)]
 
 use proptest::prelude::*;
 use requant_core::{

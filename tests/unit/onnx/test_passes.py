@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from tests.models import Net, run, samples
 
 from requant.onnx.graph import Graph

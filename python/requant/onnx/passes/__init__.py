@@ -46,10 +46,8 @@ class Preparation:
     nodes: Mapping[str, int]
 
     def __str__(self) -> str:
-        gone = ", ".join(f"{op_type} {-n}" for op_type, n in self.nodes.items() if n < 0)
-        come = ", ".join(f"{op_type} {n}" for op_type, n in self.nodes.items() if n > 0)
-        parts = [f"{self.count} {self.what}", gone and f"without {gone}", come and f"with {come}"]
-        return ", ".join(part for part in parts if part)
+        changes = ", ".join(f"{n:+} {op_type}" for op_type, n in self.nodes.items() if op_type != "Constant")
+        return f"{self.count} {self.what}" + (f" ({changes})" if changes else "")
 
 
 def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
@@ -58,9 +56,10 @@ def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
     interface = ([i.name for i in graph.inputs], [o.name for o in graph.outputs])
     done = []
     for what, step in PASSES:
-        attempt = prepared.copy()
         try:
+            attempt = prepared.copy()
             count = step(attempt.model)
+            attempt.copy()  # finds what is out of order
         except Exception as problem:
             logger.warning("%s: %s was left out: %s: %s", graph.origin, step.__name__, type(problem).__name__, problem)
             continue

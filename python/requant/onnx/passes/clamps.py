@@ -6,14 +6,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
 
-from requant.onnx.ops import OPS, Kind
-
-if TYPE_CHECKING:
-    from requant.onnx.ops import OpSpec
+from requant.onnx.graph import constant
+from requant.onnx.ops import Kind, row_of
 
 
 def hoist_clamps(model: ir.Model) -> int:
@@ -45,5 +41,7 @@ def _swap_with_producer(graph: ir.Graph, clamp: ir.Node) -> bool:
 
 
 def _is(node: ir.Node, kind: Kind) -> bool:
-    row: OpSpec | None = OPS.get(node.op_type) if node.domain == "" else None
-    return row is not None and row.kind is kind
+    row = row_of(node)
+    if row is None or row.kind is not kind:
+        return False
+    return kind is not Kind.CLAMP or all(bound is None or constant(bound) is not None for bound in node.inputs[1:])

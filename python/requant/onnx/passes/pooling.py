@@ -20,8 +20,11 @@ def recognise_pooling(model: ir.Model) -> int:
     """Turn ReduceMean over exactly the spatial axes into GlobalAveragePool; returns how many."""
     found = 0
     for node in model.graph:
-        dims = rank(node.inputs[0]) if node.inputs else None
+        source = node.inputs[0] if node.inputs else None
+        dims = rank(source)
         if node.op_type != "ReduceMean" or node.domain != "" or dims is None or dims <= _FIRST_SPATIAL:
+            continue
+        if source is None or source.dtype is None or not source.dtype.is_floating_point():
             continue
         axes = _axes(node)
         spatial = set(range(_FIRST_SPATIAL, dims))

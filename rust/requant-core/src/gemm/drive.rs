@@ -1,6 +1,6 @@
 //! Blocks, threads and the memory they work in.
 
-use std::{cell::Cell, num::NonZeroUsize, ops::Range, thread};
+use std::{cell::Cell, num::NonZeroUsize, ops::Range, sync::OnceLock, thread};
 
 use super::{
     Call,
@@ -12,8 +12,8 @@ use crate::{Error, Result, kernels::gemm::Tile, threads};
 /// that a panel of B still fits beside them.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Multiplications that are worth another thread; about 30 us.
-const WORK: usize = 2 << 20;
+/// Multiplications that are worth a thread: about 60 us of AVX2, where waking a thread takes 5 to 50.
+const WORK: usize = 4 << 20;
 
 /// Pieces to a thread, so that one that is held up is helped.
 const PIECES: usize = 4;
@@ -39,7 +39,7 @@ pub(super) fn run<'o, T: Send>(
     }
     let work = expected.saturating_mul(call.b.k());
     let threads = match call.threads {
-        0 => (work / WORK).min(thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+        0 => (work / WORK).min(cores()),
         n => n,
     };
     let whole = |data| Rows::Whole {
@@ -80,6 +80,12 @@ pub(super) fn run<'o, T: Send>(
     Ok(())
 }
 
+/// Asked once: it takes longer than a small product.
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, NonZeroUsize::get))
+}
+
 /// What a call needs beside its operands; kept by each thread for the next one.
 #[derive(Default)]
 struct Workspace {
@@ -117,7 +123,7 @@ fn multiply(call: &Call<'_>, m: Range<usize>, n: Range<usize>, target: &mut Targ
         space.a_sums.clear();
         if !call.correction.b_zero_point.is_empty() {
             let offset = call.correction.a_offset.wrapping_mul(i32::try_from(k).unwrap_or(0));
-            let sums = block.clone().map(|row| call.a.row_sum(row).wrapping_add(offset));
+            let sums = block.clone().map(|row| kernel.sum(call.a.row(row)).wrapping_add(offset));
             space.a_sums.extend(sums);
         }
         let sums = prepared(&mut space.sums, block.len() * columns);

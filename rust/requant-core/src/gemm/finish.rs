@@ -10,12 +10,8 @@ use std::ops::Range;
 use super::Dequantize;
 use crate::{
     affine::Integer,
-    requantize::{Columns, LANES, Requantizer, lanes},
+    requantize::{Columns, Requantizer, lanes},
 };
-
-/// Rows that are finished in all columns of a panel before the next ones: few enough that a cache line of C, which may
-/// hold several groups of columns, is still in the first-level cache when the next group is written.
-const BAND: usize = 12;
 
 /// A region of C, as rows that can be lent one at a time.
 pub(super) enum Rows<'a, T> {
@@ -86,48 +82,48 @@ pub(super) struct Sums<'a> {
 }
 
 impl Strip<'_, '_> {
-    /// Writes the results.
+    /// Writes the results, `W` columns at a time; `W` divides the width of a panel.
     #[inline(always)]
-    pub fn finish(self) {
+    pub fn finish<const W: usize>(self) {
         let Self { sums, target } = self;
         match target {
-            Target::I32(out) => sums.write(out, &Identity),
-            Target::F32(out, scales) => sums.write(out, scales),
-            Target::U8(out, requantizer) => sums.write(out, *requantizer),
-            Target::I8(out, requantizer) => sums.write(out, *requantizer),
+            Target::I32(out) => sums.write::<_, _, W>(out, &Identity),
+            Target::F32(out, scales) => sums.write::<_, _, W>(out, scales),
+            Target::U8(out, requantizer) => sums.write::<_, _, W>(out, *requantizer),
+            Target::I8(out, requantizer) => sums.write::<_, _, W>(out, *requantizer),
         }
     }
 }
 
 /// What is made of corrected sums: a trait, as closures would not be inlined into a kernel's instruction set.
-trait Convert<T> {
-    /// What it needs of [`LANES`] neighbouring columns.
+trait Convert<T, const W: usize> {
+    /// What it needs of neighbouring columns.
     type Columns;
 
     /// For those from `first` on.
     fn columns(&self, first: usize) -> Self::Columns;
 
     /// The results of a row in these columns.
-    fn convert(&self, columns: &Self::Columns, row: usize, sums: [i32; LANES]) -> [T; LANES];
+    fn convert(&self, columns: &Self::Columns, row: usize, sums: [i32; W]) -> [T; W];
 }
 
 struct Identity;
 
-impl Convert<i32> for Identity {
+impl<const W: usize> Convert<i32, W> for Identity {
     type Columns = ();
 
     #[inline(always)]
     fn columns(&self, _: usize) {}
 
     #[inline(always)]
-    fn convert(&self, (): &(), _: usize, sums: [i32; LANES]) -> [i32; LANES] {
+    fn convert(&self, (): &(), _: usize, sums: [i32; W]) -> [i32; W] {
         sums
     }
 }
 
-impl Convert<f32> for Dequantize<'_> {
+impl<const W: usize> Convert<f32, W> for Dequantize<'_> {
     /// Scale and bias.
-    type Columns = ([f32; LANES], [f32; LANES]);
+    type Columns = ([f32; W], [f32; W]);
 
     #[inline(always)]
     fn columns(&self, first: usize) -> Self::Columns {
@@ -135,29 +131,29 @@ impl Convert<f32> for Dequantize<'_> {
     }
 
     #[inline(always)]
-    fn convert(&self, (b, bias): &Self::Columns, row: usize, sums: [i32; LANES]) -> [f32; LANES] {
+    fn convert(&self, (b, bias): &Self::Columns, row: usize, sums: [i32; W]) -> [f32; W] {
         let a = one_or(self.a, row);
-        let mut reals = [0.0; LANES];
-        for i in 0..LANES {
+        let mut reals = [0.0; W];
+        for i in 0..W {
             reals[i] = sums[i] as f32 * (a * b[i]) + bias[i];
         }
         reals
     }
 }
 
-impl<Q: Integer> Convert<Q> for Requantizer {
-    type Columns = Columns;
+impl<Q: Integer, const W: usize> Convert<Q, W> for Requantizer {
+    type Columns = Columns<W>;
 
     #[inline(always)]
-    fn columns(&self, first: usize) -> Columns {
+    fn columns(&self, first: usize) -> Columns<W> {
         self.columns(first)
     }
 
     #[inline(always)]
-    fn convert(&self, columns: &Columns, _: usize, sums: [i32; LANES]) -> [Q; LANES] {
+    fn convert(&self, columns: &Columns<W>, _: usize, sums: [i32; W]) -> [Q; W] {
         let integers = columns.apply(sums);
-        let mut out = [Q::default(); LANES];
-        for i in 0..LANES {
+        let mut out = [Q::default(); W];
+        for i in 0..W {
             out[i] = Q::narrow(integers[i]);
         }
         out
@@ -167,37 +163,33 @@ impl<Q: Integer> Convert<Q> for Requantizer {
 impl Sums<'_> {
     /// Corrects the sums and writes what `convert` makes of them.
     #[inline(always)]
-    fn write<T: Copy, C: Convert<T>>(&self, out: &mut Rows<'_, T>, convert: &C) {
+    fn write<T: Copy, C: Convert<T, W>, const W: usize>(&self, out: &mut Rows<'_, T>, convert: &C) {
         let Correction {
             a_zero_point,
             a_offset,
             b_sums,
             b_zero_point,
         } = self.correction;
-        for rows in self.rows.clone().step_by(BAND) {
-            let rows = rows..self.rows.end.min(rows + BAND);
-            for (group, first) in self.columns.clone().step_by(LANES).enumerate() {
-                let count = LANES.min(self.columns.end - first);
-                let (b_sums, b_zero_point) = (lanes(b_sums, first), lanes(b_zero_point, first));
-                let columns = convert.columns(first);
-                for row in rows.clone() {
-                    let i = row - self.rows.start;
-                    let a_zero_point = one_or(a_zero_point, row) + a_offset;
-                    let mut sums: [i32; LANES] = self.data[i * self.width..].as_chunks().0[group];
-                    for j in 0..LANES {
-                        sums[j] = sums[j].wrapping_sub(a_zero_point.wrapping_mul(b_sums[j]));
+        for (group, first) in self.columns.clone().step_by(W).enumerate() {
+            let end = self.columns.end.min(first + W);
+            let (b_sums, b_zero_point) = (lanes::<_, W>(b_sums, first), lanes::<_, W>(b_zero_point, first));
+            let columns = convert.columns(first);
+            for (i, (row, sums)) in self.rows.clone().zip(self.data.chunks_exact(self.width)).enumerate() {
+                let a_zero_point = one_or(a_zero_point, row) + a_offset;
+                let mut sums: [i32; W] = sums.as_chunks().0[group];
+                for j in 0..W {
+                    sums[j] = sums[j].wrapping_sub(a_zero_point.wrapping_mul(b_sums[j]));
+                }
+                if let Some(a_sum) = self.a_sums.get(i) {
+                    for j in 0..W {
+                        sums[j] = sums[j].wrapping_sub(a_sum.wrapping_mul(b_zero_point[j]));
                     }
-                    if let Some(a_sum) = self.a_sums.get(i) {
-                        for j in 0..LANES {
-                            sums[j] = sums[j].wrapping_sub(a_sum.wrapping_mul(b_zero_point[j]));
-                        }
-                    }
-                    let results = convert.convert(&columns, row, sums);
-                    let out = out.get(row, first..first + count);
-                    match out.first_chunk_mut() {
-                        Some(out) => *out = results,
-                        None => out.copy_from_slice(&results[..count]),
-                    }
+                }
+                let results = convert.convert(&columns, row, sums);
+                let out = out.get(row, first..end);
+                match out.first_chunk_mut() {
+                    Some(out) => *out = results,
+                    None => out.iter_mut().zip(results).for_each(|(out, result)| *out = result),
                 }
             }
         }

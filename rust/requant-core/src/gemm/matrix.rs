@@ -18,6 +18,25 @@ impl Bytes<'_> {
             Self::I8(x) => x.len(),
         }
     }
+
+    /// The sum of all, modulo 2^32.
+    #[inline(always)]
+    pub fn sum(&self) -> i32 {
+        let mut sum = 0i32;
+        match self {
+            Self::U8(x) => {
+                for &v in *x {
+                    sum = sum.wrapping_add(i32::from(v));
+                }
+            }
+            Self::I8(x) => {
+                for &v in *x {
+                    sum = sum.wrapping_add(i32::from(v));
+                }
+            }
+        }
+        sum
+    }
 }
 
 /// A row-major matrix, its rows at a constant distance.
@@ -105,14 +124,6 @@ impl<'a> Matrix<'a> {
         match self.data {
             Bytes::U8(x) => i32::from(x[row * self.stride + column]),
             Bytes::I8(x) => i32::from(x[row * self.stride + column]),
-        }
-    }
-
-    /// The sum of a row, modulo 2^32.
-    pub(super) fn row_sum(&self, i: usize) -> i32 {
-        match self.row(i) {
-            Bytes::U8(row) => row.iter().fold(0, |sum, &v| sum.wrapping_add(i32::from(v))),
-            Bytes::I8(row) => row.iter().fold(0, |sum, &v| sum.wrapping_add(i32::from(v))),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::{
     Error, Result,
-    gemm::{Matrix, Strip},
+    gemm::{Bytes, Matrix, Strip},
     kernels,
 };
 
@@ -47,9 +47,15 @@ pub trait GemmKernel: Send + Sync {
     /// packed, and all columns of a panel.
     fn multiply(&self, rows: usize, a: &[i32], panel: &[i8], sums: &mut [i32]);
 
-    /// Turns sums into results. A kernel overrides this to have the same code compiled for its instruction set.
+    /// The sum of a row of A, modulo 2^32; overridden as [`Self::finish`] is.
+    fn sum(&self, row: Bytes<'_>) -> i32 {
+        row.sum()
+    }
+
+    /// Turns sums into results. A kernel overrides this to have the same code compiled for its instruction set, and as
+    /// wide as its panels.
     fn finish(&self, strip: Strip<'_, '_>) {
-        strip.finish();
+        strip.finish::<8>();
     }
 }
 

@@ -1,4 +1,11 @@
 //! Every GEMM kernel equals the definition, exactly.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "test data"
+)]
 
 mod naive;
 mod shapes;
