@@ -55,7 +55,7 @@ def test_labels_that_are_no_classes_are_refused(
 ) -> None:
     image = np.load("eval.npz")["image"]
     arrays = {"image": image} if labels is None else {"image": image, "labels": labels}
-    np.savez("bad.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
+    np.savez("bad.npz", **arrays)
     assert main(["quantize", "digits.onnx", "--data", "calib.npz", "--eval", "bad.npz", "-o", "q.onnx"]) == 2
     assert "label" in capsys.readouterr().err
     assert not Path("q.onnx").exists()

@@ -170,10 +170,6 @@ impl TensorStatistics {
         })
     }
 
-    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(usize::try_from(self.count(py)?)?)
-    }
-
     fn __eq__(&self, py: Python<'_>, other: &Self) -> PyResult<bool> {
         let other = other.read(py, Clone::clone)?;
         self.read(py, |stats| *stats == other)

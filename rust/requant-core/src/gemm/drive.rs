@@ -123,7 +123,9 @@ fn multiply(call: &Call<'_>, m: Range<usize>, n: Range<usize>, target: &mut Targ
         space.a_sums.clear();
         if !call.correction.b_zero_point.is_empty() {
             let offset = call.correction.a_offset.wrapping_mul(i32::try_from(k).unwrap_or(0));
-            let sums = block.clone().map(|row| kernel.sum(call.a.row(row)).wrapping_add(offset));
+            let sums = block
+                .clone()
+                .map(|row| kernel.sum(call.a.row(row)).wrapping_add(offset));
             space.a_sums.extend(sums);
         }
         let sums = prepared(&mut space.sums, block.len() * columns);

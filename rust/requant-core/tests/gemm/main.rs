@@ -7,133 +7,23 @@
     reason = "test data"
 )]
 
+mod foreign;
 mod naive;
+mod operands;
 mod shapes;
 
-use std::ops::Range;
-
-use naive::Ints;
+use foreign::Foreign;
+use operands::{Bits, zero_points};
 use proptest::prelude::*;
 use requant_core::{
     Error, QuantType,
     gemm::{Bytes, Dequantize, Matrix, Output, PackedWeights, matmul},
-    kernels::gemm::{self, GemmKernel, Tile},
+    kernels::gemm::{self, GemmKernel},
     requantize::{Requantizer, Rounding, Scales},
 };
 
-/// A layout unlike any other: what surrounds the kernels must not know theirs. It wants A unsigned, as `vpdpbusd` does.
-struct Foreign;
-
-impl GemmKernel for Foreign {
-    fn name(&self) -> &'static str {
-        "foreign"
-    }
-
-    fn tile(&self) -> Tile {
-        Tile {
-            rows: 3,
-            columns: 24,
-            group: 4,
-        }
-    }
-
-    fn offset(&self, signed: bool) -> i32 {
-        if signed { 128 } else { 0 }
-    }
-
-    fn pack_rows(&self, a: Matrix<'_>, rows: Range<usize>, out: &mut [i32]) {
-        let offset = self.offset(a.dtype().signed());
-        for (q, quads) in out.chunks_mut(rows.len()).enumerate() {
-            for (quad, row) in quads.iter_mut().zip(rows.clone()) {
-                let byte = |t| {
-                    if 4 * q + t < a.columns() {
-                        a.get(row, 4 * q + t) + offset
-                    } else {
-                        0
-                    }
-                };
-                *quad = i32::from_le_bytes([0, 1, 2, 3].map(|t| u8::try_from(byte(t)).unwrap()));
-            }
-        }
-    }
-
-    fn multiply(&self, rows: usize, a: &[i32], panel: &[i8], sums: &mut [i32]) {
-        for i in 0..rows {
-            for j in 0..24 {
-                sums[i * 24 + j] = 0;
-                for q in 0..a.len() / rows {
-                    for (t, byte) in a[q * rows + i].to_le_bytes().into_iter().enumerate() {
-                        sums[i * 24 + j] += i32::from(byte) * i32::from(panel[(q * 24 + j) * 4 + t]);
-                    }
-                }
-            }
-        }
-    }
-}
-
 fn all() -> impl Iterator<Item = &'static dyn GemmKernel> {
     gemm::available().chain([&Foreign as &dyn GemmKernel])
-}
-
-/// Bytes and what they mean.
-#[derive(Debug, Clone)]
-struct Bits {
-    bits: Vec<u8>,
-    signed: Vec<i8>,
-    ints: Ints,
-    dtype: QuantType,
-}
-
-impl Bits {
-    fn new(dtype: QuantType, rows: usize, columns: usize, bits: impl Fn(usize) -> u8) -> Self {
-        let bits: Vec<u8> = (0..rows * columns).map(bits).collect();
-        let signed: Vec<i8> = bits.iter().map(|b| b.cast_signed()).collect();
-        let values = (0..bits.len()).map(|i| {
-            if dtype.signed() {
-                i64::from(signed[i])
-            } else {
-                i64::from(bits[i])
-            }
-        });
-        let values = values.collect();
-        Self {
-            bits,
-            signed,
-            ints: Ints { rows, columns, values },
-            dtype,
-        }
-    }
-
-    fn random(dtype: QuantType, rows: usize, columns: usize, seed: u64) -> Self {
-        Self::new(dtype, rows, columns, |i| (mix(seed ^ (i as u64) << 20) >> 24) as u8)
-    }
-
-    fn bytes(&self) -> Bytes<'_> {
-        if self.dtype.signed() {
-            Bytes::I8(&self.signed)
-        } else {
-            Bytes::U8(&self.bits)
-        }
-    }
-
-    fn matrix(&self) -> Matrix<'_> {
-        Matrix::new(self.bytes(), self.ints.rows, self.ints.columns).unwrap()
-    }
-}
-
-/// The finalizer of splitmix64.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-fn zero_points(dtype: QuantType, count: usize, seed: u64) -> Vec<i32> {
-    let span = dtype.max() - dtype.min() + 1;
-    (0..count)
-        .map(|i| dtype.min() + (mix(seed + i as u64) % span as u64) as i32)
-        .collect()
 }
 
 fn check(kernel: &'static dyn GemmKernel, a: &Bits, za: &[i32], b: &Bits, zb: &[i32], threads: usize) {
