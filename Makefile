@@ -58,6 +58,7 @@ bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxr
 	mkdir -p build
 	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json
 	$(BIN)/python benches/python/calibration_cost.py
+	$(BIN)/python benches/python/matmul.py
 
 wheel: $(VENV)/.installed-dev ## build the wheel into dist
 	$(BIN)/maturin build --release --out dist
