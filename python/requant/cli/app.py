@@ -73,7 +73,7 @@ def run() -> None:
 def _formatter(arguments: list[str]) -> Any:
     import argparse
 
-    if not {"-h", "--help"} & set(arguments):
+    if not {"-h", "--help"} & set(arguments) or not sys.stdout.isatty():
         return argparse.HelpFormatter
     from rich_argparse import RichHelpFormatter
 
