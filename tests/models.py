@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 Array = NDArray[Any]
 Dim = int | str
@@ -205,3 +206,13 @@ def session(model: onnx.ModelProto | bytes, *, optimize: bool = True, save_to: s
         options.optimized_model_filepath = save_to
     data = model if isinstance(model, bytes) else model.SerializeToString()
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def save(folder: Path, data: bytes) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(data)
+    return path
+
+
+def info(name: str, shape: list[int] | None = None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape or [2, 2])

@@ -170,7 +170,7 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     group.add_argument(
         "--saturation",
         choices=choices("saturation"),
-        help="safe: equal results on CPUs that saturate (default); full: all 8 bits of int8 weights",
+        help="safe: never saturates, on any CPU (default); full: all 8 bits of int8 weights",
     )
 
 
