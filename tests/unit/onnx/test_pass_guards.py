@@ -87,3 +87,9 @@ def test_the_mean_over_all_space_is_pooling(axes: list[int], keepdims: int, *, p
     net = Net()
     model = net.model(net.op("ReduceMean", net.input("x", ["n", 3, 8, 8]), axes=axes, keepdims=keepdims))
     assert ("GlobalAveragePool" in [node.op_type for node in same_function(model).nodes]) == pooling
+
+
+def test_the_mean_of_a_token_is_no_pooling() -> None:
+    net = Net()
+    model = net.model(net.op("ReduceMean", net.input("x", ["n", 5, 8]), axes=[2], keepdims=1))
+    assert "GlobalAveragePool" not in [node.op_type for node in same_function(model).nodes]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _FIRST_SPATIAL = 2
+#: Of rank 3 a mean over the last axis is a normalization of tokens far more often than a pooling of signals.
+_IMAGE = 4
 
 
 def recognise_pooling(model: ir.Model) -> int:
@@ -22,7 +24,7 @@ def recognise_pooling(model: ir.Model) -> int:
     for node in model.graph:
         source = node.inputs[0] if node.inputs else None
         dims = rank(source)
-        if node.op_type != "ReduceMean" or node.domain != "" or dims is None or dims <= _FIRST_SPATIAL:
+        if node.op_type != "ReduceMean" or node.domain != "" or dims is None or dims < _IMAGE:
             continue
         if source is None or source.dtype is None or not source.dtype.is_floating_point():
             continue
