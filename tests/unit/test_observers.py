@@ -185,3 +185,15 @@ def test_error_of_a_range() -> None:
     assert error["overload"] == pytest.approx((squares * outside).sum() / X.size, rel=0.05)
     sqnr = (X.astype(np.float64) ** 2).mean() / squares.mean()
     assert error["sqnr_db"] == pytest.approx(10 * np.log10(sqnr), abs=0.2)
+
+
+@pytest.mark.parametrize("data", ["normal", "relu", "constant", "negative"])
+def test_all_ranges_at_once_are_those_of_each_method(data: str) -> None:
+    x = np.random.default_rng(3).normal(size=5000).astype(np.float32)
+    x = {"normal": x, "relu": np.maximum(x, 0), "constant": np.full_like(x, 2.5), "negative": -np.abs(x)}[data]
+    seen = ops.TensorStatistics()
+    seen.observe(x)
+    chosen = seen.ranges("uint8", 99.9)
+    assert len(chosen) == 10
+    for method, symmetric, lo, hi in chosen:
+        assert (lo, hi) == seen.range(method, "uint8", symmetric, 99.9), (method, symmetric)

@@ -116,9 +116,10 @@ pub fn ranges(stats: &TensorStatistics, dtype: QuantType, percentile: f64) -> Re
         };
         let request = Request::new(stats, scheme, percentile)?;
         for method in METHODS {
-            let known = choices
-                .iter()
-                .find(|c| c.symmetric == symmetric && Some(c.method) == method.agrees_with);
+            let known = choices.iter().find(|c| {
+                let same_problem = c.symmetric == symmetric || stats.min() >= 0.0;
+                same_problem && (c.method == method.name || Some(c.method) == method.agrees_with)
+            });
             choices.push(Choice {
                 method: method.name,
                 symmetric,
@@ -137,10 +138,13 @@ impl<'a> Request<'a> {
         if stats.count() == 0 {
             return Err(Error::Empty);
         }
+        // Without negatives both schemes spread the same integers over `[0, a]`: one problem, and one answer. A narrow
+        // scheme keeps its zero point at the centre.
+        let symmetric = scheme.symmetric && (scheme.narrow || stats.min() < 0.0);
         Ok(Self {
             stats,
             model: Model::new(stats.histogram()),
-            scheme,
+            scheme: QuantScheme { symmetric, ..scheme },
             percentile,
         })
     }
