@@ -148,10 +148,11 @@ def quantize(
     with watch("verify"):
         batches, note = _verification_batches(dataset)
         feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
-        check_model(graph, quantized, feeds, threads=config.cores)
-        outputs = compare_outputs(graph, quantized, batches, threads=config.cores) if batches else ()
-        latency = measure_latency(graph, quantized, feeds) if batches else None
-        accuracy = None if labelled is None else measure_top1(graph, quantized, labelled, threads=config.cores)
+        runners = check_model(graph, quantized, feeds, threads=1)  # latency is that of one thread
+        names = [output.name for output in graph.outputs]
+        outputs = compare_outputs(runners, names, batches, workers=config.cores) if batches else ()
+        latency = measure_latency(runners, feeds) if batches else None
+        accuracy = None if labelled is None else measure_top1(runners, labelled, workers=config.cores)
         tensors = tensor_quality(prepared, plan, resolved, table)
     report = Report(
         version=__version__,

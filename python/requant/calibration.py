@@ -1,7 +1,8 @@
 """Run the float model over data and remember what every planned activation looked like.
 
-Each batch is inferred once and handed to the compiled core once; while the core counts one batch, the runtime infers
-the next. What is remembered is a statistic of constant size for each tensor, from which any method's range follows.
+Each batch is inferred once and handed to the compiled core once; several batches are under way at a time, a thread or
+two each, which keeps cores busier than many threads on one. What is remembered is a statistic of constant size for each
+tensor, from which any method's range follows.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import base64
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from requant import ops
 from requant.errors import CalibrationError, DataError, MissingFileError, ModelError
 from requant.files import write_atomically
+from requant.parallel import in_order
 from requant.runtime import open_runner
 from requant.types import Range
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int | None], None]
 
 logger = logging.getLogger(__name__)
+
+#: Batches under way at most, whatever the number of cores: each holds the activations of a batch in memory.
+WORKERS = 4
 
 FORMAT = "requant-calibration"
 VERSION = 1
@@ -81,8 +86,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             chosen = self._statistics[name].ranges(config.activations, config.percentile)
             return {f"{method}{'_symmetric' if symmetric else ''}": Range(*ends) for method, symmetric, *ends in chosen}
 
-        with ThreadPoolExecutor(config.cores) as pool:  # the search runs without the GIL
-            return dict(zip(self, pool.map(ranges, self), strict=True))
+        return dict(zip(self, in_order(ranges, self, config.cores), strict=True))  # the search runs without the GIL
 
     def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
         """The range of every tensor that ``plan`` calibrates."""
@@ -164,8 +168,11 @@ def calibrate_graph(
     fetched = [name for name in plan.calibrated if name not in inputs]
     fed = [name for name in plan.calibrated if name in inputs]
     names = fed + fetched
-    statistics = [ops.TensorStatistics() for _ in names]
-    runner = open_runner(graph.to_bytes(fetched), threads=config.cores, shared=True) if fetched else None
+    workers = min(config.cores, WORKERS)
+    threads = config.cores // workers
+    runner = open_runner(graph.to_bytes(fetched), threads=threads, shared=True) if fetched else None
+    # A batch is counted in a set of statistics that no other batch in progress uses; in the end all are merged.
+    idle = deque([ops.TensorStatistics() for _ in names] for _ in range(workers))
 
     def infer(batch: Batch) -> list[Any]:
         try:
@@ -175,37 +182,31 @@ def calibrate_graph(
             raise CalibrationError(f"{where}: {problem.message}", hint=problem.hint) from problem
         return [batch.feeds[name] for name in fed] + outputs
 
-    def observe(batch: Batch, arrays: list[Any]) -> None:
-        ops.observe_many(statistics, arrays, threads=config.cores)
-        for name, seen in zip(names, statistics, strict=True):
+    def observe(batch: Batch) -> int:
+        arrays = infer(batch)
+        statistics = idle.popleft()
+        ops.observe_many(statistics, arrays, threads=threads)
+        for name, seen, array in zip(names, statistics, arrays, strict=True):
             if seen.nan_count or seen.inf_count:
-                raise _not_finite(name, seen, batch, arrays[names.index(name)])
+                raise _not_finite(name, batch, array)
+        idle.append(statistics)
+        return batch.count
 
     logger.info("calibrating %d tensors on %s", len(names), dataset.description)
     samples = 0
-    pool = ThreadPoolExecutor(2, thread_name_prefix="requant")
-    observed = None
-    try:
-        for batch in dataset.batches():
-            arrays = pool.submit(infer, batch).result()
-            if observed is not None:
-                observed.result()
-            observed = pool.submit(observe, batch, arrays)
-            samples += batch.count
-            if progress is not None:
-                progress(samples, dataset.length)
-        if observed is not None:
-            observed.result()
-        if progress is not None and samples != dataset.length:
-            progress(dataset.length or samples, dataset.length)  # those that are held back are done, too
-        pool.shutdown()
-    except BaseException:
-        if runner is not None:
-            runner.stop()
-        pool.shutdown(wait=False, cancel_futures=True)  # what runs ends by itself; nobody waits for it
-        raise
+    stop = runner.stop if runner is not None else lambda: None
+    for count in in_order(observe, dataset.batches(), workers, stop=stop):
+        samples += count
+        if progress is not None:
+            progress(samples, dataset.length)
+    if progress is not None and samples != dataset.length:
+        progress(dataset.length or samples, dataset.length)  # those that are held back are done, too
     if not samples:
         raise DataError(f"{dataset.description} holds no samples", hint="give at least one calibration sample")
+    statistics = idle.popleft()
+    for others in idle:
+        for seen, other in zip(statistics, others, strict=True):
+            seen.merge(other)
     return CalibrationTable(dict(zip(names, statistics, strict=True)), digest=graph.digest, samples=samples)
 
 
@@ -218,11 +219,11 @@ def _moments(seen: ops.TensorStatistics) -> dict[str, float]:
     return {"min": seen.min, "max": seen.max, "mean": seen.mean, "std": seen.std}
 
 
-def _not_finite(name: str, seen: ops.TensorStatistics, batch: Batch, array: Any) -> CalibrationError:
-    bad = np.argwhere(~np.isfinite(np.asarray(array)))
-    offset = int(bad[0][0]) if len(bad) and array.ndim and array.shape[0] == batch.count else 0
+def _not_finite(name: str, batch: Batch, array: Any) -> CalibrationError:
+    bad = np.argwhere(~np.isfinite(array))
+    offset = int(bad[0][0]) if array.ndim and array.shape[0] == batch.count else 0
     return CalibrationError(
-        f"tensor {name!r} holds {seen.nan_count} NaN and {seen.inf_count} infinite values, first in sample "
-        f"{batch.indices[offset]}",
+        f"tensor {name!r} holds {np.isnan(array).sum()} NaN and {np.isinf(array).sum()} infinite values, "
+        f"first in sample {batch.indices[offset]}",
         hint="the float model itself overflows on this sample: repair the sample or the model",
     )

@@ -76,8 +76,8 @@ class QuantConfig:
 
     @property
     def cores(self) -> int:
-        """Threads that really run: ``threads``, at most one for each core."""
-        available = os.cpu_count() or 1
+        """Threads that really run: ``threads``, at most one for each core that this process may use."""
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(self.threads or available, available)
 
     @property

@@ -29,7 +29,7 @@ DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnx
 
 
 class Runner(Protocol):
-    """A model that can be run."""
+    """A model that can be run, from several threads at once."""
 
     name: str
 

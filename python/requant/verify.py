@@ -11,11 +11,12 @@ import numpy as np
 
 from requant import ops
 from requant.errors import DataError, ModelError, VerificationError
+from requant.parallel import in_order
 from requant.report import Accuracy, Latency, OutputQuality, TensorQuality
 from requant.runtime import open_runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,15 +25,20 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.plan import QuantPlan
     from requant.resolve import Resolved
+    from requant.runtime import Runner
 
     Feeds = Mapping[str, NDArray[Any]]
+    #: The float model and the quantized one.
+    Runners = tuple[Runner, Runner]
+    #: What each of them makes of one batch.
+    Outputs = tuple[list[NDArray[Any]], list[NDArray[Any]]]
 
 _LATENCY_SECONDS = 0.6
 _LATENCY_PAIRS = (5, 50)
 
 
-def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -> None:
-    """The last gate before a file is written: the checker, the runtime, one sample.
+def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -> Runners:
+    """The last gate before a file is written: the checker, the runtime, one sample. Returns both models, opened.
 
     Where the float model itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked.
 
@@ -41,8 +47,9 @@ def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -
     """
     from requant.onnx.graph import Graph
 
+    float_runner = open_runner(reference.to_bytes(), threads=threads)
     try:
-        expected = open_runner(reference.to_bytes(), threads=threads).run(feeds)
+        expected = float_runner.run(feeds)
     except ModelError:
         expected = None
     try:
@@ -60,20 +67,33 @@ def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -
                 f"output {index} of the quantized model is not finite where the float model's is; nothing was written",
                 hint="please report this model",
             )
+    return float_runner, runner
 
 
 def compare_outputs(
-    reference: Graph, quantized: bytes, batches: Sequence[Batch], *, threads: int
+    runners: Runners, names: Sequence[str], batches: Sequence[Batch], *, workers: int
 ) -> tuple[OutputQuality, ...]:
-    """Distance of each float output from the float model's, over all ``batches``."""
-    runners = [open_runner(model, threads=threads) for model in (reference.to_bytes(), quantized)]
-    names = [out.name for out in reference.outputs]
+    """Distance of each float output (all outputs are named) from the float model's, over all ``batches``."""
     sums = {name: _Distance() for name in names}
-    for batch in batches:
-        for name, expected, got in zip(names, *(runner.run(batch.feeds) for runner in runners), strict=True):
-            if np.asarray(expected).dtype.kind == "f":
-                sums[name].add(np.asarray(expected, np.float64), np.asarray(got, np.float64))
+    for _, results in _run(runners, batches, workers):
+        for name, expected, got in zip(names, *results, strict=True):
+            if expected.dtype.kind == "f":
+                sums[name].add(expected.astype(np.float64), got.astype(np.float64))
     return tuple(distance.quality(name) for name, distance in sums.items() if distance.seen)
+
+
+def _run(runners: Runners, batches: Iterable[Batch], workers: int) -> Iterator[tuple[Batch, Outputs]]:
+    """Each batch, with its outputs of both models."""
+
+    def run(batch: Batch) -> tuple[Batch, Outputs]:
+        expected, got = ([np.asarray(output) for output in runner.run(batch.feeds)] for runner in runners)
+        return batch, (expected, got)
+
+    def stop() -> None:
+        for runner in runners:
+            runner.stop()
+
+    return in_order(run, batches, workers, stop=stop)
 
 
 class _Distance:
@@ -115,9 +135,8 @@ def decibels(signal: float, noise: float) -> float | None:
     return max(10 * math.log10(signal / noise), -200.0) if signal > 0 else -200.0
 
 
-def measure_latency(reference: Graph, quantized: bytes, feeds: Feeds) -> Latency:
-    """Median time of one run, one thread, the two models in turn so that a noisy machine hits both."""
-    runners = [open_runner(model, threads=1) for model in (reference.to_bytes(), quantized)]
+def measure_latency(runners: Runners, feeds: Feeds) -> Latency:
+    """Median time of one run, the two models in turn so that a noisy machine hits both."""
     once = [_time(runner, feeds, 1) for runner in runners for _ in range(2)]
     pair = sum(once) / 2
     repeats = max(1, int(0.002 / max(min(once), 1e-6)))
@@ -136,17 +155,16 @@ def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def measure_top1(reference: Graph, quantized: bytes, dataset: Dataset, *, threads: int) -> Accuracy:
+def measure_top1(runners: Runners, dataset: Dataset, *, workers: int) -> Accuracy:
     """Share of labelled samples whose largest score (last axis of the first output) is the label's, of both models."""
-    runners = [open_runner(model, threads=threads) for model in (reference.to_bytes(), quantized)]
     right, total = [0, 0], 0
-    for batch in dataset.batches():
+    for batch, results in _run(runners, dataset.batches(), workers):
         if batch.labels is None:
             raise DataError(
                 f"{dataset.description} has no labels",
                 hint="name them labels, label, y or targets beside the inputs, or say labels=NAME (--labels NAME)",
             )
-        scores = [np.asarray(runner.run(batch.feeds)[0]) for runner in runners]
+        scores = [outputs[0] for outputs in results]
         labels = _class_labels(np.asarray(batch.labels), batch.count, scores[0].shape)
         total += len(labels)
         for index, score in enumerate(scores):

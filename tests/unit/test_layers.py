@@ -28,7 +28,7 @@ DOORS = {
 
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
-    ("types", "errors", "version", "files", "targets", "config"),
+    ("types", "errors", "version", "files", "parallel", "targets", "config"),
     ("_requant", "ops", "matmul", "data", "observers", "runtime", "onnx"),
     ("plan", "calibration", "resolve", "report", "verify"),
     ("api",),

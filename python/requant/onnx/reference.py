@@ -6,6 +6,7 @@ that these have, are lent to it.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -39,6 +40,7 @@ class ReferenceRunner:
     name = "onnx.reference"
 
     def __init__(self, model: bytes) -> None:
+        self._lock = threading.Lock()  # nothing says that the evaluator may be entered twice
         try:
             proto = onnx.load_model_from_string(model)
             old = any(o.domain == "" and o.version < _LENT_BEFORE for o in proto.opset_import)
@@ -53,7 +55,8 @@ class ReferenceRunner:
             ModelError: an op is missing or fails.
         """
         try:
-            outputs = self._evaluator.run(None, dict(feeds))
+            with self._lock:
+                outputs = self._evaluator.run(None, dict(feeds))
         except Exception as problem:
             raise ModelError(f"onnx.reference failed: {type(problem).__name__}: {problem}") from problem
         return list(outputs)
