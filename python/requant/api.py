@@ -17,6 +17,7 @@ from requant.files import check_outputs, write_atomically
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.placement import Candidate, place
 from requant.plan import build_plan
 from requant.report import Report
 from requant.resolve import resolve
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from requant.data import Batch
     from requant.onnx.passes import Preparation
     from requant.onnx.reading import Model
+    from requant.placement import Build
     from requant.plan import QuantPlan
+    from requant.types import Range
 
 
 @dataclass(frozen=True)
@@ -142,12 +145,18 @@ def quantize(
             assert dataset is not None  # refused above
             table = calibrate_graph(prepared, plan, dataset, config, progress)
         table.check(graph)
+    batches, note = _verification_batches(dataset)
+    feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
+    ranges = table.ranges(plan, config)
     with watch("quantize"):
-        resolved = resolve(prepared, plan, table.ranges(plan, config), config)
-        quantized = insert_qdq(prepared, plan, resolved).to_bytes()
+        build = _builder(prepared, config, plan, ranges)
+        if config.optimize == "latency":
+            chosen, placed = place(prepared, graph.to_bytes(), build, feeds)
+            note = (*note, placed)
+        else:
+            chosen = build({})
+        plan, resolved, quantized = chosen.plan, chosen.resolved, chosen.model
     with watch("verify"):
-        batches, note = _verification_batches(dataset)
-        feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
         runners = check_model(graph, quantized, feeds, threads=1)  # latency is that of one thread
         names = [output.name for output in graph.outputs]
         outputs = compare_outputs(runners, names, batches, workers=config.cores) if batches else ()
@@ -277,6 +286,18 @@ def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], t
             few = "too few samples to hold some back: the outputs were compared on calibration samples"
             return tuple(islice(dataset.batches(), 1)), (few,)
     return (), ("no samples to compare the two models on: output error and latency were not measured",)
+
+
+def _builder(graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
+    """Makes the quantized model of ``plan``, or of a part of it."""
+    known = {tensor.name: tensor.fixed or ranges[tensor.source or tensor.name] for tensor in plan.tensors.values()}
+
+    def build(left_out: Mapping[str, str]) -> Candidate:
+        part = build_plan(graph, config, left_out) if left_out else plan
+        resolved = resolve(graph, part, known, config)
+        return Candidate(part, resolved, insert_qdq(graph, part, resolved).to_bytes())
+
+    return build
 
 
 def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:

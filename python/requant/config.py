@@ -34,6 +34,8 @@ class QuantConfig:
         saturation: ``safe`` scales int8 weights so that no CPU saturates (x86 before VNNI adds pairs of uint8 x int8
             products in 16 bits); ``full`` always uses all 8 bits.
         target: where the model will run; decides which ops are quantized.
+        optimize: ``latency`` measures on this machine which nodes are faster in integers, and leaves the others float;
+            ``none`` quantizes all that the target can run.
         samples: use at most this many calibration samples.
         batch_size: samples to a batch, where the model's batch is free.
         threads: CPU threads; 0 uses all cores.
@@ -49,6 +51,7 @@ class QuantConfig:
     activations: str = "uint8"
     saturation: str = "safe"
     target: str = "ort-cpu"
+    optimize: str = "none"
     samples: int | None = None
     batch_size: int | None = None
     threads: int = 0
@@ -145,6 +148,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "activations": ("uint8", "int8"),
     "saturation": ("safe", "full"),
     "target": tuple(TARGETS),
+    "optimize": ("none", "latency"),
 }
 
 

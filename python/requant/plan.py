@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,14 +86,18 @@ def count_reasons(skipped: Iterable[Skip]) -> dict[tuple[str, str], int]:
     return dict(sorted(counts.items(), key=lambda item: (item[0][0] not in compute, -item[1])))
 
 
-def build_plan(graph: Graph, config: QuantConfig) -> QuantPlan:
-    """The plan for ``graph`` under ``config``; pure, the graph is not changed."""
-    return _Planner(graph, config, get_target(config.target)).plan()
+def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
+    """The plan for ``graph`` under ``config``; pure, the graph is not changed.
+
+    The nodes named in ``left_out`` stay float, for the reason given there.
+    """
+    return _Planner(graph, config, get_target(config.target), left_out).plan()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, config: QuantConfig, target: Target) -> None:
+    def __init__(self, graph: Graph, config: QuantConfig, target: Target, left_out: Mapping[str, str]) -> None:
         self.config = config
+        self.left_out = left_out
         self.target = target
         self.nodes = graph.nodes
         self.inner = [node for node in graph.all_nodes() if node.graph is not graph.model.graph]
@@ -127,7 +132,7 @@ class _Planner:
             if row is None:
                 self.reasons[node] = f"{node.op_type} has no integer form here"
             elif row.kind is Kind.COMPUTE:
-                reason = self._refuse_compute(node, row)
+                reason = self.left_out.get(node.name or "") or self._refuse_compute(node, row)
                 if reason is None:
                     self.chosen[node] = row
                 else:
@@ -162,7 +167,7 @@ class _Planner:
             row = row_of(node)
             if row is None or row.kind is Kind.COMPUTE or not _may_touch_float(node):
                 continue
-            self.reasons[node] = self._refuse_follower(node, row) or ""
+            self.reasons[node] = self.left_out.get(node.name or "") or self._refuse_follower(node, row) or ""
             if not self.reasons[node]:
                 del self.reasons[node]
                 self.chosen[node] = row

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
+import statistics
+import tempfile
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from requant import ops
@@ -85,12 +90,48 @@ def _warn_slow() -> None:
     )
 
 
+def profile(model: bytes, feeds: Mapping[str, NDArray[Any]], runs: int) -> list[Event]:
+    """What onnxruntime really ran for ``model`` on one thread, node by node, with the median time of each.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        ModelError: it cannot load or run the model.
+    """
+    if not available():
+        raise MissingDependencyError("timing nodes needs onnxruntime", hint="pip install 'requant[ort]'")
+    durations: dict[str, list[float]] = {}
+    events: dict[str, Mapping[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="requant-") as folder:
+        runner = OrtRunner(model, threads=1, profile=folder)
+        for _ in range(runs):
+            runner.run(feeds)
+        for event in json.loads(Path(runner.end_profile()).read_text("utf-8")):
+            name = event["name"].removesuffix("_kernel_time")
+            if event.get("cat") == "Node" and name != event["name"]:
+                durations.setdefault(name, []).append(float(event["dur"]))
+                events[name] = event["args"]
+    return [
+        Event(name, args["op_name"], statistics.median(durations[name]), int(args.get("output_size", 0)))
+        for name, args in events.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A node that onnxruntime ran: its own name for it, op type, microseconds, bytes of its outputs."""
+
+    name: str
+    op_type: str
+    microseconds: float
+    output_bytes: int
+
+
 class OrtRunner:
     """A session on the CPU."""
 
     name = "onnxruntime"
 
-    def __init__(self, model: bytes, *, threads: int = 0, shared: bool = False) -> None:
+    def __init__(self, model: bytes, *, threads: int = 0, shared: bool = False, profile: str = "") -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
         try:
             import onnxruntime
@@ -102,6 +143,9 @@ class OrtRunner:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(profile, "profile"))
         if shared:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -130,3 +174,8 @@ class OrtRunner:
     def stop(self) -> None:
         """Make a ``run`` under way in another thread return at the next node."""
         self._run_options.terminate = True
+
+    def end_profile(self) -> str:
+        """Ends a profile that was asked for; returns the file that holds it."""
+        path: str = self._session.end_profiling()
+        return path

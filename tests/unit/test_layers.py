@@ -28,9 +28,9 @@ DOORS = {
 
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
-    ("types", "errors", "version", "files", "parallel", "targets", "config"),
+    ("types", "errors", "version", "files", "parallel", "mincut", "targets", "config"),
     ("_requant", "ops", "matmul", "data", "observers", "runtime", "onnx"),
-    ("plan", "calibration", "resolve", "report", "verify"),
+    ("plan", "calibration", "resolve", "report", "verify", "placement"),
     ("api",),
     ("cli", "__main__"),
 )

@@ -23,6 +23,7 @@ CONFIG_OPTIONS = (
     "activations",
     "saturation",
     "target",
+    "optimize",
     "samples",
     "batch_size",
     "threads",
@@ -49,6 +50,8 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             known = [o for a in _options(self, getattr(parsed, "command", None)) for o in a.option_strings]
             kind = "option" if unknown[0].startswith("-") else "argument"
+            if unknown[0] in known:
+                self.error(f"option {unknown[0]!r} stands before the command, expected behind it")
             self.error(f"unknown {kind} {unknown[0]!r}{closest(unknown[0].split('=')[0], known)}")
         return parsed
 
@@ -171,6 +174,11 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         "--saturation",
         choices=choices("saturation"),
         help="safe: never saturates, on any CPU (default); full: all 8 bits of int8 weights",
+    )
+    group.add_argument(
+        "--optimize",
+        choices=choices("optimize"),
+        help="latency: measure here what is faster in integers, the rest stays float; none: all that can be (default)",
     )
 
 

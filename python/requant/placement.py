@@ -1,0 +1,199 @@
+"""Which part of a plan pays: integers only where this machine runs them faster than floats.
+
+Every node of the float model and of the quantized one is timed in its place by the runtime's own profile. To keep a
+node on either side costs its time there; a tensor that crosses from one side to the other costs a conversion. The
+cheapest assignment is a minimum cut. What a conversion costs depends on what stands around it (layouts, fusions), so
+several prices are tried, each giving a plan; whole models then run in turn, and the fastest plan is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from requant.mincut import Network
+from requant.runtime import open_runner, profile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from requant.onnx.graph import Graph
+    from requant.plan import QuantPlan
+    from requant.resolve import Resolved
+    from requant.runtime import Event, Runner
+
+    Feeds = Mapping[str, NDArray[Any]]
+    #: From the nodes to be left in float, with reasons, to a quantized model.
+    Build = Callable[[Mapping[str, str]], "Candidate"]
+
+logger = logging.getLogger(__name__)
+
+_PROFILE_RUNS = 30
+#: Microseconds that a conversion takes however small the tensor is, and for each byte of float.
+_CALL, _BYTE = 2.0, 0.12e-3
+#: Multiples of that price; the largest moves only large regions.
+_PRICES = (0.3, 1.0, 3.0, 10.0)
+#: A plan with less in integers must be faster by this factor to be preferred.
+_WORTH = 1.02
+_SECONDS = 1.5  # for each candidate
+_ROUNDS = (7, 60)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plan, its integers, and the bytes of the model."""
+
+    plan: QuantPlan
+    resolved: Resolved
+    model: bytes
+
+    @property
+    def integer(self) -> frozenset[str]:
+        """The nodes that run on integers."""
+        return frozenset(node.name for node in self.plan.nodes)
+
+
+def place(graph: Graph, reference: bytes, build: Build, feeds: Feeds) -> tuple[Candidate, str]:
+    """The fastest of several plans on this machine, one thread, for one sample; and a line about those that were tried.
+
+    Args:
+        graph: the prepared float model, whose node names ``build`` knows.
+        reference: the float model as the user gave it, which plans are compared with.
+        build: makes a plan and its model; called with ``{}`` for the plan with all that can be integer.
+        feeds: one sample.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    whole = build({})
+    times = _Times(graph, profile(graph.to_bytes(), feeds, _PROFILE_RUNS), profile(whole.model, feeds, _PROFILE_RUNS))
+    candidates = {whole.integer: whole}
+    for price in _PRICES:
+        slower = _slower_nodes(graph, whole.plan, times, feeds, price)
+        candidate = build(slower)
+        if candidate.integer:
+            candidates.setdefault(candidate.integer, candidate)
+    # Most integers first; another must be faster by more than noise.
+    order = sorted(candidates.values(), key=lambda candidate: -len(candidate.integer))
+    speeds = _speeds([reference, *(candidate.model for candidate in order)], feeds)
+    best = 0
+    for index, speed in enumerate(speeds):
+        if speed > speeds[best] * _WORTH:
+            best = index
+    walked = ", ".join(f"{len(c.integer)} nodes {speed:.2f} x" for c, speed in zip(order, speeds, strict=True))
+    note = f"--optimize latency tried, in speed against float: {walked}; kept {len(order[best].integer)} nodes"
+    logger.info("%s", note)
+    return order[best], note
+
+
+class _Times:
+    """Microseconds of each node on either side."""
+
+    def __init__(self, graph: Graph, in_float: Sequence[Event], quantized: Sequence[Event]) -> None:
+        owner = {output.name or "": node.name or "" for node in graph.nodes for output in node.outputs}
+        self.in_float = _by_node(in_float, owner)
+        self.quantized = _by_node(quantized, owner)
+        self.bytes = {name: event.output_bytes for event in in_float for name in [_node(event.name, owner)] if name}
+        timed = frozenset(self.in_float)
+        for node in graph.nodes:
+            if node.name not in timed:
+                self._take_from_fused(node, timed)
+
+    def _take_from_fused(self, node: Any, timed: frozenset[str]) -> None:
+        """``node`` was fused into one behind it, which has the time of both: that is the first one's."""
+        last = node
+        while last.name not in timed:
+            users = list(last.outputs[0].uses()) if len(last.outputs) == 1 else []
+            if len(users) != 1:
+                return
+            last = users[0].node
+        if last.name in self.in_float:
+            self.in_float[node.name] = self.in_float.pop(last.name)
+            self.bytes[node.name] = self.bytes.get(last.name, 0)
+
+
+def _by_node(events: Sequence[Event], owner: Mapping[str, str]) -> dict[str, float]:
+    times: dict[str, float] = {}
+    for event in events:
+        name = _node(event.name, owner)
+        times[name] = times.get(name, 0.0) + event.microseconds
+    return times
+
+
+def _node(event: str, owner: Mapping[str, str]) -> str:
+    """The node of the graph that an event belongs to: onnxruntime appends to names, or names a node by its output."""
+    event = re.sub(r"_token_\d+$", "", event)
+    return owner.get(event.removesuffix("_nchwc"), event)
+
+
+def _slower_nodes(graph: Graph, plan: QuantPlan, times: _Times, feeds: Feeds, price: float) -> dict[str, str]:
+    """The nodes of ``plan`` that are on the float side of the cheapest cut, each with its reason."""
+    network = Network()
+    planned = {node.name: node for node in plan.nodes}
+    # A clamp has no time of its own; it stands on its producer's side.
+    for node in graph.nodes:
+        name = node.name or ""
+        absorbed = node.op_type in ("Relu", "Clip") and name not in times.in_float
+        movable = name in planned or absorbed
+        network.cost(
+            name,
+            on_source_side=times.in_float.get(name, 0.0) if movable else 0.0,
+            on_sink_side=times.quantized.get(name, 0.0) if movable else math.inf,
+        )
+    for node in graph.nodes:
+        for output in node.outputs:
+            users: list[Hashable] = [use.node.name or "" for use in output.uses()]
+            if output.is_graph_output():
+                users.append(_OUTSIDE)
+            cost = price * (_CALL + _BYTE * times.bytes.get(node.name or "", 0))
+            free = (node.name or "") in planned and output.name not in plan.tensors  # it gives float anyway
+            _cross(network, output.name or "", node.name or "", users, quantize=cost, dequantize=0.0 if free else cost)
+    for value in graph.model.graph.inputs:
+        users = [use.node.name or "" for use in value.uses()]
+        name = value.name or ""
+        cost = price * (_CALL + _BYTE * (feeds[name].nbytes if name in feeds else 0))
+        _cross(network, name, _OUTSIDE, users, quantize=cost, dequantize=0.0)
+    network.cost(_OUTSIDE, on_source_side=0.0, on_sink_side=math.inf)
+    slower = network.source_side()
+    return dict.fromkeys([name for name in planned if name in slower], "it is slower in integers on this machine")
+
+
+_OUTSIDE = ("whoever feeds and reads the model",)
+
+
+def _cross(
+    network: Network, tensor: str, producer: Hashable, users: Sequence[Hashable], *, quantize: float, dequantize: float
+) -> None:
+    """The cost of quantizing a tensor of a float producer for integer users, and the reverse, once for all users."""
+    to_integer, to_float = ("Q", tensor), ("DQ", tensor)
+    network.cost_between(producer, to_integer, quantize)
+    network.cost_between(to_float, producer, dequantize)
+    for user in users:
+        network.cost_between(to_integer, user, math.inf)
+        network.cost_between(user, to_float, math.inf)
+
+
+def _speeds(models: Sequence[bytes], feeds: Feeds) -> list[float]:
+    """Latency of the first model over that of each other: medians over rounds in which each runs in turn."""
+    runners = [open_runner(model, threads=1) for model in models]
+    once = min(_run(runner, feeds, 1) for runner in runners for _ in range(2))
+    repeats = max(1, int(0.002 / max(once, 1e-6)))
+    low, high = _ROUNDS
+    rounds = min(high, max(low, int(_SECONDS / max(once * repeats, 1e-6))))
+    taken = [[_run(runner, feeds, repeats) for runner in runners] for _ in range(rounds)]
+    return [statistics.median(times[0] / times[i] for times in taken) for i in range(1, len(models))]
+
+
+def _run(runner: Runner, feeds: Feeds, repeats: int) -> float:
+    """Processor time of this thread, the only one that works: other load on the machine counts for less."""
+    start = time.thread_time()
+    for _ in range(repeats):
+        runner.run(feeds)
+    return (time.thread_time() - start) / repeats
