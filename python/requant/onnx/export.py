@@ -4,10 +4,14 @@ For each quantized activation ``t``: ``t -> QuantizeLinear -> DequantizeLinear -
 ``t``, every reader takes the dequantized tensor, because a runtime fuses the op only if QuantizeLinear is its sole
 reader; otherwise only the integer readers do. A Relu or Clip between an integer op and QuantizeLinear is dropped when
 saturation does the same: when its bounds are the ends of the integer type, to within rounding.
+
+Tensors and nodes of the model keep their names. What is added is numbered (``q7``, ``dq7``, ``w7``, ``s7``, ``z7``:
+integers, reals again, weights, scale, zero point): in long names it would weigh a tenth of a small model.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +49,7 @@ class _Writer:
         self.values = ir.convenience.create_value_mapping(self.graph)
         self.constants: dict[tuple[str, bytes], ir.Value] = {}
         self.taken = {*self.nodes, *self.values, *self.graph.initializers}
+        self.serials: Counter[str] = Counter()
 
     def write(self) -> None:
         integer = {node.name for node in self.plan.nodes}
@@ -65,8 +70,8 @@ class _Writer:
         params = self.resolved.activations[value.name or ""]
         name = value.name or ""
         value, from_integer = self._drop_clamps(value, params, integer)
-        parameters = self._parameters(name, params)
-        quantized, dequantized = self._unique(f"{name}_q"), self._unique(f"{name}_dq")
+        parameters = self._parameters(params)
+        quantized, dequantized = self._unique("q"), self._unique("dq")
         quantize = ir.node(
             "QuantizeLinear",
             [value, *parameters],
@@ -85,7 +90,7 @@ class _Writer:
             ir.convenience.replace_all_uses_with(value, result, replace_graph_outputs=True)
             quantize.replace_input_with(0, value)
             if is_output:
-                value.name, result.name = self._unique(f"{name}_float"), name
+                value.name, result.name = self._unique("f"), name
         else:
             for reader, index in readers:
                 self.nodes[reader].replace_input_with(index, result)
@@ -121,9 +126,9 @@ class _Writer:
         name = (original.name if original is not None else None) or f"{node.name}_constant"
         key = (name, tensor.data.tobytes() + tensor.params.scale.tobytes())
         if key not in self.constants:
-            data = self._initializer(f"{name}_q", tensor.data)
-            parameters = self._parameters(name, tensor.params)
-            dequantized = self._unique(f"{name}_dq")
+            data = self._initializer("w", tensor.data)
+            parameters = self._parameters(tensor.params)
+            dequantized = self._unique("dq")
             axis = getattr(tensor.params.scheme.granularity, "axis", None)
             dequantize = ir.node(
                 "DequantizeLinear",
@@ -136,33 +141,33 @@ class _Writer:
             self.constants[key] = dequantize.outputs[0]
         return self.constants[key]
 
-    def _parameters(self, name: str, params: QuantParams) -> tuple[ir.Value, ...]:
+    def _parameters(self, params: QuantParams) -> tuple[ir.Value, ...]:
         """Scale and zero point, each written once for all who share it; a bias needs no zero point.
 
         A weight does: onnxruntime fuses Gemm only with one.
         """
-        scale = self._shared(f"{name}_scale", params.scale.astype(np.float32))
+        scale = self._shared("s", params.scale.astype(np.float32))
         zero_point = params.zero_point
         if zero_point.dtype == np.int32:
             return (scale,)
-        return scale, self._shared(f"{name}_zero_point", zero_point)
+        return scale, self._shared("z", zero_point)
 
-    def _shared(self, name: str, array: NDArray[Any]) -> ir.Value:
+    def _shared(self, kind: str, array: NDArray[Any]) -> ir.Value:
         key = (f"{array.dtype}{array.shape}", array.tobytes())
         if key not in self.constants:
-            self.constants[key] = self._initializer(name, array)
+            self.constants[key] = self._initializer(kind, array)
         return self.constants[key]
 
-    def _unique(self, name: str) -> str:
-        """``name``, or with a number where a tensor or node of the model has it already."""
-        unique, serial = name, 1
-        while unique in self.taken:
-            unique, serial = f"{name}_{serial}", serial + 1
-        self.taken.add(unique)
-        return unique
+    def _unique(self, kind: str) -> str:
+        """The next name of that kind that no tensor or node of the model has."""
+        while True:
+            self.serials[kind] += 1
+            name = f"{kind}{self.serials[kind]}"
+            if name not in self.taken:
+                return name
 
-    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
-        name = self._unique(name)
+    def _initializer(self, kind: str, array: NDArray[Any]) -> ir.Value:
+        name = self._unique(kind)
         array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
         value.dtype = ir.DataType.from_numpy(array.dtype)
