@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         unpack_int4 as unpack_int4,
     )
     from requant.report import Report as Report
+    from requant.rules import Rule as Rule
     from requant.types import (
         Granularity as Granularity,
         PerBlock as PerBlock,
@@ -95,6 +96,7 @@ _HOMES = {
         "unpack_int4",
     ),
     "report": ("Report",),
+    "rules": ("Rule",),
     "types": (
         "Granularity",
         "PerBlock",

@@ -13,6 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.data import Batch, Dataset
     from requant.onnx.graph import Graph
-    from requant.plan import QuantPlan
+    from requant.plan import QuantPlan, TensorPlan
     from requant.types import QuantScheme
 
     #: Called after each batch with the number of samples seen and the number there are (None if unknown).
@@ -90,10 +91,14 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
 
     def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
         """The range of every tensor that ``plan`` calibrates."""
-        return {
-            name: self.range(name, config.method, plan.tensors[name].scheme, config.percentile)
-            for name in plan.calibrated
-        }
+
+        def chosen(tensor: TensorPlan) -> Range:
+            found = self.range(tensor.name, tensor.method or config.method, tensor.scheme, config.percentile)
+            if tensor.clip is None:
+                return found
+            return Range(max(found.lo, -tensor.clip), min(found.hi, tensor.clip))
+
+        return {name: chosen(plan.tensors[name]) for name in plan.calibrated}
 
     def check(self, graph: Graph) -> None:
         """Refuse a table of another model.
@@ -195,10 +200,11 @@ def calibrate_graph(
     logger.info("calibrating %d tensors on %s", len(names), dataset.description)
     samples = 0
     stop = runner.stop if runner is not None else lambda: None
-    for count in in_order(observe, dataset.batches(), workers, stop=stop):
-        samples += count
-        if progress is not None:
-            progress(samples, dataset.length)
+    with closing(in_order(observe, dataset.batches(), workers, stop=stop)) as counts:
+        for count in counts:
+            samples += count
+            if progress is not None:
+                progress(samples, dataset.length)
     if progress is not None and samples != dataset.length:
         progress(dataset.length or samples, dataset.length)  # those that are held back are done, too
     if not samples:

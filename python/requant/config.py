@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from requant.errors import ConfigError, MissingFileError, closest
+from requant.rules import Rule, as_rules
 from requant.targets import TARGETS
 from requant.types import PerTensor, QuantScheme, QuantType
 
@@ -36,6 +38,9 @@ class QuantConfig:
         target: where the model will run; decides which ops are quantized.
         optimize: ``latency`` measures on this machine which nodes are faster in integers, and leaves the others float;
             ``none`` quantizes all that the target can run.
+        include: quantize only nodes that one of these matches: names, op types or regular expressions (see ``Rule``).
+        exclude: leave nodes that one of these matches in float.
+        rules: wishes for single nodes and tensors, behind ``include`` and ``exclude``; the last that matches wins.
         samples: use at most this many calibration samples.
         batch_size: samples to a batch, where the model's batch is free.
         threads: CPU threads; 0 uses all cores.
@@ -52,6 +57,9 @@ class QuantConfig:
     saturation: str = "safe"
     target: str = "ort-cpu"
     optimize: str = "none"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
     samples: int | None = None
     batch_size: int | None = None
     threads: int = 0
@@ -59,15 +67,17 @@ class QuantConfig:
     version: int = VERSION
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", as_rules(self.rules))
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, _strings(name, getattr(self, name)))
         for field in fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
             _check_type(field.name, getattr(self, field.name), str(field.type))
         for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(
-                    f"{name} is {value!r}{closest(value, choices)}", hint=f"choose one of {', '.join(choices)}"
-                )
+            _check_choice(name, getattr(self, name), choices)
+        for rule in self.rules:
+            if rule.method is not None:
+                _check_choice(f"rule {rule.match!r}: method", rule.method, METHODS)
         for name, low in (("samples", 1), ("batch_size", 1), ("threads", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < low:
@@ -88,6 +98,13 @@ class QuantConfig:
         """Scheme of the activations: one scale for a tensor."""
         return QuantScheme(QuantType(self.activations), self.symmetric, PerTensor())
 
+    @property
+    def ordered_rules(self) -> tuple[Rule, ...]:
+        """``include`` and ``exclude`` as rules, and behind them ``rules``."""
+        included = [Rule(".*", quantize=False), *(Rule(match, quantize=True) for match in self.include)]
+        excluded = [Rule(match, quantize=False) for match in self.exclude]
+        return (*(included if self.include else ()), *excluded, *self.rules)
+
     def with_options(self, **options: Any) -> QuantConfig:
         """A copy with the named options changed.
 
@@ -103,9 +120,10 @@ class QuantConfig:
         return cls().with_options(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option by name; those that are unset are left out."""
+        """Every option by name, as JSON and TOML know them; those that are unset or empty are left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        values["rules"] = tuple(rule.to_dict() for rule in self.rules)
+        return {name: value for name, value in values.items() if value not in (None, ())}
 
     @classmethod
     def from_recipe(cls, recipe: str | Path) -> QuantConfig:
@@ -139,7 +157,12 @@ class QuantConfig:
 
     def to_toml(self) -> str:
         """The options as a recipe that ``from_recipe`` reads back."""
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in self.to_dict().items())
+        options = self.to_dict()
+        rules = options.pop("rules", ())
+        lines = [f"{name} = {_toml(value)}\n" for name, value in options.items()]
+        for rule in rules:
+            lines += ["\n[[rules]]\n", *(f"{name} = {_toml(value)}\n" for name, value in rule.items())]
+        return "".join(lines)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -169,7 +192,16 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"unknown option {name!r}{closest(name, known)}", hint=f"options: {', '.join(known)}")
 
 
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"{what} is {value!r}{closest(str(value), choices)}", hint=f"choose one of {', '.join(choices)}"
+        )
+
+
 def _check_type(name: str, value: object, annotation: str) -> None:
+    if annotation.startswith("tuple"):
+        return  # checked when it was made one
     kinds: Any = {"str": str, "bool": bool, "int": int, "float": (int, float), "int | None": (int, type(None))}[
         annotation
     ]
@@ -185,4 +217,14 @@ def _plain(value: object) -> object:
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
+        raise ConfigError(f"{name} is {value!r}, expected names, op types or regular expressions")
+    return tuple(value)

@@ -19,8 +19,8 @@ def in_order(
     """``function`` of each item, up to ``workers`` at once, in threads.
 
     Items are taken as they are needed, one more than there are workers; the first item whose call raises is the one
-    whose exception is raised. When that happens, and on an interrupt, ``stop`` is called to end what is under way:
-    nobody waits for it.
+    whose exception is raised. When that happens, on an interrupt, and when the generator is closed early (use
+    ``contextlib.closing``), ``stop`` is called to end what is under way: nobody waits for it.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="requant")
     waiting: deque[Future[R]] = deque()

@@ -11,16 +11,18 @@ Three rules give the plan.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from requant.errors import ConfigError, closest
 from requant.onnx.graph import constant, int_attribute, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.targets import Target, get_target
+from requant.types import Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from requant.config import QuantConfig
     from requant.onnx.graph import Graph
-    from requant.types import QuantScheme, Range
+    from requant.types import QuantScheme
 
 _FLOAT = "FLOAT"
 
@@ -45,12 +47,18 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """An activation that becomes integer. Its range is ``fixed``, that of tensor ``source``, or calibrated."""
+    """An activation that becomes integer.
+
+    Its range is ``fixed``, that of tensor ``source``, or calibrated: by ``method`` instead of the config's, and cut to
+    ``[-clip, clip]``, where these are set.
+    """
 
     name: str
     scheme: QuantScheme
     source: str | None = None
     fixed: Range | None = None
+    method: str | None = None
+    clip: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +105,12 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
 class _Planner:
     def __init__(self, graph: Graph, config: QuantConfig, target: Target, left_out: Mapping[str, str]) -> None:
         self.config = config
-        self.left_out = left_out
+        self.rules = config.ordered_rules
         self.target = target
         self.nodes = graph.nodes
+        self.inputs = [spec.name for spec in graph.inputs]
         self.inner = [node for node in graph.all_nodes() if node.graph is not graph.model.graph]
+        self.left_out = self._left_out() | dict(left_out)
         self.chosen: dict[ir.Node, OpSpec] = {}
         self.reasons: dict[ir.Node, str] = {}
 
@@ -121,6 +131,36 @@ class _Planner:
             if _may_touch_float(node)
         )
         return QuantPlan(nodes, tensors, skipped + inner)
+
+    def _left_out(self) -> dict[str, str]:
+        """The nodes that rules keep in float.
+
+        Raises:
+            ConfigError: a rule matches nothing.
+        """
+        left: dict[str, str] = {}
+        unused = dict.fromkeys(self.rules)
+        for node in self.nodes:
+            names = _names(node)
+            for rule in self.rules:
+                if not rule.matches(*names):
+                    continue
+                unused.pop(rule, None)
+                if rule.quantize is False:
+                    left[node.name or ""] = (
+                        "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
+                    )
+                elif rule.quantize:
+                    left.pop(node.name or "", None)
+        unused = {rule: None for rule in unused if not any(rule.matches(name) for name in self.inputs)}
+        if unused:
+            match = next(iter(unused)).match
+            known = [name for node in self.nodes for name in _names(node)]
+            raise ConfigError(
+                f"{match!r} matches no node, op type or tensor of the model{closest(match, known)}",
+                hint="`requant inspect --json` lists the nodes",
+            )
+        return left
 
     # -- which nodes -------------------------------------------------------------------------------------------------
 
@@ -254,7 +294,7 @@ class _Planner:
         def add(value: ir.Value, source: str | None = None, fixed: Range | None = None) -> None:
             name = value.name or ""
             if name not in tensors:
-                tensors[name] = TensorPlan(name, scheme, source, fixed)
+                tensors[name] = self._ruled(TensorPlan(name, scheme, source, fixed), value.producer())
 
         for node in self.nodes:
             row = self.chosen.get(node)
@@ -272,6 +312,22 @@ class _Planner:
                 else:
                     add(result, fixed=row.fixed_range)
         return tensors
+
+    def _ruled(self, tensor: TensorPlan, producer: ir.Node | None) -> TensorPlan:
+        """``tensor`` with what the rules say of its range."""
+        # A clamp gives what the node before it computes: a rule for either concerns the tensor.
+        sources = [] if producer is None else [producer, self._through_clamp(producer.outputs[0])]
+        names = {tensor.name, *(name for node in sources if node is not None for name in _names(node))}
+        for rule in self.rules:
+            if not rule.matches(*names):
+                continue
+            if rule.range is not None:
+                tensor = replace(tensor, fixed=Range(*rule.range), source=None)
+            if rule.method is not None:
+                tensor = replace(tensor, method=rule.method)
+            if rule.clip is not None:
+                tensor = replace(tensor, clip=rule.clip)
+        return tensor
 
     def _node_plan(self, node: ir.Node, row: OpSpec) -> NodePlan:
         names = dict.fromkeys(Role) | {
@@ -300,6 +356,11 @@ def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
     for index, value in enumerate(node.inputs):
         if value is not None and (row.variadic or row.inputs.get(index) is Role.ACTIVATION):
             yield index, value
+
+
+def _names(node: ir.Node) -> tuple[str, ...]:
+    """All that a rule may call a node."""
+    return (node.name or "", node.op_type, *(output.name or "" for output in node.outputs))
 
 
 def _is_clamp(node: ir.Node) -> bool:

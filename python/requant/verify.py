@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from requant.report import Accuracy, Latency, OutputQuality, TensorQuality
 from requant.runtime import open_runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,14 +76,15 @@ def compare_outputs(
 ) -> tuple[OutputQuality, ...]:
     """Distance of each float output (all outputs are named) from the float model's, over all ``batches``."""
     sums = {name: _Distance() for name in names}
-    for _, results in _run(runners, batches, workers):
-        for name, expected, got in zip(names, *results, strict=True):
-            if expected.dtype.kind == "f":
-                sums[name].add(expected.astype(np.float64), got.astype(np.float64))
+    with closing(_run(runners, batches, workers)) as compared:
+        for _, results in compared:
+            for name, expected, got in zip(names, *results, strict=True):
+                if expected.dtype.kind == "f":
+                    sums[name].add(expected.astype(np.float64), got.astype(np.float64))
     return tuple(distance.quality(name) for name, distance in sums.items() if distance.seen)
 
 
-def _run(runners: Runners, batches: Iterable[Batch], workers: int) -> Iterator[tuple[Batch, Outputs]]:
+def _run(runners: Runners, batches: Iterable[Batch], workers: int) -> Generator[tuple[Batch, Outputs], None, None]:
     """Each batch, with its outputs of both models."""
 
     def run(batch: Batch) -> tuple[Batch, Outputs]:
@@ -158,18 +160,19 @@ def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
 def measure_top1(runners: Runners, dataset: Dataset, *, workers: int) -> Accuracy:
     """Share of labelled samples whose largest score (last axis of the first output) is the label's, of both models."""
     right, total = [0, 0], 0
-    for batch, results in _run(runners, dataset.batches(), workers):
-        if batch.labels is None:
-            raise DataError(
-                f"{dataset.description} has no labels",
-                hint="name them labels, label, y or targets beside the inputs, or say labels=NAME (--labels NAME)",
-            )
-        scores = [outputs[0] for outputs in results]
-        labels = _class_labels(np.asarray(batch.labels), batch.count, scores[0].shape)
-        total += len(labels)
-        for index, score in enumerate(scores):
-            guesses = score.reshape(len(labels), -1, score.shape[-1])[:, -1].argmax(axis=-1)
-            right[index] += int(np.sum(guesses == labels))
+    with closing(_run(runners, dataset.batches(), workers)) as compared:
+        for batch, results in compared:
+            if batch.labels is None:
+                raise DataError(
+                    f"{dataset.description} has no labels",
+                    hint="name them labels, label, y or targets beside the inputs, or say labels=NAME (--labels NAME)",
+                )
+            scores = [outputs[0] for outputs in results]
+            labels = _class_labels(np.asarray(batch.labels), batch.count, scores[0].shape)
+            total += len(labels)
+            for index, score in enumerate(scores):
+                guesses = score.reshape(len(labels), -1, score.shape[-1])[:, -1].argmax(axis=-1)
+                right[index] += int(np.sum(guesses == labels))
     return Accuracy("top1", total, right[0] / total, right[1] / total)
 
 

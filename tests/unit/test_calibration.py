@@ -161,7 +161,7 @@ def test_an_interrupt_stops_it_and_leaves_no_thread() -> None:
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)  # what was running ends by itself
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # those of a test before this one may have ended, too
 
 
 def test_a_failure_of_the_data_comes_through() -> None:

@@ -116,7 +116,7 @@ def test_a_recipe_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
         (b"method = 'mse'\nmethod = 'mse'", "is not TOML"),
         (b"\xff\xfe\x00", "is not a text file"),
         (b"methd = 'mse'", "did you mean 'method'"),
-        (b"[rules]\nConv = 'skip'", "unknown option 'rules'"),
+        (b"[rules]\nConv = 'skip'", "expected a list of rules"),
         (b"method = 5", "method is 5, expected str"),
         (b"method = 1979-05-27", "method is datetime"),
     ],

@@ -28,7 +28,7 @@ DOORS = {
 
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
-    ("types", "errors", "version", "files", "parallel", "mincut", "targets", "config"),
+    ("types", "errors", "version", "files", "parallel", "mincut", "targets", "rules", "config"),
     ("_requant", "ops", "matmul", "data", "observers", "runtime", "onnx"),
     ("plan", "calibration", "resolve", "report", "verify", "placement"),
     ("api",),

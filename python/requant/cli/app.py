@@ -103,9 +103,12 @@ def _log_to_stderr(args: argparse.Namespace) -> None:
 
 def _config(args: argparse.Namespace) -> QuantConfig:
     from requant.config import QuantConfig
+    from requant.rules import as_rules
 
     config = QuantConfig.from_recipe(args.recipe) if args.recipe else QuantConfig()
     given = {name: getattr(args, name, None) for name in CONFIG_OPTIONS}
+    if rules := getattr(args, "rules", None):
+        given["rules"] = (*config.rules, *as_rules(rules))
     return config.with_options(**{name: value for name, value in given.items() if value is not None})
 
 

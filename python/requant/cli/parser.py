@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import TYPE_CHECKING, Any
 
 from requant.config import choices
@@ -24,6 +25,8 @@ CONFIG_OPTIONS = (
     "saturation",
     "target",
     "optimize",
+    "include",
+    "exclude",
     "samples",
     "batch_size",
     "threads",
@@ -158,6 +161,9 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     group.add_argument("--activations", choices=choices("activations"), help="integer type (default: uint8)")
     group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    _add_selection(
+        parser.add_argument_group("single nodes and tensors", "NAME: a name, an op type or a regular expression")
+    )
     if ranges_only:
         return
     group.add_argument("--method", choices=choices("method"), help="calibration method (default: mse)")
@@ -180,6 +186,30 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         choices=choices("optimize"),
         help="latency: measure here what is faster in integers, the rest stays float; none: all that can be (default)",
     )
+
+
+def _add_selection(group: Any) -> None:
+    group.add_argument("--include", action="append", metavar="NAME", help="quantize only these nodes (repeatable)")
+    group.add_argument("--exclude", action="append", metavar="NAME", help="leave these nodes in float (repeatable)")
+    for option, metavar, text in (
+        ("clip", "NAME=BOUND", "cut the ranges of these outputs to -BOUND..BOUND, such as Gelu=10 (repeatable)"),
+        ("range", "NAME=LOW,HIGH", "this range instead of a calibrated one (repeatable)"),
+    ):
+        kind = functools.partial(_rule, option)
+        group.add_argument(f"--{option}", dest="rules", action="append", type=kind, metavar=metavar, help=text)
+
+
+def _rule(option: str, text: str) -> dict[str, Any]:
+    """The rule that ``NAME=NUMBERS`` stands for; a name may hold ``=`` itself."""
+    match, _, value = text.rpartition("=")
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not match or len(numbers) != (1 if option == "clip" else 2):
+        expected = "NAME=BOUND, such as Gelu=10" if option == "clip" else "NAME=LOW,HIGH, such as input=0,1"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return {"match": match, option: numbers[0] if option == "clip" else numbers}
 
 
 def _add_pair(group: Any, yes: str, no: str, text: str, opposite: str) -> None:

@@ -1,0 +1,109 @@
+"""What a user wants otherwise for some nodes and tensors: an ordered list, the last word wins."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from requant.errors import ConfigError, closest
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A wish for what ``match`` names.
+
+    Attributes:
+        match: the name of a node or tensor, an op type, or a regular expression for whole names of nodes or tensors. A
+            rule about ranges concerns the outputs of the nodes that it matches.
+        quantize: False leaves the matching nodes in float, True takes back an earlier False.
+        method: calibration method for the matching tensors.
+        range: ``(lo, hi)`` instead of a calibrated range.
+        clip: bound of the magnitude: the calibrated range is cut to ``[-clip, clip]``.
+    """
+
+    match: str
+    quantize: bool | None = None
+    method: str | None = None
+    range: tuple[float, float] | None = None
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_name(self.match):
+            raise ConfigError(f"a rule's match is {self.match!r}, expected a name, an op type or a regular expression")
+        if self.quantize is not None and not isinstance(self.quantize, bool):
+            raise ConfigError(f"rule {self.match!r}: quantize is {self.quantize!r}, expected true or false")
+        if self.clip is not None and not (_is_number(self.clip) and self.clip > 0):
+            raise ConfigError(f"rule {self.match!r}: clip is {self.clip!r}, expected a number above 0")
+        if self.range is not None:
+            object.__setattr__(self, "range", self._bounds(self.range))
+        if not any(getattr(self, field.name) is not None for field in fields(self)[1:]):
+            raise ConfigError(f"rule {self.match!r} says nothing", hint="give quantize, method, range or clip")
+
+    def _bounds(self, ends: Any) -> tuple[float, float]:
+        if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(_is_number, ends)) and ends[0] < ends[1]:
+            return float(ends[0]), float(ends[1])
+        raise ConfigError(f"rule {self.match!r}: range is {ends!r}, expected [low, high] with low below high")
+
+    def matches(self, *names: str) -> bool:
+        """Whether it concerns something that goes by these names."""
+        if self.match in names:
+            return True
+        pattern = _compiled(self.match)
+        return pattern is not None and any(name and pattern.fullmatch(name) for name in names)
+
+    @classmethod
+    def from_dict(cls, rule: Mapping[str, Any]) -> Rule:
+        """A rule from its attributes by name.
+
+        Raises:
+            ConfigError: an attribute does not exist, ``match`` is missing, or a value does not fit.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in rule:
+            if name not in known:
+                raise ConfigError(f"unknown rule attribute {name!r}{closest(name, known)}", hint=", ".join(known))
+        if "match" not in rule:
+            raise ConfigError(f"a rule has no match: {dict(rule)}", hint="name what it concerns: match = 'Conv'")
+        return cls(**rule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the rule says; for TOML and JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+
+
+@cache
+def _compiled(match: str) -> re.Pattern[str] | None:
+    """``match`` as a regular expression; None where it is none, so that it can only be a name."""
+    try:
+        return re.compile(match)
+    except re.error:
+        return None
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_rules(rules: object) -> tuple[Rule, ...]:
+    """Rules from rules or from mappings.
+
+    Raises:
+        ConfigError: it is not a list of them.
+    """
+    if not isinstance(rules, list | tuple):
+        raise ConfigError(f"rules is {rules!r}, expected a list of rules")
+    found = []
+    for rule in rules:
+        if not isinstance(rule, Rule | Mapping):
+            raise ConfigError(f"a rule is {rule!r}, expected a table such as {{match = 'Conv', quantize = false}}")
+        found.append(rule if isinstance(rule, Rule) else Rule.from_dict(rule))
+    return tuple(found)
