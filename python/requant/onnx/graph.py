@@ -162,6 +162,23 @@ def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
     return None if tensor is None else tensor.numpy()
 
 
+def set_constant(node: ir.Node, index: int, array: np.ndarray[Any, Any], suffix: str) -> None:
+    """Give ``node`` a constant of its own as input ``index``, named after its second input."""
+    graph = node.graph
+    if not isinstance(graph, ir.Graph):
+        raise TypeError(f"node {node.name!r} stands in no graph")
+    base = name = f"{node.inputs[1].name if node.inputs[1] is not None else node.name}_{suffix}"
+    serial = 1
+    while name in graph.initializers:
+        name, serial = f"{base}_{serial}", serial + 1
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
+    value.dtype = ir.DataType.from_numpy(array.dtype)
+    graph.register_initializer(value)
+    if len(node.inputs) <= index:
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, value)
+
+
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute, or the operator's default."""
     attribute = node.attributes.get(name)

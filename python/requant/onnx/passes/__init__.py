@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
-from requant.onnx.passes import affine, clamps, cleanup, pooling, shapes
+from requant.onnx.passes import affine, clamps, cleanup, constants, pooling, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,6 +28,8 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("shapes inferred", shapes.infer),
     ("nodes simplified away", cleanup.simplify),
     ("shapes inferred", shapes.infer),
+    ("tensors freed of subnormal numbers", constants.flush_subnormals),
+    ("Gemm factors multiplied into weights", constants.fold_factors),
     ("affine ops folded into the linear op before", affine.fold_affine),
     ("means recognised as pooling", pooling.recognise_pooling),
     ("clamps moved to the op that computes", clamps.hoist_clamps),

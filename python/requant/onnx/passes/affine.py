@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, int_attribute, rank
+from requant.onnx.graph import constant, int_attribute, rank, set_constant
 from requant.onnx.ops import OPS
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def _fold_next(graph: ir.Graph, linear: ir.Node) -> bool:
         return False  # the products leave float32
     if linear.op_type == "MatMul":
         linear.op_type = "Gemm"  # the same product, with room for a bias
-    _replace(graph, linear, 1, new_weight, "folded")
-    _replace(graph, linear, 2, new_bias, "bias")
+    set_constant(linear, 1, new_weight, "folded")
+    set_constant(linear, 2, new_bias, "bias")
     result = follower.outputs[0]
     ir.convenience.replace_all_uses_with(result, out, replace_graph_outputs=True)
     name = result.name
@@ -151,17 +151,3 @@ def _per_channel(array: Array, channels: int, rank: int) -> Array | None:
     if shape[1] != channels or any(d != 1 for i, d in enumerate(shape) if i != 1):
         return None
     return array.reshape(-1).astype(np.float64)
-
-
-def _replace(graph: ir.Graph, node: ir.Node, index: int, array: Array, suffix: str) -> None:
-    """Give ``node`` a constant of its own as input ``index``."""
-    base = name = f"{node.inputs[1].name if node.inputs[1] is not None else node.name}_{suffix}"
-    serial = 1
-    while name in graph.initializers:
-        name, serial = f"{base}_{serial}", serial + 1
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
-    value.dtype = ir.DataType.FLOAT
-    graph.register_initializer(value)
-    if len(node.inputs) <= index:
-        node.resize_inputs(index + 1)
-    node.replace_input_with(index, value)
