@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         inspect as inspect,
         quantize as quantize,
     )
+    from requant.boundary import Boundary as Boundary
     from requant.calibration import CalibrationTable as CalibrationTable
     from requant.config import QuantConfig as QuantConfig
     from requant.data import DataOptions as DataOptions, ImageOptions as ImageOptions
+    from requant.editing import EditedModel as EditedModel, ModelEditor as ModelEditor
     from requant.errors import (
         CalibrationError as CalibrationError,
         ConfigError as ConfigError,
@@ -68,9 +70,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": ("Inspection", "QuantizedModel", "calibrate", "inspect", "quantize"),
+    "boundary": ("Boundary",),
     "calibration": ("CalibrationTable",),
     "config": ("QuantConfig",),
     "data": ("DataOptions", "ImageOptions"),
+    "editing": ("EditedModel", "ModelEditor"),
     "errors": (
         "CalibrationError",
         "ConfigError",

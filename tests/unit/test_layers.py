@@ -29,9 +29,9 @@ DOORS = {
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
     ("types", "errors", "version", "files", "parallel", "mincut", "targets", "rules", "config"),
-    ("_requant", "ops", "matmul", "data", "observers", "runtime", "onnx"),
+    ("_requant", "ops", "boundary", "matmul", "data", "observers", "runtime", "onnx"),
     ("plan", "calibration", "resolve", "report", "verify", "placement"),
-    ("api",),
+    ("api", "editing"),
     ("cli", "__main__"),
 )
 #: Modules of a higher layer that a target's or a runtime's table needs.

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from requant.cli import edit
 from requant.cli.parser import CONFIG_OPTIONS, parse
 from requant.errors import RequantError
 
@@ -204,4 +205,4 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"quantize": _quantize, "calibrate": _calibrate, "inspect": _inspect, "doctor": _doctor}
+_COMMANDS = {"quantize": _quantize, "calibrate": _calibrate, "inspect": _inspect, "edit": edit.run, "doctor": _doctor}

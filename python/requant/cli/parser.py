@@ -6,6 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
+from requant.cli import edit
 from requant.config import choices
 from requant.errors import ConfigError, closest
 from requant.version import __version__
@@ -126,6 +127,14 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     inspect = command("inspect", "MODEL [options]", "What a model holds, what would be quantized, what not, and why.")
     inspect.add_argument("model", help="the model, .onnx")
     _add_config(inspect)
+
+    edit.add_arguments(
+        command(
+            "edit",
+            "MODEL [--input NAME=TYPE] [--output NAME=TYPE] -o FILE [options]",
+            "Let a quantized model take and give integers.",
+        )
+    )
 
     command("doctor", "[options]", "Versions, CPU features, kernels in use, runtimes found.")
     return parser

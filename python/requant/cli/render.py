@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from requant.api import Inspection
     from requant.calibration import CalibrationTable
+    from requant.editing import EditedModel
     from requant.plan import Skip
     from requant.report import Report
     from requant.types import Range
@@ -184,6 +185,20 @@ def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]
     for name, chosen in ranges.items():
         shown.add_row(_short(name, 32), *(f"[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
     console.print(shown)
+
+
+def edited(result: EditedModel, output: str) -> None:
+    """What ``requant edit`` shows."""
+    console = _Console()
+    rows = Table.grid(padding=(0, 2))
+    for boundary in result.boundaries:
+        changes = [f"{verb} {', '.join(ops)}" for verb, ops in boundary.changes.items() if ops]
+        rows.add_row(
+            Text(f"{boundary.kind} {boundary.name}", style="bold"), boundary.dtype, boundary.formula, "; ".join(changes)
+        )
+    console.print(Panel(rows, title=Text(f"{result.model} -> {output}"), title_align="left", border_style="green"))
+    for line in result.findings():
+        console.print(Text(line))
 
 
 def doctor(findings: Mapping[str, Any]) -> None:
