@@ -38,7 +38,7 @@ class EditedModel:
         data: The model as a file's bytes.
         model: What it was made from.
         boundaries: What has become integer, in the order it was asked for.
-        differences: For each output the largest difference to the model as it was, on random integers: in steps of an
+        differences: For each output the largest difference to the model as it was, on random inputs: in steps of an
             integer output, as a share of the largest value of a float one. None where that model does not run.
         sources: The files it was read from.
     """
@@ -64,7 +64,7 @@ class EditedModel:
             return ["the outputs were not compared: the model does not run on a guessed shape"]
         integer = {boundary.name for boundary in self.boundaries if boundary.kind == "output"}
         return [
-            f"output {name}: {_in_words(difference, steps=name in integer)} on random integers"
+            f"output {name}: {_in_words(difference, steps=name in integer)} on random inputs"
             for name, difference in self.differences.items()
         ]
 
@@ -215,16 +215,18 @@ def _numbers(values: float | Sequence[float] | None) -> tuple[float, ...]:
 
 
 def _compare(original: Graph, edited: bytes, boundaries: Mapping[tuple[str, str], Boundary]) -> dict[str, float] | None:
-    """The largest difference of each output on random integers; see ``EditedModel.differences``."""
+    """The largest difference of each output on random inputs; see ``EditedModel.differences``."""
     rng = np.random.default_rng(0)
     feeds = zero_feeds(original.inputs)
     integers = dict(feeds)
-    for name in feeds:
+    for name, zeros in feeds.items():
         boundary = boundaries.get(("input", name))
         if boundary is not None:
             dtype = boundary.dtype
-            integers[name] = rng.integers(dtype.min, dtype.max, feeds[name].shape, dtype.numpy, endpoint=True)
+            integers[name] = rng.integers(dtype.min, dtype.max, zeros.shape, dtype.numpy, endpoint=True)
             feeds[name] = boundary.dequantize(integers[name])
+        elif zeros.dtype.kind == "f":
+            feeds[name] = integers[name] = rng.standard_normal(zeros.shape).astype(zeros.dtype)
     before = open_runner(original.to_bytes(), threads=1)
     try:
         expected = before.run(feeds)

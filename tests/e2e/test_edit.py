@@ -157,8 +157,8 @@ def test_findings_are_in_steps_or_shares() -> None:
     editor = requant.ModelEditor(model)
     editor.convert_output_type("y0", "uint8")
     assert editor.finish().findings() == [
-        "output y0: equal to the model as it was on random integers",
-        "output y1: equal to the model as it was on random integers",
+        "output y0: equal to the model as it was on random inputs",
+        "output y1: equal to the model as it was on random inputs",
     ]
     assert (
         onnx.load_from_string(editor.finish().data).graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
