@@ -17,6 +17,7 @@ from requant.files import check_outputs, write_atomically
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.onnx.passes.widen import without_bfloat16
 from requant.placement import Candidate, place
 from requant.plan import build_plan
 from requant.report import Report
@@ -179,7 +180,7 @@ def quantize(
         tensors=tensors,
         latency=latency,
         accuracy=accuracy,
-        notes=(*_notes(config, dataset, resolved.widened), *note),
+        notes=(*_notes(config, graph, dataset, resolved.widened), *note),
         seconds=dict(watch.seconds),
     )
     return QuantizedModel(quantized, report, plan, table, graph.file.files)
@@ -225,10 +226,10 @@ def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None,
 
 
 def load_float(model: Model) -> Graph:
-    """Load a model, refusing one that is quantized already."""
+    """Load a model in a form that can be run, refusing one that is quantized already."""
     graph = Graph.load(model)
     _refuse_quantized(graph.quantized_ops(), graph.origin)
-    return graph
+    return without_bfloat16(graph)
 
 
 def refuse_hopeless(inspection: Inspection) -> None:
@@ -300,7 +301,7 @@ def _builder(graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping
     return build
 
 
-def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
+def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
     target = get_target(config.target)
     if config.activations not in target.activations:
         yield (
@@ -313,6 +314,8 @@ def _notes(config: QuantConfig, dataset: Dataset | None, widened: tuple[str, ...
             "this CPU has no VNNI: onnxruntime saturates here, and the figures above show it; "
             "--target ort-cpu --saturation safe or --weights uint8 avoid it"
         )
+    if retyped := graph.retyped():
+        yield f"bfloat16 inputs and outputs became float32: {', '.join(retyped)}"
     if dataset is not None:
         yield from dataset.warnings
     if widened:

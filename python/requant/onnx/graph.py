@@ -123,6 +123,13 @@ class Graph:
             for v in self.model.graph.outputs
         )
 
+    def retyped(self) -> list[str]:
+        """Names of the inputs and outputs that have another type than in the file."""
+        proto = self.file.proto.graph
+        declared = {value.name: value.type.tensor_type.elem_type for value in (*proto.input, *proto.output)}
+        interface = (*self.model.graph.inputs, *self.model.graph.outputs)
+        return [_name(v) for v in interface if v.dtype is not None and declared.get(_name(v), v.dtype) != v.dtype]
+
     def quantized_ops(self) -> list[str]:
         """The op types present that mean the model is quantized already."""
         return sorted({node.op_type for node in self.all_nodes()} & _QUANTIZED_OPS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
-from requant.onnx.passes import affine, clamps, cleanup, constants, pooling, shapes
+from requant.onnx.passes import affine, clamps, cleanup, constants, pooling, shapes, widen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 #: What each pass does, as the report says it behind a number, and the pass.
 PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("shapes inferred", shapes.infer),
+    ("half floats widened to float32", widen.widen_half),
     ("nodes simplified away", cleanup.simplify),
     ("shapes inferred", shapes.infer),
     ("tensors freed of subnormal numbers", constants.flush_subnormals),
