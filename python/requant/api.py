@@ -18,6 +18,7 @@ from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.passes.widen import without_bfloat16
+from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate, place
 from requant.plan import build_plan
 from requant.report import Report
@@ -150,7 +151,7 @@ def quantize(
     feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
     ranges = table.ranges(plan, config)
     with watch("quantize"):
-        build = _builder(prepared, config, plan, ranges)
+        build = _builder(graph, prepared, config, plan, ranges)
         if config.optimize == "latency":
             chosen, placed = place(prepared, graph.to_bytes(), build, feeds)
             note = (*note, placed)
@@ -180,7 +181,7 @@ def quantize(
         tensors=tensors,
         latency=latency,
         accuracy=accuracy,
-        notes=(*_notes(config, graph, dataset, resolved.widened), *note),
+        notes=(*_notes(config, graph, dataset, resolved.widened), *chosen.notes, *note),
         seconds=dict(watch.seconds),
     )
     return QuantizedModel(quantized, report, plan, table, graph.file.files)
@@ -289,14 +290,17 @@ def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], t
     return (), ("no samples to compare the two models on: output error and latency were not measured",)
 
 
-def _builder(graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
-    """Makes the quantized model of ``plan``, or of a part of it."""
+def _builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
+    """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``."""
     known = {tensor.name: tensor.fixed or ranges[tensor.source or tensor.name] for tensor in plan.tensors.values()}
 
     def build(left_out: Mapping[str, str]) -> Candidate:
         part = build_plan(graph, config, left_out) if left_out else plan
         resolved = resolve(graph, part, known, config)
-        return Candidate(part, resolved, insert_qdq(graph, part, resolved).to_bytes())
+        model, stored = insert_qdq(graph, part, resolved), Stored()
+        if config.rest == "float16" or given.holds_half():
+            model, stored = store_half(model, exactly=config.rest == "keep")
+        return Candidate(part, resolved, model.to_bytes(), tuple(_storage_notes(stored)))
 
     return build
 
@@ -320,6 +324,13 @@ def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: 
         yield from dataset.warnings
     if widened:
         yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"
+
+
+def _storage_notes(stored: Stored) -> Iterator[str]:
+    if stored.half:
+        yield f"{len(stored.half)} constants that stay float are stored in half precision"
+    if stored.kept:
+        yield f"stored in float32, being out of the range of float16: {', '.join(stored.kept[:5])}"
 
 
 class _Stopwatch:

@@ -35,6 +35,7 @@ class QuantConfig:
         activations: integer type of the activations, uint8 or int8.
         saturation: ``safe`` scales int8 weights so that no CPU saturates (x86 before VNNI adds pairs of uint8 x int8
             products in 16 bits); ``full`` always uses all 8 bits.
+        rest: how constants that stay float are stored: ``keep`` as in the model, or ``float16``, half as large.
         target: where the model will run; decides which ops are quantized.
         optimize: ``latency`` measures on this machine which nodes are faster in integers, and leaves the others float;
             ``none`` quantizes all that the target can run.
@@ -55,6 +56,7 @@ class QuantConfig:
     weights: str = "int8"
     activations: str = "uint8"
     saturation: str = "safe"
+    rest: str = "keep"
     target: str = "ort-cpu"
     optimize: str = "none"
     include: tuple[str, ...] = ()
@@ -170,6 +172,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("int8", "uint8"),
     "activations": ("uint8", "int8"),
     "saturation": ("safe", "full"),
+    "rest": ("keep", "float16"),
     "target": tuple(TARGETS),
     "optimize": ("none", "latency"),
 }

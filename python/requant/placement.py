@@ -48,11 +48,12 @@ _ROUNDS = (7, 60)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan, its integers, and the bytes of the model."""
+    """A plan, its integers, the bytes of the model, and what must be said of it."""
 
     plan: QuantPlan
     resolved: Resolved
     model: bytes
+    notes: tuple[str, ...] = ()
 
     @property
     def integer(self) -> frozenset[str]:

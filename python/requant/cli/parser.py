@@ -24,6 +24,7 @@ CONFIG_OPTIONS = (
     "weights",
     "activations",
     "saturation",
+    "rest",
     "target",
     "optimize",
     "include",
@@ -194,6 +195,11 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         "--optimize",
         choices=choices("optimize"),
         help="latency: measure here what is faster in integers, the rest stays float; none: all that can be (default)",
+    )
+    group.add_argument(
+        "--rest",
+        choices=choices("rest"),
+        help="constants that stay float are stored as in the model (keep, default), or as float16",
     )
 
 

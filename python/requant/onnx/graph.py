@@ -123,6 +123,11 @@ class Graph:
             for v in self.model.graph.outputs
         )
 
+    def holds_half(self) -> bool:
+        """Whether the file stores constants in half precision."""
+        half = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+        return any(tensor.data_type in half for tensor in self.file.proto.graph.initializer)
+
     def retyped(self) -> list[str]:
         """Names of the inputs and outputs that have another type than in the file."""
         proto = self.file.proto.graph
