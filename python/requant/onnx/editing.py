@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Ops that leave each value as it is, whatever its type.
 _LAYOUT = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+#: Ops that look at the shape only.
+_MEASURES = frozenset({"Shape", "Size"})
 #: The domains in which QuantizeLinear and DequantizeLinear mean the same.
 _DOMAINS = frozenset({"", "com.microsoft"})
 _OPSET_OF_16_BITS = 21
@@ -198,6 +200,8 @@ class _Edit:
     def hand_on(self, node: ir.Node, integers: ir.Value) -> None:
         """Let ``node`` take ``integers``: a QuantizeLinear goes, a layout op hands them on to its own readers."""
         result = node.outputs[0]
+        if node.op_type in _MEASURES:
+            return
         if node.op_type == "QuantizeLinear":
             ir.convenience.replace_all_uses_with(result, integers)
             self._remove(node)
@@ -268,6 +272,10 @@ def _moves(node: ir.Node) -> bool:
     return node.op_type in _LAYOUT and node.domain == ""
 
 
+def _measures(node: ir.Node) -> bool:
+    return node.op_type in _MEASURES and node.domain == ""
+
+
 def _params(node: ir.Node) -> QuantParams | None:
     """Parameters of a QuantizeLinear or DequantizeLinear; None where they are not one known float32 scale."""
     scale, zero_point = constant(node.inputs[1]), None
@@ -306,7 +314,7 @@ def _quantizers(value: ir.Value) -> tuple[list[ir.Node], bool]:
             further, alone = _quantizers(node.outputs[0])
             found += further
             only = only and alone
-        else:
+        elif not _measures(node):
             only = False
     return found, only
 
@@ -314,6 +322,8 @@ def _quantizers(value: ir.Value) -> tuple[list[ir.Node], bool]:
 def _takes_integers(node: ir.Node, index: int, boundary: Boundary) -> bool:
     """Whether ``node`` can read the integers themselves, and all behind it compute what they did."""
     result = node.outputs[0]
+    if _measures(node):
+        return True
     if index != 0 or result.is_graph_output():
         return False
     if _is(node, "QuantizeLinear"):

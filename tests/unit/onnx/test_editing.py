@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from tests.models import MODELS, Array, Net, run, samples
 
 import requant
@@ -148,6 +148,38 @@ def test_layout_ops_hand_integers_on_only_where_all_behind_take_them() -> None:
         run(edited.to_bytes(), {"x": q}), run(branched, {"x": boundary.dequantize(q)}), strict=True
     ):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_what_reads_the_shape_alone_needs_no_reals() -> None:
+    net = Net()
+    x = net.input("x", ["n", 4])
+    model = net.model(qdq(net, x, 0.1, 7, output="y"), net.op("Shape", x, output="s"), net.op("Size", x, output="z"))
+    edited, boundary = integer_input(Graph.load(model), "x", Wanted(UINT8))
+    assert boundary.exact
+    assert sorted(op_types(edited)) == ["DequantizeLinear", "Shape", "Size"]
+    _, shape, size = run(edited.to_bytes(), {"x": np.zeros((3, 4), np.uint8)})
+    assert [*shape, int(size)] == [3, 4, 12]
+
+
+def test_bodies_that_read_an_input_take_its_integers_too() -> None:
+    net = Net()
+    x = net.input("x", ["n", 4])
+    scale, zero = net.const(0.1), net.const(np.uint8(7))
+    branches = {}
+    for name, op_type in (("then_branch", "Sin"), ("else_branch", "Cos")):
+        inner = [
+            helper.make_node("QuantizeLinear", [x, scale, zero], [f"{name}_q"]),
+            helper.make_node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_d"]),
+            helper.make_node(op_type, [f"{name}_d"], [f"{name}_y"]),
+        ]
+        out = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, ["n", 4])
+        branches[name] = helper.make_graph(inner, name, [], [out])
+    condition = net.op("Greater", net.op("Size", x), net.const(np.int64(3)))
+    model = net.model(net.op("If", condition, **branches))
+    edited, boundary = integer_input(Graph.load(model), "x", Wanted(UINT8))
+    assert (boundary.removed, boundary.added, boundary.exact) == (("QuantizeLinear",) * 2, (), True)
+    q = integers(boundary, (3, 4))
+    np.testing.assert_array_equal(run(edited.to_bytes(), {"x": q})[0], run(model, {"x": boundary.dequantize(q)})[0])
 
 
 def test_integers_that_are_an_output_too_keep_both_names() -> None:
