@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[Callable[[Net], str], str, str]] = {
         "MatMul",
         "is a constant",
     ),
-    "alpha": (lambda net: net.gemm(f32(net), 4, 3, alpha=2.0), "Gemm", "alpha"),
+    "factors": (lambda net: net.op("Gemm", f32(net), net.const(np.full((4, 3), 3e38)), alpha=2.0), "Gemm", "alpha"),
     "transA": (lambda net: net.gemm(f32(net, 4, 2), 4, 3, transA=1), "Gemm", "transA"),
     "float64": (
         lambda net: net.op(

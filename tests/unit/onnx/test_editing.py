@@ -357,11 +357,9 @@ def test_the_model_says_what_its_integers_stand_for() -> None:
         "std": [0.229, 0.224, 0.225],
         "axis": 1,
     }
-    scale = next(
-        numpy_helper.to_array(i)
-        for i in onnx.load_from_string(graph.to_bytes()).graph.initializer
-        if i.name == "y_scale"
-    )
+    proto = onnx.load_from_string(graph.to_bytes()).graph
+    (dequantize,) = (node for node in proto.node if node.output[0] == "y")
+    (scale,) = (numpy_helper.to_array(i) for i in proto.initializer if i.name == dequantize.input[1])
     assert np.float32(said["requant.output.y"]["scale"]) == scale
 
 
