@@ -20,7 +20,7 @@ import onnx_ir as ir
 from requant.boundary import DTYPES, Boundary, make_params
 from requant.data.spec import listed
 from requant.errors import ConfigError, ModelError, closest
-from requant.onnx.graph import constant
+from requant.onnx.graph import constant, free_name
 from requant.onnx.ops import row_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.types import QuantType
@@ -99,7 +99,7 @@ class _Edit:
         self.value = self._find()
         self.taken = {
             *ir.convenience.create_value_mapping(self.graph, include_subgraphs=True),
-            *(node.name for node in self.graph.all_nodes()),
+            *(node.name or "" for node in self.graph.all_nodes()),
         }
         self.removed: list[str] = []
         self.added: list[str] = []
@@ -162,7 +162,11 @@ class _Edit:
         nodes = []
         for op_type, constants in steps:
             node = self._node(
-                op_type, current, constants, ir.TensorType(ir.DataType.FLOAT), self._unique(f"{self.name}_float")
+                op_type,
+                current,
+                constants,
+                ir.TensorType(ir.DataType.FLOAT),
+                free_name(f"{self.name}_float", self.taken),
             )
             nodes.append(node)
             current = node.outputs[0]
@@ -171,7 +175,7 @@ class _Edit:
 
     def quantize(self, boundary: Boundary) -> None:
         """Put a QuantizeLinear behind the float output."""
-        self.value.name = self._unique(f"{self.name}_float")
+        self.value.name = free_name(f"{self.name}_float", self.taken)
         node = self._node("QuantizeLinear", self.value, self._parameters(boundary), _type(boundary), self.name)
         self.graph.append(node)
         self._put_out(node.outputs[0])
@@ -187,7 +191,7 @@ class _Edit:
                 node.outputs[0].type = kind
         else:
             shape = self.value.shape
-            self.value.name = self._unique(f"{self.name}_float")
+            self.value.name = free_name(f"{self.name}_float", self.taken)
             if integers.is_graph_input() or integers.is_graph_output() or integers.is_initializer():
                 node = self._node("Identity", integers, (), kind, self.name)
                 self.graph.append(node)
@@ -243,21 +247,14 @@ class _Edit:
         result = ir.Value(name=output, shape=self.value.shape, type=kind)
         inputs = [value, *(self._initializer(array) for array in constants)]
         self.added.append(op_type)
-        return ir.node(op_type, inputs, outputs=[result], name=self._unique(f"{self.name}_{op_type}"))
+        return ir.node(op_type, inputs, outputs=[result], name=free_name(f"{self.name}_{op_type}", self.taken))
 
     def _initializer(self, array: NDArray[Any]) -> ir.Value:
-        name = self._unique(f"{self.name}_constant")
+        name = free_name(f"{self.name}_constant", self.taken)
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
         value.dtype = ir.DataType.from_numpy(array.dtype)
         self.graph.register_initializer(value)
         return value
-
-    def _unique(self, name: str) -> str:
-        unique, serial = name, 1
-        while unique in self.taken:
-            unique, serial = f"{name}_{serial}", serial + 1
-        self.taken.add(unique)
-        return unique
 
 
 def _type(boundary: Boundary) -> ir.TensorType:

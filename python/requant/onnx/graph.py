@@ -174,15 +174,22 @@ def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
     return None if tensor is None else tensor.numpy()
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """``name``, or with a number behind it where that is taken; it is taken then."""
+    free, serial = name, 1
+    while free in taken:
+        free, serial = f"{name}_{serial}", serial + 1
+    taken.add(free)
+    return free
+
+
 def set_constant(node: ir.Node, index: int, array: np.ndarray[Any, Any], suffix: str) -> None:
     """Give ``node`` a constant of its own as input ``index``, named after its second input."""
     graph = node.graph
     if not isinstance(graph, ir.Graph):
         raise TypeError(f"node {node.name!r} stands in no graph")
-    base = name = f"{node.inputs[1].name if node.inputs[1] is not None else node.name}_{suffix}"
-    serial = 1
-    while name in graph.initializers:
-        name, serial = f"{base}_{serial}", serial + 1
+    base = node.inputs[1].name if node.inputs[1] is not None else node.name
+    name = free_name(f"{base}_{suffix}", set(graph.initializers))
     value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
     value.dtype = ir.DataType.from_numpy(array.dtype)
     graph.register_initializer(value)

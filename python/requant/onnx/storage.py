@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from requant.onnx.graph import free_name
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -83,10 +85,7 @@ def _rounded(array: NDArray[Any]) -> ir.TensorProtocol | None:
 def _replace(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, taken: set[str]) -> None:
     """Store ``tensor`` under the name of constant ``value``, whose readers get it in float32."""
     name = value.name or ""
-    result, serial = f"{name}_float", 1
-    while result in taken:
-        result, serial = f"{name}_float_{serial}", serial + 1
-    taken.add(result)
+    result = free_name(f"{name}_float", taken)
     tensor.name = name
     stored = ir.Value(name=name, const_value=tensor, shape=value.shape, type=ir.TensorType(tensor.dtype))
     output = ir.Value(name=result, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import onnxscript.optimizer
 from onnx_ir.passes import common
 
+from requant.onnx.graph import free_name
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -54,12 +56,7 @@ def name_everything(model: ir.Model) -> int:
         if not node.name:
             nameless += 1
             output = next((v.name for v in node.outputs if v.name), "")
-            base = name = f"{node.op_type}_{output}"
-            serial = 1
-            while name in taken:
-                name, serial = f"{base}_{serial}", serial + 1
-            taken.add(name)
-            node.name = name
+            node.name = free_name(f"{node.op_type}_{output}", taken)
     common.NameFixPass()(model)
     return nameless
 

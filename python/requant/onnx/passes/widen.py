@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from requant.onnx.graph import free_name
 from requant.onnx.passes.shapes import infer
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _cast_input(graph: ir.Graph, value: ir.Value, taken: set[str]) -> None:
     uses = value.uses()
     if not uses:
         return
-    cast = _cast(value, ir.DataType.FLOAT, _unique(f"{value.name}_float", taken))
+    cast = _cast(value, ir.DataType.FLOAT, free_name(f"{value.name}_float", taken))
     graph.insert_before(graph[0], cast)
     for node, index in uses:
         node.replace_input_with(index, cast.outputs[0])
@@ -125,7 +126,7 @@ def _cast_output(graph: ir.Graph, index: int, value: ir.Value, dtype: ir.DataTyp
     """Give ``value`` out as ``dtype``, under the name it had."""
     assert dtype is not None
     name = value.name or ""
-    value.name = _unique(f"{name}_float", taken)
+    value.name = free_name(f"{name}_float", taken)
     cast = _cast(value, dtype, name)
     graph.append(cast)
     graph.outputs[index] = cast.outputs[0]
@@ -134,11 +135,3 @@ def _cast_output(graph: ir.Graph, index: int, value: ir.Value, dtype: ir.DataTyp
 def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
     result = ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype))
     return ir.node("Cast", [value], attributes={"to": dtype}, outputs=[result])
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    unique, serial = name, 1
-    while unique in taken:
-        unique, serial = f"{name}_{serial}", serial + 1
-    taken.add(unique)
-    return unique
