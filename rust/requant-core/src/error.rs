@@ -30,6 +30,12 @@ pub enum Error {
     /// A block size of zero.
     #[error("block_size must be at least 1")]
     BlockSize,
+    /// A block size that packed weights cannot have.
+    #[error("block_size {got} is not 16, 32, 64, 128 or 256")]
+    BlockSizes {
+        /// The block size as given.
+        got: usize,
+    },
     /// Two lengths that must agree.
     #[error("{what} has {got} elements, expected {expected}")]
     Length {

@@ -245,7 +245,7 @@ impl<const W: usize> Columns<W> {
 
 /// Adding 1.5 * 2^23 leaves no bit for a fraction, so the addition itself rounds; exact for |v| <= 2^22.
 #[inline(always)]
-fn round_half_even(v: f32) -> i32 {
+pub(crate) fn round_half_even(v: f32) -> i32 {
     const MAGIC: f32 = 12_582_912.0;
     (v + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()).cast_signed()
 }

@@ -24,7 +24,20 @@ pub(super) fn run<'o, T: Send>(
     out: &'o mut [T],
     target: impl Fn(Rows<'o, T>) -> Target<'o> + Sync,
 ) -> Result<()> {
-    let (m, n) = (call.a.rows(), call.b.n());
+    let shape = [call.a.rows(), call.b.k(), call.b.n()];
+    split(out, shape, call.b.kernel().tile(), call.threads, |rows, m, n| {
+        multiply(call, m, n, &mut target(rows));
+    })
+}
+
+/// Cuts C between tiles into regions, and has each multiplied by its rows and columns, on as many threads as it takes.
+pub(super) fn split<'o, T: Send>(
+    out: &'o mut [T],
+    [m, k, n]: [usize; 3],
+    Tile { rows, columns, .. }: Tile,
+    threads: usize,
+    multiply: impl Fn(Rows<'o, T>, Range<usize>, Range<usize>) + Sync,
+) -> Result<()> {
     let expected = m.saturating_mul(n);
     if out.len() != expected {
         let got = out.len();
@@ -37,21 +50,16 @@ pub(super) fn run<'o, T: Send>(
     if expected == 0 {
         return Ok(());
     }
-    let work = expected.saturating_mul(call.b.k());
-    let threads = match call.threads {
+    let work = expected.saturating_mul(k);
+    let threads = match threads {
         0 => (work / WORK).min(cores()),
         n => n,
     };
-    let whole = |data| Rows::Whole {
-        data,
-        stride: n,
-        first: 0,
-    };
+    let whole = |data, first| Rows::Whole { data, stride: n, first };
     if threads <= 1 {
-        multiply(call, 0..m, 0..n, &mut target(whole(out)));
+        multiply(whole(out, 0), 0..m, 0..n);
         return Ok(());
     }
-    let Tile { rows, columns, .. } = call.b.kernel().tile();
     let pieces = threads.saturating_mul(PIECES);
     if m.div_ceil(rows) >= pieces {
         // Enough tiles for each piece to have rows of its own.
@@ -59,7 +67,7 @@ pub(super) fn run<'o, T: Send>(
         let cut = out.chunks_mut(height * n).zip((0..m).step_by(height));
         threads::for_each(threads, cut.collect(), |(data, first)| {
             let part = first..first + data.len() / n;
-            multiply(call, part, 0..n, &mut target(Rows::Whole { data, stride: n, first }));
+            multiply(whole(data, first), part, 0..n);
         });
     } else {
         let width = n.div_ceil(columns).div_ceil(pieces) * columns;
@@ -74,7 +82,7 @@ pub(super) fn run<'o, T: Send>(
         }
         threads::for_each(threads, cut, |(rows, first)| {
             let part = first..n.min(first + width);
-            multiply(call, 0..m, part, &mut target(Rows::Cut { rows, first }));
+            multiply(Rows::Cut { rows, first }, 0..m, part);
         });
     }
     Ok(())

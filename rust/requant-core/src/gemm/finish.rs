@@ -28,7 +28,7 @@ pub(super) enum Rows<'a, T> {
 impl<T> Rows<'_, T> {
     /// The elements of a row in some columns, both as C counts them.
     #[inline(always)]
-    fn get(&mut self, row: usize, columns: Range<usize>) -> &mut [T] {
+    pub(super) fn get(&mut self, row: usize, columns: Range<usize>) -> &mut [T] {
         match self {
             Rows::Whole { data, stride, first } => {
                 let start = (row - *first) * *stride;

@@ -14,6 +14,7 @@
 //! whose last factor is known when B is packed, and whose second vanishes where the weights are symmetric. All of it is
 //! arithmetic modulo 2^32, which is exact because the result fits: a K for which it might not is refused.
 
+pub mod blocked;
 mod drive;
 mod finish;
 mod matrix;

@@ -4,8 +4,10 @@
 //! own probe alone can make, so holding one proves that the CPU has the instructions. A new set is a file that
 //! overrides what it does better, and a line in `REGISTRY`; tests and benches iterate over [`available`].
 
+pub mod blocked_gemm;
 pub mod gemm;
 pub(crate) mod generic;
+mod generic_blocked_gemm;
 mod generic_gemm;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
