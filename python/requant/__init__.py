@@ -40,7 +40,12 @@ if TYPE_CHECKING:
         RequantError as RequantError,
         VerificationError as VerificationError,
     )
-    from requant.matmul import PackedWeights as PackedWeights, Requantizer as Requantizer, qmatmul as qmatmul
+    from requant.matmul import (
+        PackedBlocks as PackedBlocks,
+        PackedWeights as PackedWeights,
+        Requantizer as Requantizer,
+        qmatmul as qmatmul,
+    )
     from requant.observers import Observer as Observer, ObserverSet as ObserverSet
     from requant.ops import (
         compute_params as compute_params,
@@ -87,7 +92,7 @@ _HOMES = {
         "RequantError",
         "VerificationError",
     ),
-    "matmul": ("PackedWeights", "Requantizer", "qmatmul"),
+    "matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
     "observers": ("Observer", "ObserverSet"),
     "ops": (
         "compute_params",

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "BlockedMatrix",
     "PackedMatrix",
     "Requantizer",
     "TensorStatistics",
@@ -16,6 +17,7 @@ __all__ = [
     "dequantize",
     "fake_quantize",
     "matmul",
+    "matmul_blocked",
     "observe_many",
     "pack_int4",
     "quantize",
@@ -163,3 +165,59 @@ def matmul(
     threads: int,
 ) -> None:
     """Fills ``out [rows, n]``: int32 sums, float32 with ``scales`` (of a, of b, bias), or the requantizer's type."""
+
+@final
+class BlockedMatrix:
+    """4-bit integers ``[k, n]`` (one to a byte) in blocks along k, packed for products from the left.
+
+    ``scales`` and ``zero_points`` are ``[ceil(k / block_size), n]``; a single zero point is ``[1]``.
+    """
+
+    def __new__(
+        cls,
+        b: NDArray[Any],
+        k: int,
+        n: int,
+        block_size: int,
+        scales: NDArray[np.float32],
+        zero_points: NDArray[np.int32],
+    ) -> BlockedMatrix: ...
+    @staticmethod
+    def from_nbits(
+        b: NDArray[np.uint8],
+        k: int,
+        n: int,
+        block_size: int,
+        scales: NDArray[np.float32],
+        zero_points: NDArray[np.uint8] | None,
+    ) -> BlockedMatrix:
+        """From the layout of onnxruntime's MatMulNBits, flat or not."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def scales(self) -> NDArray[np.float32]: ...
+    @property
+    def zero_points(self) -> NDArray[np.int32]: ...
+    def unpack(self) -> NDArray[np.uint8]:
+        """The bits of what was packed, one integer to a byte, ``[k, n]``."""
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """``(q - zero_point) * scale``, ``[k, n]``."""
+
+def matmul_blocked(
+    a: NDArray[np.float32],
+    rows: int,
+    b: BlockedMatrix,
+    activations: str,
+    bias: NDArray[np.float32],
+    out: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Fills ``out [rows, n]`` with the product and ``bias``, which is ``[n]`` or empty."""

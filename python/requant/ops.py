@@ -15,11 +15,13 @@ import numpy as np
 from requant import _requant
 from requant._requant import (
     CALIBRATION_METHODS,
+    BlockedMatrix,
     PackedMatrix,
     Requantizer as CoreRequantizer,
     TensorStatistics,
     cpu_info,
     matmul as matmul_into,
+    matmul_blocked as matmul_blocked_into,
 )
 from requant.errors import ConfigError, DataError
 from requant.types import (
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "BlockedMatrix",
     "CoreRequantizer",
     "PackedMatrix",
     "TensorStatistics",
@@ -50,6 +53,7 @@ __all__ = [
     "cpu_info",
     "dequantize_array",
     "fake_quantize_array",
+    "matmul_blocked_into",
     "matmul_into",
     "observe_many",
     "pack_int4",

@@ -17,20 +17,20 @@ type Reals<'py> = PyReadonlyArrayDyn<'py, f32>;
 type Ints<'py> = PyReadonlyArrayDyn<'py, i32>;
 
 /// Borrowed int8 or uint8.
-enum ByteArray<'py> {
+pub(crate) enum ByteArray<'py> {
     U8(PyReadonlyArrayDyn<'py, u8>),
     I8(PyReadonlyArrayDyn<'py, i8>),
 }
 
 impl<'py> ByteArray<'py> {
-    fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
+    pub(crate) fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
         Ok(match array.extract() {
             Ok(array) => Self::U8(array),
             Err(_) => Self::I8(array.extract()?),
         })
     }
 
-    fn bytes(&self) -> PyResult<Bytes<'_>> {
+    pub(crate) fn bytes(&self) -> PyResult<Bytes<'_>> {
         Ok(match self {
             Self::U8(array) => Bytes::U8(slice(array)?),
             Self::I8(array) => Bytes::I8(slice(array)?),

@@ -5,6 +5,7 @@
 
 mod affine;
 mod arrays;
+mod blocked;
 mod cpu;
 mod gemm;
 mod guard;
@@ -17,6 +18,8 @@ use pyo3::{prelude::*, types::PyTuple};
 mod _requant {
     #[pymodule_export]
     use super::affine::{affine_params, dequantize, fake_quantize, pack_int4, quantize, slice_ranges, unpack_int4};
+    #[pymodule_export]
+    use super::blocked::{BlockedMatrix, matmul_blocked};
     #[pymodule_export]
     use super::cpu::cpu_info;
     #[pymodule_export]
