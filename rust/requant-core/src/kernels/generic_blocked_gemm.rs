@@ -66,7 +66,30 @@ impl BlockedKernel for Generic {
     }
 
     fn dequantize(&self, b: Panel<'_>, out: &mut [f32]) {
-        dequantize::<COLUMNS>(b, out);
+        let blocks = b.integers.chunks(b.octets * COLUMNS * 4);
+        let outs = out.chunks_mut(b.octets * OCTET * COLUMNS);
+        for (at, ((integers, scales), out)) in blocks.zip(b.scales.as_chunks::<COLUMNS>().0).zip(outs).enumerate() {
+            let zero_points = match b.zero_points {
+                ZeroPoints::Common(zero_point) => [zero_point; COLUMNS],
+                ZeroPoints::Each(each) => each.as_chunks().0[at],
+            };
+            let (dwords, _) = integers.as_chunks::<4>();
+            let (rows, _) = out.as_chunks_mut::<COLUMNS>();
+            for (octet, rows) in dwords
+                .as_chunks::<COLUMNS>()
+                .0
+                .iter()
+                .zip(rows.as_chunks_mut::<OCTET>().0)
+            {
+                for (k, row) in rows.iter_mut().enumerate() {
+                    let shift = k % 4 * 8 + k / 4 * 4;
+                    for j in 0..COLUMNS {
+                        let q = u32::from_le_bytes(octet[j]) >> shift & 15;
+                        row[j] = (q.cast_signed() - i32::from(zero_points[j])) as f32 * scales[j];
+                    }
+                }
+            }
+        }
     }
 
     fn multiply_f32(&self, rows: usize, a: &[f32], b: &[f32], sums: &mut [f32]) {
@@ -74,30 +97,6 @@ impl BlockedKernel for Generic {
             for (sums, a) in sums.as_chunks_mut::<COLUMNS>().0.iter_mut().zip(a) {
                 for (sum, b) in sums.iter_mut().zip(b) {
                     *sum = a.mul_add(*b, *sum);
-                }
-            }
-        }
-    }
-}
-
-/// [`BlockedKernel::dequantize`] for panels of `C` columns, to be compiled for any instruction set.
-#[inline(always)]
-pub(super) fn dequantize<const C: usize>(b: Panel<'_>, out: &mut [f32]) {
-    let blocks = b.integers.chunks(b.octets * C * 4);
-    let outs = out.chunks_mut(b.octets * OCTET * C);
-    for (at, ((integers, scales), out)) in blocks.zip(b.scales.as_chunks::<C>().0).zip(outs).enumerate() {
-        let zero_points = match b.zero_points {
-            ZeroPoints::Common(zero_point) => [zero_point; C],
-            ZeroPoints::Each(each) => each.as_chunks().0[at],
-        };
-        let (dwords, _) = integers.as_chunks::<4>();
-        let (rows, _) = out.as_chunks_mut::<C>();
-        for (octet, rows) in dwords.as_chunks::<C>().0.iter().zip(rows.as_chunks_mut::<OCTET>().0) {
-            for (k, row) in rows.iter_mut().enumerate() {
-                let shift = k % 4 * 8 + k / 4 * 4;
-                for j in 0..C {
-                    let q = u32::from_le_bytes(octet[j]) >> shift & 15;
-                    row[j] = (q.cast_signed() - i32::from(zero_points[j])) as f32 * scales[j];
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Activations;
-use crate::requantize::round_half_even;
+use crate::{kernels::blocked_gemm::OCTET, requantize::round_half_even};
 
 /// The largest block of weights.
 const LONGEST: usize = 256;
@@ -30,8 +30,8 @@ impl<'a> Rows<'a> {
         let count = self.rows.len();
         for (i, row) in self.rows.clone().enumerate() {
             let row = &self.row(row)[self.columns.clone()];
-            for (out, value) in out.get_mut(i..).unwrap_or_default().iter_mut().step_by(count).zip(row) {
-                *out = *value;
+            for (out, value) in out.chunks_exact_mut(count).zip(row) {
+                out[i] = *value;
             }
         }
     }
@@ -60,11 +60,10 @@ pub fn quantize(from: Rows<'_>, to: Quantized<'_>) {
             Activations::Int8PerRow => Some(scale(row)),
             _ => None,
         };
-        let mut groups = to.groups.get_mut(i..).unwrap_or_default().iter_mut().step_by(count);
+        let mut groups = to.groups.chunks_exact_mut(count);
         for (b, block) in row[from.columns.clone()].chunks(from.block_size).enumerate() {
             let scale = common.unwrap_or_else(|| scale(block));
-            let integers = &mut buffer[..block.len().next_multiple_of(8)];
-            integers.fill(0);
+            let (integers, padding) = buffer.split_at_mut(block.len());
             round(block, scale, integers);
             let mut sum = 0;
             for q in &*integers {
@@ -72,8 +71,11 @@ pub fn quantize(from: Rows<'_>, to: Quantized<'_>) {
             }
             to.scales[b * count + i] = scale;
             to.corrections[b * count + i] = to.factor * sum;
-            for (quad, group) in integers.as_chunks::<4>().0.iter().zip(&mut groups) {
-                *group = i32::from_le_bytes(quad.map(i8::cast_unsigned));
+            // Only the last block is short.
+            let length = block.len().next_multiple_of(OCTET);
+            padding[..length - block.len()].fill(0);
+            for (quad, group) in buffer[..length].as_chunks::<4>().0.iter().zip(&mut groups) {
+                group[i] = i32::from_le_bytes(quad.map(i8::cast_unsigned));
             }
         }
     }

@@ -68,13 +68,13 @@ pub(super) fn multiply(call: &Call<'_>, out: &mut finish::Rows<'_, f32>, m: Rang
                 if !begins {
                     for (row, at) in lines() {
                         let partial = out.get(row, across.clone());
-                        space.sums[at..at + partial.len()].copy_from_slice(partial);
+                        copy(partial, &mut space.sums[at..]);
                     }
                 }
                 part.accumulate(left / columns, &mut space);
                 for (row, at) in lines() {
                     let line = out.get(row, across.clone());
-                    line.copy_from_slice(&space.sums[at..at + across.len()]);
+                    copy(&space.sums[at..at + columns], line);
                     if ends && !call.bias.is_empty() {
                         for (sum, bias) in line.iter_mut().zip(&call.bias[across.clone()]) {
                             *sum += bias;
@@ -188,6 +188,16 @@ impl Part<'_, '_> {
                 let sums = &mut space.sums[self.place(&tile, columns)];
                 kernel.multiply_f32(tile.len(), a, slab, sums);
             }
+        }
+    }
+}
+
+/// Copies as many as fit, 16 at a time: a call for each row would cost more.
+fn copy(from: &[f32], to: &mut [f32]) {
+    for (from, to) in from.chunks(16).zip(to.chunks_mut(16)) {
+        match (from.first_chunk::<16>(), to.first_chunk_mut::<16>()) {
+            (Some(from), Some(to)) => *to = *from,
+            _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
         }
     }
 }

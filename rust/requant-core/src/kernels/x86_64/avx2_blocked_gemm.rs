@@ -23,7 +23,6 @@ use crate::{
     kernels::{
         blocked_gemm::{BlockedKernel, OCTET, Panel, QuantizedTile, ZeroPoints},
         gemm::Tile,
-        generic_blocked_gemm::dequantize,
     },
 };
 
@@ -75,7 +74,7 @@ impl BlockedKernel for Avx2BlockedGemm {
 
     fn dequantize(&self, b: Panel<'_>, out: &mut [f32]) {
         // SAFETY: an `Avx2BlockedGemm` exists only where AVX2 and FMA were detected.
-        unsafe { dequantize_avx2(b, out) }
+        unsafe { dequantize(b, out) }
     }
 
     fn multiply_f32(&self, rows: usize, a: &[f32], b: &[f32], sums: &mut [f32]) {
@@ -96,11 +95,6 @@ impl BlockedKernel for Avx2BlockedGemm {
 #[target_feature(enable = "avx2")]
 fn quantize_avx2(rows: Rows<'_>, to: Quantized<'_>) {
     quantize(rows, to);
-}
-
-#[target_feature(enable = "avx2")]
-fn dequantize_avx2(b: Panel<'_>, out: &mut [f32]) {
-    dequantize::<COLUMNS>(b, out);
 }
 
 /// Eight values along K of a panel.
@@ -313,6 +307,42 @@ fn few<const R: usize>(sums: &mut Sums<R>, b: &Octet, a: &Groups<R>) {
             for g in 0..2 {
                 let product = _mm256_maddubs_epi16(b[g], _mm256_set1_epi32(a[g][i]));
                 sums[i][h] = _mm256_add_epi16(sums[i][h], product);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn dequantize(b: Panel<'_>, out: &mut [f32]) {
+    let nibble = _mm256_set1_epi32(15);
+    let blocks = b.integers.as_chunks::<{ COLUMNS * 4 }>().0.chunks(b.octets);
+    let (rows, _) = out.as_chunks_mut::<8>();
+    let outs = rows
+        .as_chunks_mut::<2>()
+        .0
+        .as_chunks_mut::<OCTET>()
+        .0
+        .chunks_mut(b.octets);
+    let scales = b.scales.as_chunks::<8>().0.as_chunks::<2>().0;
+    for (at, ((octets, scales), outs)) in blocks.zip(scales).zip(outs).enumerate() {
+        let zero_points = match b.zero_points {
+            ZeroPoints::Common(common) => [_mm256_set1_epi32(i32::from(common)); 2],
+            ZeroPoints::Each(each) => {
+                let (halves, _) = each.as_chunks::<8>();
+                [widen(&halves[2 * at]), widen(&halves[2 * at + 1])]
+            }
+        };
+        let scales = [load(&scales[0]), load(&scales[1])];
+        for (octet, rows) in octets.iter().zip(outs) {
+            let (halves, _) = octet.as_chunks::<32>();
+            // A lane holds the eight values of a column.
+            let halves = [load_bytes(&halves[0]), load_bytes(&halves[1])];
+            for (row, shift) in rows.iter_mut().zip([0, 8, 16, 24, 4, 12, 20, 28]) {
+                for h in 0..2 {
+                    let q = _mm256_and_si256(_mm256_srl_epi32(halves[h], _mm_cvtsi32_si128(shift)), nibble);
+                    let centred = _mm256_cvtepi32_ps(_mm256_sub_epi32(q, zero_points[h]));
+                    store(_mm256_mul_ps(centred, scales[h]), &mut row[h]);
+                }
             }
         }
     }
