@@ -42,8 +42,8 @@ pub struct QuantizedTile<'a> {
     pub groups: &'a [i32],
     /// `[blocks][rows]`
     pub scales: &'a [f32],
-    /// `[blocks][rows]`: what the zero points take from a dot product: the sum of the block's integers times -1, which fits
-    /// i16, or times the common zero point too.
+    /// `[blocks][rows]`: what the zero points take from a dot product: the sum of the block's integers times -1, which
+    /// fits i16, and times the common zero point if there is one.
     pub corrections: &'a [i32],
 }
 

@@ -92,7 +92,8 @@ fn check(kernel: &'static dyn BlockedKernel, case: &Case, threads: usize) {
         let wrong: Vec<usize> = (0..want.len()).filter(|&at| !same(got[at], want[at])).collect();
         if let Some(&at) = wrong.first() {
             panic!(
-                "{} {}: [{}, {}] by [_, {}] in blocks of {}, {} zero points, {threads} threads: at {at} got {}, want {}; {} of {} wrong",
+                "{} {}: [{}, {}] by [_, {}] in blocks of {}, {} zero points, {threads} threads: \
+                 at {at} got {}, want {}; {} of {} wrong",
                 kernel.name(),
                 activations.name(),
                 case.m,

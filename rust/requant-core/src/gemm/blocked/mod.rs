@@ -19,8 +19,8 @@ use crate::{Error, Result};
 /// What becomes of A before it is multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// Each block along K of each row becomes int8 with a scale of its own, `absmax / 127`. The sums of a block's products
-    /// are exact, and then scaled and added in f32: what onnxruntime does at `accuracy_level` 4.
+    /// Each block along K of each row becomes int8 with a scale of its own, `absmax / 127`. The sums of a block's
+    /// products are exact, and then scaled and added in f32: what onnxruntime does at `accuracy_level` 4.
     #[default]
     Int8PerBlock,
     /// The same with one scale to a row, which costs precision where a row has outliers.

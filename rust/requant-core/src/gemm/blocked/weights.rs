@@ -43,8 +43,8 @@ pub struct PackedBlocks {
 impl PackedBlocks {
     /// Packs `b` for the kernel in use: int8 in -8..=7 stands for int4, uint8 in 0..=15 for uint4.
     ///
-    /// `block_size` is 16, 32, 64, 128 or 256. `scales` are finite. `zero_points` are one or as many as scales, within the
-    /// 4-bit type.
+    /// `block_size` is 16, 32, 64, 128 or 256. `scales` are finite. `zero_points` are one or as many as scales, within
+    /// the 4-bit type.
     ///
     /// # Errors
     /// Another block size or length, integers outside the 4-bit type, a scale that is not finite.

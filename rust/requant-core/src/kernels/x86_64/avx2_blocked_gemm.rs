@@ -1,8 +1,8 @@
 //! Products with block-quantized weights on AVX2, exact where they are integers.
 //!
-//! Stored 4-bit weights are 0..15, so `vpmaddubsw` (u8 times i8, neighbours added in i16) cannot saturate: its sums are at
-//! most 2 * 15 * 128, and eight of them, 32 values along K, still fit i16. `vpmaddwd` by ones then adds neighbours in
-//! i32. One octet of the 6 x 16 tile:
+//! Stored 4-bit weights are 0..15, so `vpmaddubsw` (u8 times i8, neighbours added in i16) cannot saturate: its sums are
+//! at most 2 * 15 * 128, and eight of them, 32 values along K, still fit i16. `vpmaddwd` by ones then adds neighbours
+//! in i32. One octet of the 6 x 16 tile:
 //!
 //! ```text
 //! B  u8  [16][4]         two vectors; their low halves are k = 0..4 of 8 columns each, their high halves k = 4..8
@@ -11,6 +11,7 @@
 //! ```
 //!
 //! Sums of reals do not fit beside these: they stay in the first-level cache, and are visited once a block.
+//! `gemm/README.md` has what this reaches, and what was tried.
 
 #[allow(
     clippy::wildcard_imports,
@@ -106,9 +107,24 @@ type Groups<const R: usize> = [[i32; R]; 2];
 /// Of 8 columns in each vector.
 type Sums<const R: usize> = [[__m256i; 2]; R];
 
-/// Products over one octet, added to `sums` or, the first ones, replacing them. In assembly, since compilers reorder the
-/// additions so that sums leave the registers: they take 12, and all that is left is used here.
+/// Products over one octet, added to `sums` or, the first ones, replacing them. In assembly, since the compiler reorders
+/// the additions so that sums leave the registers: they take 12, and all that is left is used here.
 macro_rules! octet {
+    ($which:ident 4, $($operand:ident),*) => {
+        octet!($which, $($operand),*, 4: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7")
+    };
+    ($which:ident 5, $($operand:ident),*) => {
+        octet!(
+            $which, $($operand),*,
+            5: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7", 4 "ymm8" "ymm9"
+        )
+    };
+    ($which:ident 6, $($operand:ident),*) => {
+        octet!(
+            $which, $($operand),*,
+            6: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7", 4 "ymm8" "ymm9", 5 "ymm10" "ymm11"
+        )
+    };
     ($which:ident, $sums:ident, $b:ident, $a:ident, $rows:tt: $($i:tt $left:tt $right:tt),*) => {
         // SAFETY: reads the bytes of `b`, `a` and `NIBBLES` only, and touches only the registers that it names.
         unsafe {
@@ -156,8 +172,8 @@ macro_rules! octet {
 struct Nibbles([u8; 32]);
 static NIBBLES: Nibbles = Nibbles([15; 32]);
 
-/// Sums in i16 of products over octets, at most 4: the neighbours of each column are still apart. A macro, since it must not
-/// become a call, which would pass the sums through memory.
+/// Sums in i16 of products over octets, at most 4: the neighbours of each column are still apart. A macro, since it must
+/// not become a call, which would pass the sums through memory.
 macro_rules! products {
     ($R:ident, $count:literal, $octets:expr, $groups:expr) => {{
         const { assert!($count >= 1 && $count * OCTET * 15 * 128 / 2 <= i16::MAX as usize) };
@@ -167,21 +183,24 @@ macro_rules! products {
             let (b, a) = (&octets[o], &groups[o]);
             match ($R, o) {
                 (..4, _) => few(&mut sums, b, a),
-                (4, 0) => octet!(first, sums, b, a, 4: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7"),
-                (4, _) => octet!(next, sums, b, a, 4: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7"),
-                (5, 0) => octet!(first, sums, b, a, 5: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7", 4 "ymm8" "ymm9"),
-                (5, _) => octet!(next, sums, b, a, 5: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7", 4 "ymm8" "ymm9"),
-                (_, 0) => octet!(first, sums, b, a, 6: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7", 4 "ymm8" "ymm9", 5 "ymm10" "ymm11"),
-                (_, _) => octet!(next, sums, b, a, 6: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7", 4 "ymm8" "ymm9", 5 "ymm10" "ymm11"),
+                (4, 0) => octet!(first 4, sums, b, a),
+                (4, _) => octet!(next 4, sums, b, a),
+                (5, 0) => octet!(first 5, sums, b, a),
+                (5, _) => octet!(next 5, sums, b, a),
+                (_, 0) => octet!(first 6, sums, b, a),
+                (_, _) => octet!(next 6, sums, b, a),
             }
         }
         sums
     }};
 }
 
-/// Adds the dot products of a block to the sums of a tile.
+/// Adds the dot products of a block to the sums of a tile; a macro as the one above.
 macro_rules! add_block {
-    ($R:ident, $dots:expr, $at:expr, $scales:ident, $zero_points:ident, $a_scales:ident, $corrections:ident, $sums:ident) => {{
+    (
+        $R:ident, $dots:expr, $at:expr,
+        $scales:ident, $zero_points:ident, $a_scales:ident, $corrections:ident, $sums:ident
+    ) => {{
         let (dots, scales, a_scales, corrections) = ($dots, &$scales[$at], &$a_scales[$at], &$corrections[$at]);
         if $R < 4 {
             prefetch(scales.as_ptr().cast());
@@ -198,7 +217,7 @@ macro_rules! add_block {
             let zero_points = [widen(&zero_points[0]), widen(&zero_points[1])];
             for i in 0..$R {
                 let correction = _mm256_set1_epi32(corrections[i]);
-                // The upper halves of the zero points' lanes are 0, and both factors fit i16: a cheap product of i32.
+                // The upper halves of the zero points' lanes are 0, and both factors fit i16: a product of i32, cheaply.
                 add(i, 0, _mm256_madd_epi16(zero_points[0], correction));
                 add(i, 1, _mm256_madd_epi16(zero_points[1], correction));
             }
