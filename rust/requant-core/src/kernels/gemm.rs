@@ -64,6 +64,12 @@ type Probe = fn() -> Option<&'static dyn GemmKernel>;
 /// One for each set that has its own; generic is always present.
 const REGISTRY: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
+    kernels::x86_64::avx512vnni_gemm::probe,
+    #[cfg(target_arch = "x86_64")]
+    kernels::x86_64::avx512_gemm::probe,
+    #[cfg(target_arch = "x86_64")]
+    kernels::x86_64::avxvnni_gemm::probe,
+    #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_gemm::probe,
     kernels::generic_gemm::probe,
 ];

@@ -72,6 +72,12 @@ type Probe = fn() -> Option<&'static dyn Kernels>;
 /// Best first; generic last and always present.
 const REGISTRY: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
+    x86_64::avx512vnni::probe,
+    #[cfg(target_arch = "x86_64")]
+    x86_64::avx512::probe,
+    #[cfg(target_arch = "x86_64")]
+    x86_64::avxvnni::probe,
+    #[cfg(target_arch = "x86_64")]
     x86_64::avx2::probe,
     generic::probe,
 ];

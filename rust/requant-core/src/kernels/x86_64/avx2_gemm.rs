@@ -172,7 +172,7 @@ fn pack_rows<const R: usize>(a: Matrix<'_>, rows: Range<usize>, out: &mut [i32])
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {
+pub(super) fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {
     let mut t = r;
     for i in 0..4 {
         t[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -209,7 +209,7 @@ fn widen_u8(x: &[u8; 16]) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store(v: __m256i, out: &mut [i32; 8]) {
+pub(super) fn store(v: __m256i, out: &mut [i32; 8]) {
     // SAFETY: `out` is 32 writable bytes, and `storeu` needs no alignment.
     unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) }
 }

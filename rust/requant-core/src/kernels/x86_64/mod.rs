@@ -1,5 +1,25 @@
 //! x86-64 kernels, a file for each instruction set.
 
+/// Evaluates an expression with a constant that equals a number of rows.
+macro_rules! with_rows {
+    ($rows:expr, $R:ident in [$($n:literal)*] => $value:expr) => {
+        match $rows {
+            $($n => {
+                const $R: usize = $n;
+                $value
+            })*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+
 pub(super) mod avx2;
 pub(super) mod avx2_blocked_gemm;
 pub(super) mod avx2_gemm;
+pub(super) mod avx512;
+pub(super) mod avx512_gemm;
+pub(super) mod avx512vnni;
+pub(super) mod avx512vnni_gemm;
+pub(super) mod avxvnni;
+pub(super) mod avxvnni_gemm;
+mod zmm;

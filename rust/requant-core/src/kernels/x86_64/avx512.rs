@@ -1,0 +1,26 @@
+//! AVX-512 with bytes and words: Skylake-X, Zen 4 and later.
+
+use super::avx2;
+use crate::kernels::{Kernels, generic};
+
+/// Proof that AVX-512 was detected: only [`probe`] makes one.
+struct Avx512(());
+
+pub(in crate::kernels) fn probe() -> Option<&'static dyn Kernels> {
+    static SET: Avx512 = Avx512(());
+    detected().then_some(&SET as &dyn Kernels)
+}
+
+pub(super) fn detected() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+}
+
+impl Kernels for Avx512 {
+    fn name(&self) -> &'static str {
+        "avx512"
+    }
+
+    fn base(&self) -> &'static dyn Kernels {
+        avx2::probe().unwrap_or(&generic::Generic)
+    }
+}
