@@ -30,6 +30,9 @@ const GROUP: usize = 4;
 /// Bytes of a panel that one step takes.
 const STEP: usize = COLUMNS * GROUP;
 
+/// Steps to a turn of the loop, so that its own instructions are few; a multiple of the sets of sums.
+const UNROLL: usize = 4;
+
 /// Proof that AVX-512 VNNI was detected: only [`probe`] makes one.
 struct Avx512VnniGemm(());
 
@@ -92,11 +95,11 @@ const fn sets(rows: usize) -> usize {
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn multiply<const R: usize, const SETS: usize>(a: &[i32], panel: &[i8], out: &mut [i32]) {
     let mut sets = [[[_mm512_setzero_si512(); 2]; R]; SETS];
-    let (a, last_a) = a.as_chunks::<R>().0.as_chunks::<SETS>();
-    let (b, last_b) = panel.as_chunks::<STEP>().0.as_chunks::<SETS>();
+    let (a, last_a) = a.as_chunks::<R>().0.as_chunks::<UNROLL>();
+    let (b, last_b) = panel.as_chunks::<STEP>().0.as_chunks::<UNROLL>();
     for (a, b) in a.iter().zip(b) {
-        for ((sums, a), b) in sets.iter_mut().zip(a).zip(b) {
-            step(sums, a, b);
+        for i in 0..UNROLL {
+            step(&mut sets[i % SETS], &a[i], &b[i]);
         }
     }
     for (a, b) in last_a.iter().zip(last_b) {

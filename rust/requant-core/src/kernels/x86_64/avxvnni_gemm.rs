@@ -32,6 +32,9 @@ const LANES: usize = 8;
 /// Bytes of a panel that one step takes.
 const STEP: usize = COLUMNS * GROUP;
 
+/// Steps to a turn of the loop, so that its own instructions are few; a multiple of the sets of sums.
+const UNROLL: usize = 4;
+
 /// How far ahead B is fetched; few rows make a step short.
 const fn ahead(rows: usize) -> usize {
     if rows < 4 { 4096 } else { 1024 }
@@ -109,11 +112,11 @@ const fn sets(rows: usize) -> usize {
 #[target_feature(enable = "avx2,avxvnni")]
 fn multiply<const R: usize, const SETS: usize>(a: &[i32], panel: &[i8], out: &mut [i32]) {
     let mut sets = [[[_mm256_setzero_si256(); 2]; R]; SETS];
-    let (a, last_a) = a.as_chunks::<R>().0.as_chunks::<SETS>();
-    let (b, last_b) = panel.as_chunks::<STEP>().0.as_chunks::<SETS>();
+    let (a, last_a) = a.as_chunks::<R>().0.as_chunks::<UNROLL>();
+    let (b, last_b) = panel.as_chunks::<STEP>().0.as_chunks::<UNROLL>();
     for (a, b) in a.iter().zip(b) {
-        for ((sums, a), b) in sets.iter_mut().zip(a).zip(b) {
-            step(sums, a, b);
+        for i in 0..UNROLL {
+            step(&mut sets[i % SETS], &a[i], &b[i]);
         }
     }
     for (a, b) in last_a.iter().zip(last_b) {
