@@ -51,10 +51,15 @@ if TYPE_CHECKING:
         compute_params as compute_params,
         cpu_info as cpu_info,
         dequantize_array as dequantize_array,
+        dequantize_packed as dequantize_packed,
         fake_quantize_array as fake_quantize_array,
+        fake_quantize_with_mask as fake_quantize_with_mask,
+        pack_int2 as pack_int2,
         pack_int4 as pack_int4,
         params_from_data as params_from_data,
         quantize_array as quantize_array,
+        quantize_packed as quantize_packed,
+        unpack_int2 as unpack_int2,
         unpack_int4 as unpack_int4,
     )
     from requant.report import Report as Report
@@ -70,6 +75,7 @@ if TYPE_CHECKING:
         QuantScheme as QuantScheme,
         QuantType as QuantType,
         Range as Range,
+        Rounding as Rounding,
     )
 
 
@@ -98,10 +104,15 @@ _HOMES = {
         "compute_params",
         "cpu_info",
         "dequantize_array",
+        "dequantize_packed",
         "fake_quantize_array",
+        "fake_quantize_with_mask",
+        "pack_int2",
         "pack_int4",
         "params_from_data",
         "quantize_array",
+        "quantize_packed",
+        "unpack_int2",
         "unpack_int4",
     ),
     "report": ("Report",),
@@ -117,6 +128,7 @@ _HOMES = {
         "QuantType",
         "QuantizedTensor",
         "Range",
+        "Rounding",
     ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

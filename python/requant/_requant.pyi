@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "ROUNDINGS",
     "BlockedMatrix",
     "PackedMatrix",
     "Requantizer",
@@ -19,14 +20,15 @@ __all__ = [
     "matmul",
     "matmul_blocked",
     "observe_many",
-    "pack_int4",
+    "pack",
     "quantize",
     "slice_ranges",
-    "unpack_int4",
+    "unpack",
 ]
 
 __version__: Final[str]
 CALIBRATION_METHODS: Final[tuple[str, ...]]
+ROUNDINGS: Final[tuple[str, ...]]
 
 def cpu_info() -> dict[str, Any]:
     """``arch``, ``features`` (detected), ``kernels`` (in use), ``available`` (kernels this CPU can run), ``cores``."""
@@ -41,42 +43,23 @@ def slice_ranges(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Smallest and largest value of the tensor (shape ``[]``), each channel of ``axis``, or each block along it."""
 
-def quantize(
-    x: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    zero_point: NDArray[np.int32],
-    dtype: str,
-    axis: int | None,
-    block_size: int | None,
-    narrow: bool,
-) -> NDArray[Any]:
-    """Integers in the shape of ``x``; ``scale`` has shape ``[]``, ``[channels]`` or the blocked shape."""
+# Scale, zero point, dtype, axis, block size, narrow, rounding, threads (0: as many as the size is worth).
+_Spec = tuple[NDArray[np.float32], NDArray[np.int32], str, int | None, int | None, bool, str, int]
 
-def dequantize(
-    q: NDArray[Any],
-    scale: NDArray[np.float32],
-    zero_point: NDArray[np.int32],
-    axis: int | None,
-    block_size: int | None,
-) -> NDArray[np.float32]:
-    """Reals in the shape of ``q`` (int8, uint8, int16 or uint16)."""
+def quantize(x: NDArray[Any], spec: _Spec, out: NDArray[Any], packed: bool) -> None:
+    """Integers of ``x`` (float32, float16, bfloat16); scales have shape ``[]``, ``[channels]`` or the blocked shape."""
 
-def fake_quantize(
-    x: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    zero_point: NDArray[np.int32],
-    dtype: str,
-    axis: int | None,
-    block_size: int | None,
-    narrow: bool,
-) -> NDArray[np.float32]:
-    """Quantize, then dequantize."""
+def dequantize(q: NDArray[Any], spec: _Spec, out: NDArray[Any], packed: bool) -> None:
+    """Reals (float32, float16 or bfloat16) in the shape of ``out``."""
 
-def pack_int4(q: NDArray[Any]) -> NDArray[np.uint8]:
-    """Two 4-bit integers (held in int8 or uint8) to a byte, low bits first, flattened."""
+def fake_quantize(x: NDArray[Any], spec: _Spec, out: NDArray[Any], mask: NDArray[np.bool_] | None) -> None:
+    """Quantize, then dequantize; ``mask`` tells what was not clamped."""
 
-def unpack_int4(data: NDArray[np.uint8], count: int, signed: bool) -> NDArray[Any]:
-    """The inverse of ``pack_int4``: ``count`` integers, int8 if ``signed``, else uint8."""
+def pack(q: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
+    """Integers of 2 or 4 bits (held in int8 or uint8), several to a byte, low bits first, flattened."""
+
+def unpack(data: NDArray[np.uint8], count: int, dtype: str) -> NDArray[Any]:
+    """The inverse of ``pack``: ``count`` integers, int8 or uint8."""
 
 @final
 class TensorStatistics:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from requant import ops
+from requant.arrays import as_array, output
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def qmatmul(
         if not (a_scale is None and b_scale is None and requantizer is None and np.all(np.equal(a_zero_point, 0))):
             raise TypeError("expected a_zero_point, a_scale, b_scale and requantizer with PackedWeights only")
         columns = np.empty(0, np.float32) if bias is None else np.broadcast_to(_reals("bias", bias, (n,)), (n,))
-        result = _result(out, (*rows_shape, n), np.float32, array)
+        result = output(out, (*rows_shape, n), np.float32, array)
         blocks, columns, rows = weights._core, ops.as_float32(columns), math.prod(rows_shape)  # noqa: SLF001 - as below
         ops.matmul_blocked_into(array, rows, blocks, activations or "int8", columns, result, threads or 0)
         return result
@@ -326,7 +327,7 @@ def qmatmul(
         raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
     scales = _scales(a_scale, b_scale, bias, rows_shape, n)
     dtype: Any = np.int32 if scales is None else np.float32
-    result = _result(out, (*rows_shape, n), dtype if requantizer is None else requantizer.dtype, array)
+    result = output(out, (*rows_shape, n), dtype if requantizer is None else requantizer.dtype, array)
     data, stride = _rows(array)
     core = None if requantizer is None else requantizer._core  # noqa: SLF001 - two halves of one module
     rows = math.prod(rows_shape)
@@ -335,7 +336,7 @@ def qmatmul(
 
 
 def _bytes(name: str, value: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = as_array(value)
     if array.dtype not in (np.int8, np.uint8):
         raise TypeError(f"expected {name} of dtype int8 or uint8, got {array.dtype}; quantize it first")
     return array
@@ -375,19 +376,6 @@ def _reals(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.fl
     if array.ndim and array.shape != shape:
         raise ConfigError(f"expected {name} to be a scalar or of shape {shape}, got {array.shape}")
     return array.reshape(-1)
-
-
-def _result(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any, a: NDArray[Any]) -> NDArray[Any]:
-    if out is None:
-        return np.empty(shape, dtype)
-    expected = np.dtype(dtype)
-    if (out.shape, out.dtype) != (shape, expected):
-        raise ConfigError(f"expected out of shape {shape} and dtype {expected}, got {out.shape} and {out.dtype}")
-    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
-        raise ConfigError("expected out to be C-contiguous, aligned and writable")
-    if np.may_share_memory(a, out):
-        raise ConfigError("expected out beside a, got memory that both use", hint="write to another array")
-    return out
 
 
 def _rows(array: NDArray[Any]) -> tuple[NDArray[Any], int]:

@@ -1,8 +1,9 @@
 """Quantization of numpy arrays; the only module that calls the compiled core.
 
 Arrays of any memory layout are taken: strided, reversed, Fortran-ordered, read-only, misaligned or byte-swapped ones
-give the same bits as a native copy. Float16, bfloat16 and float64 are rounded to float32 first, integers and bools too
-(exact up to 2**24 in magnitude). Other dtypes raise ``TypeError``.
+give the same bits as a native copy, and so do other libraries' arrays in host memory that speak DLPack. Float16 and
+bfloat16 stand for the float32 that they widen to; float64, integers and bools are rounded to it (exact up to 2**24 in
+magnitude). Other dtypes raise ``TypeError``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from requant import _requant
 from requant._requant import (
     CALIBRATION_METHODS,
+    ROUNDINGS,
     BlockedMatrix,
     PackedMatrix,
     Requantizer as CoreRequantizer,
@@ -23,6 +25,7 @@ from requant._requant import (
     matmul as matmul_into,
     matmul_blocked as matmul_blocked_into,
 )
+from requant.arrays import as_array, as_float32, as_reals, output
 from requant.errors import ConfigError, DataError
 from requant.types import (
     PerBlock,
@@ -38,12 +41,13 @@ from requant.types import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-    from requant.types import Granularity
+    from requant.types import Granularity, Rounding
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "ROUNDINGS",
     "BlockedMatrix",
     "CoreRequantizer",
     "PackedMatrix",
@@ -52,14 +56,19 @@ __all__ = [
     "compute_params",
     "cpu_info",
     "dequantize_array",
+    "dequantize_packed",
     "fake_quantize_array",
+    "fake_quantize_with_mask",
     "matmul_blocked_into",
     "matmul_into",
     "observe_many",
+    "pack_int2",
     "pack_int4",
     "params_from_data",
     "quantize_array",
+    "quantize_packed",
     "scale_shape",
+    "unpack_int2",
     "unpack_int4",
 ]
 
@@ -67,63 +76,160 @@ __all__ = [
 cpu_info()  # refuses a REQUANT_ISA that names no kernel set of this machine
 
 
-def as_float32(x: ArrayLike) -> NDArray[np.float32]:
-    """``x`` as the core takes it: float32, C-contiguous, aligned, native byte order; copied only where it is not.
-
-    Raises:
-        TypeError: ``x`` does not hold real numbers.
-    """
-    array = np.asarray(x)
-    # bfloat16 and other extension floats are of kind V, and differ from structs by having no fields.
-    real = array.dtype.kind in "fiub" or (array.dtype.kind == "V" and array.dtype.name == "bfloat16")
-    if not real:
-        raise TypeError(f"expected an array of real numbers, got dtype {array.dtype}")
-    # An overflow of float64 to infinity is for the caller's finiteness check to report, not for a warning.
-    with np.errstate(over="ignore"):
-        return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
-
-
-def quantize_array(x: ArrayLike, params: QuantParams) -> QuantizedTensor:
+def quantize_array(
+    x: ArrayLike,
+    params: QuantParams,
+    *,
+    rounding: Rounding = "onnx",
+    threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> QuantizedTensor:
     """The integers of ``x``, as ONNX QuantizeLinear: ``clamp(round_half_even(x / scale) + zero_point)``.
+
+    Runs without the GIL. All instruction sets and any number of threads give the same bits.
 
     Args:
         x: Reals of any shape. NaN becomes the zero point; infinities saturate.
         params: Parameters whose shapes fit ``x``; see :func:`scale_shape`.
+        rounding: The formula: ONNX's, or one of :data:`requant.types.Rounding`.
+        threads: Threads to use; ``None`` for as many as the size is worth, up to all cores.
+        out: Where to write: C-contiguous, of the shape of ``x`` and the dtype of the integers. Spares a large result
+            the time that the system takes to hand out new memory.
 
     Returns:
-        Integers in the shape of ``x``, in ``params.scheme.dtype.numpy``, together with ``params``.
+        Integers in the shape of ``x``, in ``params.scheme.dtype.numpy``, together with ``params``; its data is ``out``
+        where that is given.
 
     Raises:
-        ConfigError: An axis, block size, shape or value of ``params`` that does not fit.
+        ConfigError: An axis, block size, shape or value of ``params``, or an ``out``, that does not fit; an unknown
+            ``rounding``.
         TypeError: ``x`` does not hold real numbers.
     """
-    array, scheme = as_float32(x), params.scheme
-    rows, axis, block_size, scale, zero_point = _layout(array, params)
-    q = _requant.quantize(rows, scale, zero_point, scheme.dtype.value, axis, block_size, scheme.narrow)
-    return QuantizedTensor(q.reshape(array.shape), params)
+    array = as_reals(x)
+    q = output(out, array.shape, params.scheme.dtype.numpy, array)
+    shape, spec = _spec(array.shape, params, rounding, threads)
+    _requant.quantize(array.reshape(shape), spec, q.reshape(shape), False)
+    return QuantizedTensor(q, params)
 
 
-def dequantize_array(tensor: QuantizedTensor) -> NDArray[np.float32]:
+def dequantize_array(
+    tensor: QuantizedTensor,
+    *,
+    dtype: DTypeLike = np.float32,
+    threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """The reals of a tensor, as ONNX DequantizeLinear: ``(q - zero_point) * scale`` in float32.
 
+    Args:
+        tensor: Integers with their parameters.
+        dtype: float32, or float16 or bfloat16, to which the float32 result is rounded, ties to even.
+        threads: As in :func:`quantize_array`.
+        out: Where to write: C-contiguous, of the shape of ``tensor.data`` and of ``dtype``.
+
     Raises:
-        ConfigError: Parameters that do not fit the data.
-        TypeError: ``tensor.data`` is not of the dtype that its scheme says.
+        ConfigError: Parameters, or an ``out``, that do not fit the data.
+        TypeError: ``tensor.data`` is not of the dtype that its scheme says, or ``dtype`` is another one.
     """
-    dtype = tensor.params.scheme.dtype.numpy
-    if tensor.data.dtype.newbyteorder("=") != dtype:
-        raise TypeError(f"expected an array of {dtype}, got dtype {tensor.data.dtype}")
-    array = np.require(tensor.data, dtype, ["C_CONTIGUOUS", "ALIGNED"])
-    rows, axis, block_size, scale, zero_point = _layout(array, tensor.params)
-    return _requant.dequantize(rows, scale, zero_point, axis, block_size).reshape(array.shape)
+    integers = tensor.params.scheme.dtype.numpy
+    data = as_array(tensor.data)
+    if data.dtype.newbyteorder("=") != integers:
+        raise TypeError(f"expected an array of {integers}, got dtype {data.dtype}")
+    array = np.require(data, integers, ["C_CONTIGUOUS", "ALIGNED"])
+    y = output(out, array.shape, _real_dtype(dtype), array)
+    shape, spec = _spec(array.shape, tensor.params, "onnx", threads)
+    _requant.dequantize(array.reshape(shape), spec, y.reshape(shape), False)
+    return y
 
 
-def fake_quantize_array(x: ArrayLike, params: QuantParams) -> NDArray[np.float32]:
-    """What ``x`` becomes when it is quantized and dequantized; arguments and errors of :func:`quantize_array`."""
-    array, scheme = as_float32(x), params.scheme
-    rows, axis, block_size, scale, zero_point = _layout(array, params)
-    y = _requant.fake_quantize(rows, scale, zero_point, scheme.dtype.value, axis, block_size, scheme.narrow)
-    return y.reshape(array.shape)
+def fake_quantize_array(
+    x: ArrayLike,
+    params: QuantParams,
+    *,
+    rounding: Rounding = "onnx",
+    dtype: DTypeLike = np.float32,
+    threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """What ``x`` becomes when it is quantized and dequantized.
+
+    Arguments and errors are those of :func:`quantize_array` and :func:`dequantize_array`.
+    """
+    return _fake_quantize(as_reals(x), params, rounding, dtype, threads=threads, out=out, mask=None)
+
+
+def fake_quantize_with_mask(
+    x: ArrayLike,
+    params: QuantParams,
+    *,
+    rounding: Rounding = "onnx",
+    dtype: DTypeLike = np.float32,
+    threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """:func:`fake_quantize_array`, and where a straight-through estimator passes the gradient on.
+
+    Returns:
+        The reals, and bools in their shape: whether the rounded value lay within the integers before it was clamped.
+        False for NaN.
+    """
+    array = as_reals(x)
+    mask = np.empty(array.shape, np.bool_)
+    return _fake_quantize(array, params, rounding, dtype, threads=threads, out=out, mask=mask), mask
+
+
+def quantize_packed(
+    x: ArrayLike,
+    params: QuantParams,
+    *,
+    rounding: Rounding = "onnx",
+    threads: int | None = None,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """The integers of ``x``, of 2 or 4 bits, packed as ONNX stores them, in one pass.
+
+    Args:
+        x: Reals of any shape; flattened in C order.
+        params: Parameters whose shapes fit ``x``, of a type of 2 or 4 bits.
+        rounding: As in :func:`quantize_array`.
+        threads: As in :func:`quantize_array`.
+        out: Where to write: C-contiguous uint8 of the result's shape.
+
+    Returns:
+        uint8, ``[ceil(x.size * bits / 8)]``, low bits first, the last byte padded with zero bits.
+
+    Raises:
+        ConfigError: As :func:`quantize_array`, or a wider type.
+        TypeError: ``x`` does not hold real numbers.
+    """
+    array, dtype = as_reals(x), _packed_dtype(params.scheme.dtype)
+    packed = output(out, (-(-array.size * dtype.bits // 8),), np.uint8, array)
+    shape, spec = _spec(array.shape, params, rounding, threads)
+    _requant.quantize(array.reshape(shape), spec, packed, True)
+    return packed
+
+
+def dequantize_packed(
+    data: NDArray[np.uint8],
+    shape: Sequence[int],
+    params: QuantParams,
+    *,
+    dtype: DTypeLike = np.float32,
+    threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """The reals, of ``shape``, of packed integers of 2 or 4 bits: unpacking and :func:`dequantize_array` in one pass.
+
+    Raises:
+        ConfigError: ``data`` has not the bytes that ``shape`` takes, or parameters or an ``out`` that do not fit.
+        TypeError: ``data`` is not uint8, or ``dtype`` is not a float of 16 or 32 bits.
+    """
+    packed = _packed_bytes(data)
+    _packed_dtype(params.scheme.dtype)
+    y = output(out, tuple(shape), _real_dtype(dtype), packed)
+    flat_shape, spec = _spec(tuple(shape), params, "onnx", threads)
+    _requant.dequantize(packed, spec, y.reshape(flat_shape), True)
+    return y
 
 
 def compute_params(lo: ArrayLike, hi: ArrayLike, scheme: QuantScheme) -> QuantParams:
@@ -195,7 +301,7 @@ def scale_shape(shape: Sequence[int], granularity: Granularity) -> tuple[int, ..
             return (*shape[:axis], -(-shape[axis] // block_size), *shape[axis + 1 :])
 
 
-def pack_int4(q: NDArray[Any]) -> NDArray[np.uint8]:
+def pack_int4(q: ArrayLike) -> NDArray[np.uint8]:
     """Two 4-bit integers to a byte, low bits first, as ONNX stores int4 and uint4.
 
     Args:
@@ -205,9 +311,7 @@ def pack_int4(q: NDArray[Any]) -> NDArray[np.uint8]:
         ConfigError: An integer that does not fit 4 bits.
         TypeError: ``q`` is neither int8 nor uint8.
     """
-    if q.dtype not in (np.int8, np.uint8):
-        raise TypeError(f"expected an array of int8 or uint8, got dtype {q.dtype}")
-    return _requant.pack_int4(np.require(q, requirements=["C_CONTIGUOUS", "ALIGNED"]))
+    return _pack(q, QuantType.INT4, QuantType.UINT4)
 
 
 def unpack_int4(data: NDArray[np.uint8], shape: Sequence[int], dtype: QuantType) -> NDArray[Any]:
@@ -217,12 +321,25 @@ def unpack_int4(data: NDArray[np.uint8], shape: Sequence[int], dtype: QuantType)
         ConfigError: ``data`` has not the bytes that ``shape`` takes, or ``dtype`` is not 4 bits wide.
         TypeError: ``data`` is not uint8.
     """
-    if data.dtype != np.uint8:
-        raise TypeError(f"expected an array of uint8, got dtype {data.dtype}")
-    if dtype.bits != 4:
-        raise ConfigError(f"expected int4 or uint4, got {dtype.value}")
-    flat = np.require(data, requirements=["C_CONTIGUOUS", "ALIGNED"])
-    return _requant.unpack_int4(flat, math.prod(shape), dtype.signed).reshape(shape)
+    return _unpack(data, shape, dtype, 4)
+
+
+def pack_int2(q: ArrayLike) -> NDArray[np.uint8]:
+    """Four 2-bit integers to a byte, low bits first, as ONNX stores int2 and uint2.
+
+    Args:
+        q: int8 in -2..1 or uint8 in 0..3, of any shape; flattened in C order, the last byte padded with zero bits.
+
+    Raises:
+        ConfigError: An integer that does not fit 2 bits.
+        TypeError: ``q`` is neither int8 nor uint8.
+    """
+    return _pack(q, QuantType.INT2, QuantType.UINT2)
+
+
+def unpack_int2(data: NDArray[np.uint8], shape: Sequence[int], dtype: QuantType) -> NDArray[Any]:
+    """The inverse of :func:`pack_int2`, with the errors of :func:`unpack_int4`."""
+    return _unpack(data, shape, dtype, 2)
 
 
 def observe_many(statistics: Sequence[TensorStatistics], arrays: Sequence[ArrayLike], *, threads: int = 0) -> None:
@@ -251,26 +368,87 @@ def _axis(axis: int, shape: tuple[int, ...]) -> int:
 
 
 def _slices(array: NDArray[Any], granularity: Granularity) -> tuple[NDArray[Any], int | None, int | None]:
-    """The array, axis and block size that the core takes; rows are the channels of a matrix to it."""
+    """The array, axis and block size that the core takes."""
+    shape, axis, block_size = _flat_form(array.shape, granularity)
+    return array.reshape(shape), axis, block_size
+
+
+def _flat_form(shape: tuple[int, ...], granularity: Granularity) -> tuple[tuple[int, ...], int | None, int | None]:
+    """Shape, axis and block size as the core takes them; rows are the channels of a matrix to it."""
     match granularity:
         case PerTensor():
-            return array, None, None
+            return shape, None, None
         case PerToken():
-            return array.reshape(math.prod(scale_shape(array.shape, granularity)), array.shape[-1]), 0, None
+            return (math.prod(shape[: _axis(-1, shape)]), shape[-1]), 0, None
         case PerChannel(axis):
-            return array, _axis(axis, array.shape), None
+            return shape, _axis(axis, shape), None
         case PerBlock(axis, block_size):
-            return array, _axis(axis, array.shape), block_size
+            return shape, _axis(axis, shape), block_size
 
 
-def _layout(
-    array: NDArray[Any], params: QuantParams
-) -> tuple[NDArray[Any], int | None, int | None, NDArray[np.float32], NDArray[np.int32]]:
-    """The arguments of the core for ``array``, once the shapes of ``params`` are seen to fit it."""
-    expected = scale_shape(array.shape, params.scheme.granularity)
+def _spec(shape: tuple[int, ...], params: QuantParams, rounding: str, threads: int | None) -> tuple[Any, Any]:
+    """The shape that the core sees, and its other arguments, once the shapes of ``params`` are seen to fit."""
+    scheme = params.scheme
+    expected = scale_shape(shape, scheme.granularity)
     for name, value in (("scale", params.scale), ("zero_point", params.zero_point)):
         if np.shape(value) != expected:
-            message = f"expected {name} of shape {expected} for data of shape {array.shape}, got {np.shape(value)}"
-            raise ConfigError(message, hint=f"the granularity is {params.scheme.granularity}")
-    zero_point = np.require(params.zero_point, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
-    return (*_slices(array, params.scheme.granularity), as_float32(params.scale), zero_point)
+            message = f"expected {name} of shape {expected} for data of shape {shape}, got {np.shape(value)}"
+            raise ConfigError(message, hint=f"the granularity is {scheme.granularity}")
+    if threads is not None and threads < 0:
+        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    zero_point = np.array(params.zero_point, np.int32, order="C")
+    shape, axis, block_size = _flat_form(shape, scheme.granularity)
+    spec = as_float32(params.scale), zero_point, scheme.dtype, axis, block_size, scheme.narrow, rounding, threads or 0
+    return shape, spec
+
+
+def _fake_quantize(
+    array: NDArray[Any],
+    params: QuantParams,
+    rounding: str,
+    dtype: DTypeLike,
+    *,
+    threads: int | None,
+    out: NDArray[Any] | None,
+    mask: NDArray[np.bool_] | None,
+) -> NDArray[Any]:
+    y = output(out, array.shape, _real_dtype(dtype), array)
+    shape, spec = _spec(array.shape, params, rounding, threads)
+    rows = None if mask is None else mask.reshape(shape)
+    _requant.fake_quantize(array.reshape(shape), spec, y.reshape(shape), rows)
+    return y
+
+
+def _real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    found = np.dtype(dtype)
+    if found.name not in {"float32", "float16", "bfloat16"}:
+        raise TypeError(f"expected float32, float16 or bfloat16, got dtype {found}")
+    return found
+
+
+def _packed_dtype(dtype: QuantType) -> QuantType:
+    if dtype.bits > 4:
+        raise ConfigError(f"expected a type of 2 or 4 bits, got {dtype.value}", hint="wider types are not packed")
+    return dtype
+
+
+def _packed_bytes(data: ArrayLike) -> NDArray[np.uint8]:
+    array = as_array(data)
+    if array.dtype != np.uint8:
+        raise TypeError(f"expected an array of uint8, got dtype {array.dtype}")
+    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _pack(q: ArrayLike, signed: QuantType, unsigned: QuantType) -> NDArray[np.uint8]:
+    array = as_array(q)
+    if array.dtype not in (np.int8, np.uint8):
+        raise TypeError(f"expected an array of int8 or uint8, got dtype {array.dtype}")
+    dtype = signed if array.dtype == np.int8 else unsigned
+    return _requant.pack(np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"]), dtype.value)
+
+
+def _unpack(data: ArrayLike, shape: Sequence[int], dtype: QuantType, bits: int) -> NDArray[Any]:
+    packed = _packed_bytes(data)
+    if dtype.bits != bits:
+        raise ConfigError(f"expected int{bits} or uint{bits}, got {dtype.value}")
+    return _requant.unpack(packed, math.prod(shape), dtype.value).reshape(shape)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 class QuantType(StrEnum):
     """An integer type that values are quantized to."""
 
+    INT2 = "int2"
+    UINT2 = "uint2"
     INT4 = "int4"
     UINT4 = "uint4"
     INT8 = "int8"
@@ -24,9 +27,9 @@ class QuantType(StrEnum):
     INT16 = "int16"
     UINT16 = "uint16"
 
-    @property
+    @cached_property
     def bits(self) -> int:
-        """Width in bits: 4, 8 or 16."""
+        """Width in bits: 2, 4, 8 or 16."""
         return int(self.value.removeprefix("u").removeprefix("int"))
 
     @property
@@ -44,9 +47,9 @@ class QuantType(StrEnum):
         """Largest integer of the type."""
         return (1 << (self.bits - self.signed)) - 1
 
-    @property
+    @cached_property
     def numpy(self) -> np.dtype[Any]:
-        """The numpy dtype that holds it; 4-bit integers are held one to a byte."""
+        """The numpy dtype that holds it; integers of 2 and 4 bits are held one to a byte."""
         import numpy as np
 
         return np.dtype(f"{'' if self.signed else 'u'}int{max(self.bits, 8)}")
@@ -76,6 +79,16 @@ class PerBlock:
 class PerToken:
     """One scale for each row, the last axis being the row: ``[8, 128, 32]`` has scale ``[8, 128]``."""
 
+
+#: How a real becomes an integer, named after whom the formula belongs to; ``inverse`` is ``1 / scale`` in float32:
+#:
+#: * ``onnx``: ``rint(x / scale) + zero_point``
+#: * ``torch_quantize_per_tensor``: ``rint(fma(x, inverse, zero_point))``
+#: * ``torch_quantize_per_channel``: ``rint(x * inverse + zero_point)``
+#: * ``torch_fake_quantize``: ``rint(x * inverse) + zero_point``
+#:
+#: They differ where a quotient lies on a tie or one bit beside it; each can be used with every granularity.
+Rounding = Literal["onnx", "torch_quantize_per_tensor", "torch_quantize_per_channel", "torch_fake_quantize"]
 
 Granularity = PerTensor | PerChannel | PerBlock | PerToken
 
@@ -115,7 +128,7 @@ class QuantParams:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedTensor:
-    """Integers with the parameters that give the reals back; 4-bit integers are unpacked, one to a byte."""
+    """Integers with the parameters that give the reals back; integers of 2 and 4 bits are unpacked, one to a byte."""
 
     data: NDArray[Any]
     params: QuantParams

@@ -67,6 +67,25 @@ def test_equals_the_formula(case: tuple[Any, QuantParams]) -> None:
     np.testing.assert_array_equal(ops.fake_quantize_array(x, params), reals)
 
 
+@given(cases(), st.sampled_from([None, 1, 3]), st.sampled_from(["float32", "float16"]))
+def test_every_way_gives_the_same_bits(case: tuple[Any, QuantParams], threads: int | None, dtype: str) -> None:
+    x, params = case
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        x = x.astype(dtype)
+    q = ops.quantize_array(x, params)
+    out = np.empty_like(q.data)
+    assert ops.quantize_array(x.astype(np.float32), params, threads=threads, out=out).data is out
+    np.testing.assert_array_equal(out, q.data)
+    fake, mask = ops.fake_quantize_with_mask(x, params, threads=threads)
+    np.testing.assert_array_equal(fake, q.dequantize())
+    inside = (q.data > params.scheme.dtype.min + params.scheme.narrow) & (q.data < params.scheme.dtype.max)
+    assert mask[inside & ~np.isnan(x)].all()
+    assert not mask[np.isnan(x)].any()
+    if params.scheme.dtype.bits <= 4:
+        packed = ops.quantize_packed(x, params, threads=threads)
+        np.testing.assert_array_equal(ops.dequantize_packed(packed, x.shape, params), q.dequantize())
+
+
 @given(
     hnp.arrays(
         np.float32,

@@ -248,15 +248,21 @@ def test_values_that_are_not_finite_are_named(granularity: Granularity, bad: flo
         ops.params_from_data(x, QuantScheme(granularity=granularity))
 
 
-@pytest.mark.parametrize("dtype", [QuantType.INT4, QuantType.UINT4])
+PACKED = [dtype for dtype in QuantType if dtype.bits <= 4]
+
+
+@pytest.mark.parametrize("dtype", PACKED)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 4)])
 def test_packing_round_trips(dtype: QuantType, shape: tuple[int, ...]) -> None:
     q = np.asarray(RNG.integers(dtype.min, dtype.max, shape, endpoint=True)).astype(dtype.numpy)
-    packed = ops.pack_int4(q)
-    assert packed.nbytes == (q.size + 1) // 2
-    np.testing.assert_array_equal(ops.unpack_int4(packed, shape, dtype), q)
+    pack, unpack = (ops.pack_int4, ops.unpack_int4) if dtype.bits == 4 else (ops.pack_int2, ops.unpack_int2)
+    packed = pack(q)
+    assert packed.nbytes == -(-q.size * dtype.bits // 8)
+    np.testing.assert_array_equal(unpack(packed, shape, dtype), q)
     onnx = pytest.importorskip("onnx")
-    data_type = {QuantType.INT4: onnx.TensorProto.INT4, QuantType.UINT4: onnx.TensorProto.UINT4}[dtype]
+    data_type = getattr(onnx.TensorProto, dtype.name, None)
+    if data_type is None:
+        pytest.skip(f"this onnx has no {dtype}")
     tensor = onnx.helper.make_tensor("q", data_type, shape, packed.tobytes(), raw=True)
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor).astype(dtype.numpy), q)
 
@@ -274,6 +280,154 @@ def test_packing_follows_c_order_and_refuses_wide_values() -> None:
         ops.unpack_int4(np.zeros(1, np.uint8), (2,), QuantType.INT8)
     with pytest.raises(TypeError, match="expected an array of uint8, got dtype int8"):
         ops.unpack_int4(np.zeros(1, np.int8), (2,), QuantType.INT4)
+
+
+FLOATS = ["float16", "bfloat16"]
+
+
+def real(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        name = pytest.importorskip("ml_dtypes").bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_halves_are_written_as_numpy_rounds_them(name: str) -> None:
+    dtype, q = real(name), np.arange(-32768, 32768).astype(np.int16)
+    params = scalar(0.7, -5, QuantScheme(QuantType.INT16))
+    tensor = QuantizedTensor(q, params)
+    y = ops.dequantize_array(tensor, dtype=dtype)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y.view(np.uint16), tensor.dequantize().astype(dtype).view(np.uint16))
+    fake = ops.fake_quantize_array(y, params, dtype=dtype)
+    expected = ops.fake_quantize_array(y.astype(np.float32), params).astype(dtype)
+    np.testing.assert_array_equal(fake.view(np.uint16), expected.view(np.uint16))
+
+
+@pytest.mark.parametrize("dtype", PACKED)
+def test_packed_in_one_pass_is_packed_afterwards(dtype: QuantType) -> None:
+    params = ops.params_from_data(X, QuantScheme(dtype, granularity=PerBlock(-1, 2)))
+    q = ops.quantize_array(X, params)
+    packed = ops.quantize_packed(X, params)
+    np.testing.assert_array_equal(packed, (ops.pack_int4 if dtype.bits == 4 else ops.pack_int2)(q.data))
+    np.testing.assert_array_equal(ops.dequantize_packed(packed, X.shape, params), q.dequantize())
+    with pytest.raises(ConfigError, match="packed data has"):
+        ops.dequantize_packed(packed[1:], X.shape, params)
+    with pytest.raises(ConfigError, match="expected a type of 2 or 4 bits, got uint8"):
+        ops.quantize_packed(X, scalar(1.0))
+
+
+def test_out_is_written_and_returned() -> None:
+    params = ops.params_from_data(X, QuantScheme(QuantType.UINT4, granularity=PerToken()))
+    q, reals = np.empty(X.shape, np.uint8), np.full(X.shape, np.nan, np.float32)
+    bytes_ = np.empty(X.size // 2, np.uint8)
+    tensor = ops.quantize_array(X, params, out=q)
+    assert tensor.data is q
+    np.testing.assert_array_equal(q, ops.quantize_array(X, params).data)
+    assert ops.quantize_packed(X, params, out=bytes_) is bytes_
+    np.testing.assert_array_equal(bytes_, ops.pack_int4(q))
+    writes: list[Callable[[], NDArray[Any]]] = [
+        lambda: ops.dequantize_array(tensor, out=reals),
+        lambda: ops.fake_quantize_array(X, params, out=reals),
+        lambda: ops.fake_quantize_with_mask(X, params, out=reals)[0],
+        lambda: ops.dequantize_packed(bytes_, X.shape, params, out=reals),
+    ]
+    for write in writes:
+        reals.fill(np.nan)
+        assert write() is reals
+        np.testing.assert_array_equal(reals, tensor.dequantize())
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.empty((4, 6), np.uint8), r"expected out of shape \(4, 6, 5\) and dtype uint8, got \(4, 6\) and uint8"),
+        (np.empty(X.shape, np.int8), r"and dtype uint8, got \(4, 6, 5\) and int8"),
+        (np.empty(X.shape, np.uint8, order="F"), "C-contiguous, aligned and writable"),
+        (read_only(np.empty(X.shape, np.uint8)), "C-contiguous, aligned and writable"),
+    ],
+)
+def test_an_out_that_does_not_fit_is_refused(out: NDArray[Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ops.quantize_array(X, scalar(0.1), out=out)
+
+
+def test_an_out_that_is_the_input_is_refused() -> None:
+    x = X.copy()
+    with pytest.raises(ConfigError, match="memory that both use"):
+        ops.fake_quantize_array(x, scalar(0.1), out=x)
+    np.testing.assert_array_equal(x, X)
+
+
+def test_the_mask_is_where_nothing_was_clamped() -> None:
+    x = np.array([-0.26, -0.25, 0.0, 127.25, 127.5, np.nan, np.inf, -np.inf, 3e9], np.float32)
+    fake, mask = ops.fake_quantize_with_mask(x, scalar(0.5))
+    # -0.25 is half a step below 0 and goes there, 127.5 to 255; 127.75 would go to 256.
+    np.testing.assert_array_equal(mask, [False, True, True, True, True, False, False, False, False])
+    np.testing.assert_array_equal(fake, ops.fake_quantize_array(x, scalar(0.5)))
+
+
+@pytest.mark.parametrize("rounding", ops.ROUNDINGS)
+def test_formulas_by_name(rounding: Any) -> None:
+    scale, z = np.float32(0.07), 5
+    x = ((np.arange(-100, 100) + np.float32(0.5)) * scale).astype(np.float32)
+    inverse = np.float32(1) / scale
+    # The product of two float32 is exact in float64, and so is its sum with an integer of this size.
+    level = {
+        "onnx": np.rint(x / scale) + z,
+        "torch_quantize_per_tensor": np.rint((x.astype(np.float64) * inverse + z).astype(np.float32)),
+        "torch_quantize_per_channel": np.rint(x * inverse + np.float32(z)),
+        "torch_fake_quantize": np.rint(x * inverse) + z,
+    }[rounding]
+    params = scalar(0.07, z, QuantScheme(QuantType.INT8))
+    np.testing.assert_array_equal(ops.quantize_array(x, params, rounding=rounding).data, np.clip(level, -128, 127))
+
+
+def test_an_unknown_formula_or_dtype_is_refused() -> None:
+    with pytest.raises(ConfigError, match='unknown rounding "tflite"; choose one of onnx, torch_quantize_per_tensor'):
+        ops.quantize_array(X, scalar(0.1), rounding="tflite")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="threads of at least 0, got -1"):
+        ops.quantize_array(X, scalar(0.1), threads=-1)
+    with pytest.raises(TypeError, match="expected float32, float16 or bfloat16, got dtype float64"):
+        ops.fake_quantize_array(X, scalar(0.1), dtype=np.float64)
+
+
+class Foreign:
+    """An array of another library: nothing but DLPack."""
+
+    def __init__(self, array: NDArray[Any], device: int = 1) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+
+def test_dlpack_is_taken_from_host_memory() -> None:
+    expected = ops.quantize_array(X, scalar(0.1))
+    foreign: Any = Foreign(X)
+    np.testing.assert_array_equal(ops.quantize_array(foreign, scalar(0.1)).data, expected.data)
+    np.testing.assert_array_equal(ops.fake_quantize_with_mask(foreign, scalar(0.1))[0], expected.dequantize())
+    np.testing.assert_array_equal(ops.as_float32(foreign), X)
+    integers: Any = Foreign(expected.data)
+    np.testing.assert_array_equal(
+        ops.dequantize_array(QuantizedTensor(integers, expected.params)), expected.dequantize()
+    )
+    elsewhere: Any = Foreign(X, device=2)
+    with pytest.raises(TypeError, match="expected an array in host memory, got DLPack device type 2; copy it"):
+        ops.quantize_array(elsewhere, scalar(0.1))
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2, 5])
+def test_any_number_of_threads_gives_the_same_bits(threads: int | None) -> None:
+    x = RNG.standard_normal((1200, 1000)).astype(np.float32)
+    params = ops.params_from_data(x, QuantScheme(granularity=PerBlock(1, 48)))
+    q, expected = ops.quantize_array(x, params, threads=threads), ops.quantize_array(x, params, threads=1)
+    np.testing.assert_array_equal(q.data, expected.data)
+    np.testing.assert_array_equal(ops.dequantize_array(q, threads=threads), expected.dequantize())
 
 
 def test_threads_give_the_serial_result() -> None:

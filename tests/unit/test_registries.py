@@ -26,6 +26,10 @@ def test_the_methods_are_those_of_the_core() -> None:
     assert config.choices("method") == config.METHODS
 
 
+def test_the_formulas_are_those_of_the_core() -> None:
+    assert get_args(types.Rounding) == ops.ROUNDINGS
+
+
 def test_choices_of_types_and_targets_are_real() -> None:
     for option in ("weights", "activations"):
         assert {QuantType(name).bits for name in config.choices(option)} == {8}

@@ -7,20 +7,37 @@
 //!
 //! [`params`] turns a range into a scale and zero point, [`slice_ranges`] finds ranges in an array, and [`Affine`]
 //! applies parameters to one. The division is a division, in f32: multiplying by `1 / scale` rounds twice and moves
-//! values that lie on a tie. The clamp comes before the rounding and the conversion, so infinities and 3e9 saturate;
-//! both orders give the same integers since the bounds are integers. NaN gives the zero point.
+//! values that lie on a tie; [`Rounding`] has the formulas of frameworks that do. Infinities and 3e9 saturate, NaN gives
+//! the zero point. Every instruction set and any number of threads give the same bits.
 
+mod arrays;
+mod drive;
+mod layout;
 mod params;
 mod ranges;
+mod rounding;
 mod tiling;
 
-pub use params::{limits, params};
-pub use ranges::slice_ranges;
+use std::{borrow::Cow, ops::Range};
+
+pub(crate) use arrays::Cut;
+use arrays::Packed;
+use drive::{Prepared, Scratch, for_each_tile};
+use layout::Layout;
 use tiling::Tiling;
 
-use crate::{Error, Granularity, QuantType, Result};
+pub use arrays::{Integers, IntegersMut, Reals, RealsMut};
+pub use params::{limits, params};
+pub use ranges::slice_ranges;
+pub use rounding::Rounding;
 
-/// A machine integer that quantized values are held in; 4-bit types are held in 8 bits.
+use crate::{
+    Error, Granularity, QuantType, Result,
+    kernels::elementwise::{self, ElementwiseKernel, Slices},
+    pack,
+};
+
+/// A machine integer that quantized values are held in; types of 2 and 4 bits are held in 8.
 pub trait Integer: Copy + Default + Send + Sync + private::Sealed {
     /// The widest quantized type it holds.
     const TYPE: QuantType;
@@ -28,6 +45,10 @@ pub trait Integer: Copy + Default + Send + Sync + private::Sealed {
     fn narrow(value: i32) -> Self;
     /// The value, widened.
     fn widen(self) -> i32;
+    /// An array of them.
+    fn borrowed(q: &[Self]) -> Integers<'_>;
+    /// An array to write them to.
+    fn borrowed_mut(q: &mut [Self]) -> IntegersMut<'_>;
 }
 
 mod private {
@@ -48,6 +69,12 @@ macro_rules! integer {
             fn widen(self) -> i32 {
                 i32::from(self)
             }
+            fn borrowed(q: &[Self]) -> Integers<'_> {
+                Integers::$name(q)
+            }
+            fn borrowed_mut(q: &mut [Self]) -> IntegersMut<'_> {
+                IntegersMut::$name(q)
+            }
         }
     )*};
 }
@@ -66,13 +93,17 @@ integer!(i8 => I8, u8 => U8, i16 => I16, u16 => U16);
 /// assert_eq!(q, [2, 0, 1, 127]);
 /// # Ok::<(), requant_core::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Affine<'a> {
-    tiling: Tiling,
+    layout: Layout,
+    elements: usize,
     dtype: QuantType,
     limits: (i32, i32),
-    scale: &'a [f32],
-    zero_point: &'a [i32],
+    scale: Cow<'a, [f32]>,
+    zero_point: Cow<'a, [i32]>,
+    rounding: Rounding,
+    threads: usize,
+    kernel: &'static dyn ElementwiseKernel,
 }
 
 impl<'a> Affine<'a> {
@@ -107,112 +138,256 @@ impl<'a> Affine<'a> {
                 max,
             });
         }
+        let (layout, repeat) = Layout::new(&tiling).widened();
         Ok(Self {
-            tiling,
+            layout,
+            elements: tiling.elements(),
             dtype,
             limits,
-            scale,
-            zero_point,
+            scale: repeat.apply(scale),
+            zero_point: repeat.apply(zero_point),
+            rounding: Rounding::Onnx,
+            threads: 0,
+            kernel: elementwise::current(),
         })
+    }
+
+    /// The same with another formula than ONNX's.
+    #[must_use]
+    pub fn with_rounding(self, rounding: Rounding) -> Self {
+        Self { rounding, ..self }
+    }
+
+    /// The same on that many threads; 0, the default, is as many as the size is worth, up to all cores.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// The same on that kernel, instead of that of the set in use.
+    #[must_use]
+    pub fn with_kernel(self, kernel: &'static dyn ElementwiseKernel) -> Self {
+        Self { kernel, ..self }
     }
 
     /// Writes the integer of each real.
     ///
     /// # Errors
-    /// Lengths that differ from the shape's, or integers `Q` that do not hold the type.
-    pub fn quantize<Q: Integer>(&self, x: &[f32], out: &mut [Q]) -> Result<()> {
-        self.check_holds::<Q>()?;
-        let limits = self.limits;
-        self.map(x, out, move |x, scale, zero_point| {
-            Q::narrow(encode(x, scale, zero_point, limits))
-        })
+    /// Lengths that differ from the shape's, or integers that do not hold the type.
+    pub fn quantize<'x>(&self, x: impl Into<Reals<'x>>, out: impl Into<IntegersMut<'x>>) -> Result<()> {
+        let (x, out) = (x.into(), out.into());
+        self.check_holds(out.container())?;
+        self.check_lengths(x.len(), out.len())?;
+        for_each_tile((x, out), self.threads, |first, (x, out), scratch| {
+            let Scratch { reals, prepared, .. } = scratch;
+            self.quantize_tile(first, x, out, reals, prepared);
+        });
+        Ok(())
+    }
+
+    /// Writes the integer of each real of a type of 2 or 4 bits, packed as [`crate::pack`] does, in one pass.
+    ///
+    /// # Errors
+    /// Lengths that differ from the shape's, or a wider type.
+    pub fn quantize_packed<'x>(&self, x: impl Into<Reals<'x>>, out: &'x mut [u8]) -> Result<()> {
+        let x = x.into();
+        let per_byte = pack::per_byte(self.dtype)?;
+        self.check_lengths(x.len(), self.elements)?;
+        check_length("packed data", self.elements.div_ceil(per_byte), out.len())?;
+        let out = Packed::new(out, per_byte, self.elements);
+        for_each_tile((x, out), self.threads, |first, (x, out), scratch| {
+            let Scratch {
+                reals, held, prepared, ..
+            } = scratch;
+            let mut q = held.integers(self.dtype.signed(), x.len());
+            self.quantize_tile(first, x, q.part(0..x.len()), reals, prepared);
+            self.kernel.pack(q.borrowed(), per_byte, out.bytes);
+        });
+        Ok(())
     }
 
     /// Writes the real of each integer.
     ///
     /// # Errors
-    /// Lengths that differ from the shape's, or integers `Q` that do not hold the type.
-    pub fn dequantize<Q: Integer>(&self, q: &[Q], out: &mut [f32]) -> Result<()> {
-        self.check_holds::<Q>()?;
-        self.map(q, out, |q, scale, zero_point| decode(q.widen(), scale, zero_point))
+    /// Lengths that differ from the shape's, or integers that do not hold the type.
+    pub fn dequantize<'x>(&self, q: impl Into<Integers<'x>>, out: impl Into<RealsMut<'x>>) -> Result<()> {
+        let (q, out) = (q.into(), out.into());
+        self.check_holds(q.container())?;
+        self.check_lengths(q.len(), out.len())?;
+        for_each_tile((q, out), self.threads, |first, (q, out), scratch| {
+            let Scratch { reals, prepared, .. } = scratch;
+            self.dequantize_tile(first, q, out, reals, prepared);
+        });
+        Ok(())
+    }
+
+    /// Writes the real of each integer of a packed array, in one pass.
+    ///
+    /// # Errors
+    /// Lengths that differ from the shape's, or a type wider than 4 bits.
+    pub fn dequantize_packed<'x>(&self, q: &'x [u8], out: impl Into<RealsMut<'x>>) -> Result<()> {
+        let out = out.into();
+        let per_byte = pack::per_byte(self.dtype)?;
+        self.check_lengths(self.elements, out.len())?;
+        check_length("packed data", self.elements.div_ceil(per_byte), q.len())?;
+        let q = Packed::new(q, per_byte, self.elements);
+        for_each_tile((q, out), self.threads, |first, (packed, out), scratch| {
+            let Scratch {
+                reals, held, prepared, ..
+            } = scratch;
+            let mut q = held.integers(self.dtype.signed(), out.len());
+            self.kernel.unpack(packed.bytes, per_byte, q.part(0..out.len()));
+            self.dequantize_tile(first, q.borrowed(), out, reals, prepared);
+        });
+        Ok(())
     }
 
     /// Writes the real that each real becomes when it is quantized and dequantized.
     ///
     /// # Errors
     /// Lengths that differ from the shape's.
-    pub fn fake_quantize(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
-        let limits = self.limits;
-        self.map(x, out, move |x, scale, zero_point| {
-            decode(encode(x, scale, zero_point, limits), scale, zero_point)
-        })
-    }
-
-    /// `out[i] = f(x[i], scale, zero_point)` with the parameters of `i`'s slice.
-    fn map<X: Copy, Y>(&self, x: &[X], out: &mut [Y], f: impl Fn(X, f32, i32) -> Y) -> Result<()> {
-        check_length("input", self.tiling.elements(), x.len())?;
-        check_length("output", self.tiling.elements(), out.len())?;
-        self.tiling.for_each_run(|run, slices| {
-            map_run(
-                &x[run.clone()],
-                &self.scale[slices.clone()],
-                &self.zero_point[slices],
-                &mut out[run],
-                &f,
-            );
+    pub fn fake_quantize<'x>(&self, x: impl Into<Reals<'x>>, out: impl Into<RealsMut<'x>>) -> Result<()> {
+        let (x, out) = (x.into(), out.into());
+        self.check_lengths(x.len(), out.len())?;
+        for_each_tile((x, out), self.threads, |first, (x, out), scratch| {
+            self.fake_quantize_tile(first, x, out, scratch, |_, _, _| ());
         });
         Ok(())
     }
 
-    fn check_holds<Q: Integer>(&self) -> Result<()> {
-        if Q::TYPE.min() <= self.dtype.min() && self.dtype.max() <= Q::TYPE.max() {
+    /// [`Self::fake_quantize`], and whether the integer of each real lay within those in use before it was clamped (false for
+    /// NaN): where a straight-through estimator passes the gradient on.
+    ///
+    /// # Errors
+    /// Lengths that differ from the shape's.
+    pub fn fake_quantize_with_mask<'x>(
+        &self,
+        x: impl Into<Reals<'x>>,
+        out: impl Into<RealsMut<'x>>,
+        mask: &'x mut [bool],
+    ) -> Result<()> {
+        let (x, out) = (x.into(), out.into());
+        self.check_lengths(x.len(), out.len())?;
+        check_length("mask", self.elements, mask.len())?;
+        for_each_tile(((x, out), mask), self.threads, |first, ((x, out), mask), scratch| {
+            self.fake_quantize_tile(first, x, out, scratch, |elements, x, slices| {
+                self.kernel.in_range(x, slices, self.rounding, &mut mask[elements]);
+            });
+        });
+        Ok(())
+    }
+
+    /// The tile whose first element is the `first` of the array.
+    fn quantize_tile(
+        &self,
+        first: usize,
+        x: Reals<'_>,
+        mut out: IntegersMut<'_>,
+        reals: &mut Vec<f32>,
+        prepared: &mut Prepared,
+    ) {
+        let x = self.widened(x, reals);
+        self.for_each_segment(first, x.len(), prepared, |elements, slices| {
+            let out = out.part(elements.clone());
+            self.kernel.quantize(&x[elements], slices, self.rounding, out);
+        });
+    }
+
+    fn dequantize_tile(
+        &self,
+        first: usize,
+        q: Integers<'_>,
+        out: RealsMut<'_>,
+        reals: &mut Vec<f32>,
+        prepared: &mut Prepared,
+    ) {
+        self.narrowed(out, reals, |out| {
+            self.for_each_segment(first, q.len(), prepared, |elements, slices| {
+                self.kernel
+                    .dequantize(q.part(elements.clone()), slices, &mut out[elements]);
+            });
+        });
+    }
+
+    /// Also calls `beside` for each segment, with its place in the tile and its values.
+    fn fake_quantize_tile(
+        &self,
+        first: usize,
+        x: Reals<'_>,
+        out: RealsMut<'_>,
+        scratch: &mut Scratch,
+        mut beside: impl FnMut(Range<usize>, &[f32], Slices<'_>),
+    ) {
+        let Scratch {
+            reals,
+            results,
+            prepared,
+            ..
+        } = scratch;
+        let x = self.widened(x, reals);
+        self.narrowed(out, results, |out| {
+            self.for_each_segment(first, x.len(), prepared, |elements, slices| {
+                let x = &x[elements.clone()];
+                self.kernel
+                    .fake_quantize(x, slices, self.rounding, &mut out[elements.clone()]);
+                beside(elements, x, slices);
+            });
+        });
+    }
+
+    /// `x` in f32, in `buffer` where it is not.
+    fn widened<'b>(&self, x: Reals<'b>, buffer: &'b mut Vec<f32>) -> &'b [f32] {
+        if let Reals::F32(x) = x {
+            return x;
+        }
+        let buffer = drive::first(buffer, x.len());
+        self.kernel.widen(x, buffer);
+        buffer
+    }
+
+    /// Has `fill` write f32, to `buffer` where `out` is something else.
+    fn narrowed(&self, out: RealsMut<'_>, buffer: &mut Vec<f32>, fill: impl FnOnce(&mut [f32])) {
+        if let RealsMut::F32(out) = out {
+            return fill(out);
+        }
+        let buffer = drive::first(buffer, out.len());
+        fill(buffer);
+        self.kernel.narrow(buffer, out);
+    }
+
+    /// Calls `f` for the parts of a tile whose slices follow one another, with their places in the tile.
+    fn for_each_segment(
+        &self,
+        first: usize,
+        len: usize,
+        prepared: &mut Prepared,
+        mut f: impl FnMut(Range<usize>, Slices<'_>),
+    ) {
+        let (scale, zero_point) = (&*self.scale, &*self.zero_point);
+        self.layout.for_each_segment(first..first + len, |segment| {
+            prepared.prepare(&segment.window, scale, zero_point, self.limits);
+            let slices = prepared.slices(segment.run, segment.slices(), scale, zero_point);
+            f(segment.elements.start - first..segment.elements.end - first, slices);
+        });
+    }
+
+    fn check_holds(&self, container: QuantType) -> Result<()> {
+        if container.min() <= self.dtype.min() && self.dtype.max() <= container.max() {
             return Ok(());
         }
         Err(Error::Container {
             dtype: self.dtype,
-            container: Q::TYPE,
+            container,
         })
     }
-}
 
-/// One run, with one parameter for all of it or one for each element. Not inlined: as arguments, the slices are known
-/// not to overlap, and the loops, which have no branches, vectorise.
-#[inline(never)]
-fn map_run<X: Copy, Y>(x: &[X], scale: &[f32], zero_point: &[i32], out: &mut [Y], f: &impl Fn(X, f32, i32) -> Y) {
-    if let ([scale], [zero_point]) = (scale, zero_point) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = f(*x, *scale, *zero_point);
-        }
-    } else {
-        for (((out, x), scale), zero_point) in out.iter_mut().zip(x).zip(scale).zip(zero_point) {
-            *out = f(*x, *scale, *zero_point);
-        }
+    fn check_lengths(&self, input: usize, output: usize) -> Result<()> {
+        check_length("input", self.elements, input)?;
+        check_length("output", self.elements, output)
     }
 }
 
-/// Adding 1.5 * 2^23 leaves no bit for a fraction, so the addition itself rounds to nearest even, and the low bits of
-/// the sum are the integer. Exact for |v| <= 2^22; `v` is within +-65535 here.
-const MAGIC: f32 = 12_582_912.0;
-
-#[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "at most 17 bits")]
-fn encode(x: f32, scale: f32, zero_point: i32, (qmin, qmax): (i32, i32)) -> i32 {
-    let (lo, hi) = ((qmin - zero_point) as f32, (qmax - zero_point) as f32);
-    let v = x / scale;
-    let v = if v.is_nan() { 0.0 } else { v };
-    // Not f32::clamp, which asserts its bounds at each element.
-    let v = if v < lo { lo } else { v };
-    let v = if v > hi { hi } else { v };
-    (v + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()).cast_signed() + zero_point
-}
-
-#[inline(always)]
-#[expect(clippy::cast_precision_loss, reason = "at most 17 bits")]
-fn decode(q: i32, scale: f32, zero_point: i32) -> f32 {
-    (q - zero_point) as f32 * scale
-}
-
-fn check_length(what: &'static str, expected: usize, got: usize) -> Result<()> {
+pub(crate) fn check_length(what: &'static str, expected: usize, got: usize) -> Result<()> {
     if expected == got {
         Ok(())
     } else {

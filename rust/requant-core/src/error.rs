@@ -100,6 +100,12 @@ pub enum Error {
         /// The type that was to hold it.
         dtype: QuantType,
     },
+    /// A type that is not packed.
+    #[error("{dtype} takes whole bytes; only integers of 2 and 4 bits are packed")]
+    Unpacked {
+        /// The type.
+        dtype: QuantType,
+    },
     /// A statistic that has seen no finite value.
     #[error("no finite value was observed, so there is no range to choose")]
     Empty,

@@ -1,59 +1,75 @@
-//! Two 4-bit integers to a byte, the first in the low bits (the layout of ONNX int4 and uint4 tensors).
+//! Integers of 2 and 4 bits, several to a byte, the first in the low bits (the layout of ONNX's int2, uint2, int4, uint4).
 //!
 //! ```text
-//! integers   a  b  c        bytes   b<<4 | a,  0<<4 | c
+//! 4 bits   a  b  c         bytes   b<<4 | a,  0<<4 | c
+//! 2 bits   a  b  c  d  e   bytes   d<<6 | c<<4 | b<<2 | a,  e
 //! ```
 
-use crate::{Error, QuantType, Result, affine::Integer};
+use crate::{
+    Error, QuantType, Result,
+    affine::{Cut, Integer, Integers, check_length},
+    kernels::elementwise,
+};
 
-/// Bytes that `count` 4-bit integers take.
-pub const fn packed_len(count: usize) -> usize {
-    count.div_ceil(2)
-}
+/// Integers that are checked and packed while they are in the cache; a multiple of all that fit a byte.
+const PIECE: usize = 1 << 14;
 
-/// Packs integers held one to a byte, `i8` in -8..=7 or `u8` in 0..=15; an odd end is padded with zero bits.
+/// How many integers of a type of 2 or 4 bits a byte holds.
 ///
 /// # Errors
-/// An integer that does not fit 4 bits.
-pub fn pack_int4<Q: Integer>(q: &[Q]) -> Result<Vec<u8>> {
-    let dtype = four_bit::<Q>();
-    let (min, max) = (dtype.min(), dtype.max());
-    if let Some(index) = q.iter().position(|q| !(min..=max).contains(&q.widen())) {
-        return Err(Error::Overflow {
-            value: q[index].widen(),
-            index,
-            dtype,
-        });
+/// A wider type.
+pub fn per_byte(dtype: QuantType) -> Result<usize> {
+    match dtype.bits() {
+        2 => Ok(4),
+        4 => Ok(2),
+        _ => Err(Error::Unpacked { dtype }),
     }
-    let nibble = |q: &Q| u8::narrow(q.widen() & 0xF);
-    Ok(q.chunks(2)
-        .map(|pair| pair.iter().rev().fold(0, |byte, q| byte << 4 | nibble(q)))
-        .collect())
 }
 
-/// The first `count` integers of `data`, one to a byte: `i8` sign-extended, `u8` as they are.
+/// Packs integers held one to a byte, signed or unsigned as `dtype` is; an incomplete last byte is padded with zero bits.
 ///
 /// # Errors
-/// A length of `data` other than `packed_len(count)`.
-pub fn unpack_int4<Q: Integer>(data: &[u8], count: usize) -> Result<Vec<Q>> {
-    if data.len() != packed_len(count) {
-        return Err(Error::Length {
-            what: "packed data",
-            expected: packed_len(count),
-            got: data.len(),
-        });
+/// An integer outside `dtype`, a machine integer of the other signedness, a `dtype` wider than 4 bits.
+pub fn pack<'q>(q: impl Into<Integers<'q>>, dtype: QuantType) -> Result<Vec<u8>> {
+    let q = q.into();
+    let per_byte = check_held(q.container(), dtype)?;
+    let mut packed = vec![0; q.len().div_ceil(per_byte)];
+    let kernel = elementwise::current();
+    for (i, packed) in packed.chunks_mut(PIECE / per_byte).enumerate() {
+        let piece = q.part(i * PIECE..q.len().min((i + 1) * PIECE));
+        if !kernel.pack(piece, per_byte, packed) {
+            return Err(overflow(q, dtype));
+        }
     }
-    let sign = if four_bit::<Q>().signed() { 8 } else { 0 };
-    // (n ^ 8) - 8 copies bit 3 into the bits above it.
-    let extend = |nibble: u8| Q::narrow((i32::from(nibble) ^ sign) - sign);
-    let mut q: Vec<Q> = data
-        .iter()
-        .flat_map(|byte| [extend(byte & 0xF), extend(byte >> 4)])
-        .collect();
-    q.truncate(count);
+    Ok(packed)
+}
+
+/// The first `count` integers of `data`, one to a byte, those of a signed type sign-extended.
+///
+/// # Errors
+/// A length of `data` other than `count` takes, a machine integer of the other signedness, a `dtype` wider than 4 bits.
+pub fn unpack<Q: Integer>(data: &[u8], count: usize, dtype: QuantType) -> Result<Vec<Q>> {
+    let per_byte = check_held(Q::TYPE, dtype)?;
+    check_length("packed data", count.div_ceil(per_byte), data.len())?;
+    let mut q = vec![Q::default(); count];
+    elementwise::current().unpack(data, per_byte, (&mut q[..]).into());
     Ok(q)
 }
 
-const fn four_bit<Q: Integer>() -> QuantType {
-    if Q::TYPE.signed() { QuantType::I4 } else { QuantType::U4 }
+/// How many integers to a byte, if integers of `dtype` are held in those of `container`.
+fn check_held(container: QuantType, dtype: QuantType) -> Result<usize> {
+    let per_byte = per_byte(dtype)?;
+    if container.signed() == dtype.signed() {
+        return Ok(per_byte);
+    }
+    Err(Error::Container { dtype, container })
+}
+
+fn overflow(q: Integers<'_>, dtype: QuantType) -> Error {
+    let outside = |value: &i32| !(dtype.min()..=dtype.max()).contains(value);
+    let (index, value) = (0..q.len())
+        .map(|index| (index, q.get(index)))
+        .find(|(_, value)| outside(value))
+        .unwrap_or_default();
+    Error::Overflow { value, index, dtype }
 }

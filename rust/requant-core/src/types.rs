@@ -7,6 +7,10 @@ use crate::{Error, Result};
 /// An integer type that reals are quantized to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuantType {
+    /// -2..=1
+    I2,
+    /// 0..=3
+    U2,
     /// -8..=7
     I4,
     /// 0..=15
@@ -23,11 +27,21 @@ pub enum QuantType {
 
 impl QuantType {
     /// Every type, narrowest first.
-    pub const ALL: [Self; 6] = [Self::I4, Self::U4, Self::I8, Self::U8, Self::I16, Self::U16];
+    pub const ALL: [Self; 8] = [
+        Self::I2,
+        Self::U2,
+        Self::I4,
+        Self::U4,
+        Self::I8,
+        Self::U8,
+        Self::I16,
+        Self::U16,
+    ];
 
     /// Width in bits.
     pub const fn bits(self) -> u32 {
         match self {
+            Self::I2 | Self::U2 => 2,
             Self::I4 | Self::U4 => 4,
             Self::I8 | Self::U8 => 8,
             Self::I16 | Self::U16 => 16,
@@ -36,7 +50,7 @@ impl QuantType {
 
     /// Whether negative integers are representable.
     pub const fn signed(self) -> bool {
-        matches!(self, Self::I4 | Self::I8 | Self::I16)
+        matches!(self, Self::I2 | Self::I4 | Self::I8 | Self::I16)
     }
 
     /// Smallest integer.
@@ -52,6 +66,8 @@ impl QuantType {
     /// The field's name for it, as numpy and ONNX write it.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::I2 => "int2",
+            Self::U2 => "uint2",
             Self::I4 => "int4",
             Self::U4 => "uint4",
             Self::I8 => "int8",

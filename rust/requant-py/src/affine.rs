@@ -1,16 +1,17 @@
 //! Affine maps and packing on numpy arrays.
 
-use numpy::{Element, PyArrayDyn, PyReadonlyArrayDyn, PyUntypedArrayMethods};
-use pyo3::{exceptions::PyTypeError, prelude::*};
+use numpy::{PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use pyo3::{exceptions::PyTypeError, prelude::*, pybacked::PyBackedStr};
 use requant_core::{
     Granularity, QuantScheme, QuantType, Range,
-    affine::{self, Affine, Integer},
-    pack,
+    affine::{self, Affine},
+    pack as packing,
 };
 
 use crate::{
-    arrays::{filled, moved, slice},
+    arrays::{moved, slice},
     guard::{detached, to_py},
+    reals::{IntegerArray, IntegerArrayMut, RealArray, RealArrayMut},
 };
 
 type Reals<'py> = PyReadonlyArrayDyn<'py, f32>;
@@ -85,123 +86,124 @@ pub(crate) fn slice_ranges<'py>(
     Ok((moved(py, &shape, lo)?, moved(py, &shape, hi)?))
 }
 
+/// How a call quantizes, and where: the flat form of a scheme; ops.py has the value types.
+#[derive(FromPyObject)]
+pub(crate) struct Spec<'py>(
+    Reals<'py>,
+    ZeroPoints<'py>,
+    PyBackedStr,
+    Option<usize>,
+    Option<usize>,
+    bool,
+    PyBackedStr,
+    usize,
+);
+
+impl Spec<'_> {
+    fn lay_over(&self, shape: &[usize]) -> PyResult<Affine<'_>> {
+        let Self(scale, zero_point, dtype, axis, block_size, narrow, rounding, threads) = self;
+        let (granularity, dtype) = (granularity(*axis, *block_size), parse(dtype)?);
+        let rounding = rounding.parse().map_err(|error| to_py(&error))?;
+        Affine::new(shape, granularity, dtype, *narrow, slice(scale)?, slice(zero_point)?)
+            .map(|map| map.with_rounding(rounding).with_threads(*threads))
+            .map_err(|error| to_py(&error))
+    }
+}
+
 /// The integer of each real.
 #[pyfunction]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the flat form of a scheme; ops.py has the value types"
-)]
-pub(crate) fn quantize<'py>(
-    py: Python<'py>,
-    x: Reals<'py>,
-    scale: Reals<'py>,
-    zero_point: ZeroPoints<'py>,
-    dtype: &str,
-    axis: Option<usize>,
-    block_size: Option<usize>,
-    narrow: bool,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (dtype, granularity) = (parse(dtype)?, granularity(axis, block_size));
-    let (values, scale, zero_point) = (slice(&x)?, slice(&scale)?, slice(&zero_point)?);
-    let map = Affine::new(x.shape(), granularity, dtype, narrow, scale, zero_point).map_err(|error| to_py(&error))?;
-    match dtype {
-        QuantType::I4 | QuantType::I8 => filled(py, x.shape(), |q: &mut [i8]| detached(py, || map.quantize(values, q))),
-        QuantType::U4 | QuantType::U8 => filled(py, x.shape(), |q: &mut [u8]| detached(py, || map.quantize(values, q))),
-        QuantType::I16 => filled(py, x.shape(), |q: &mut [i16]| detached(py, || map.quantize(values, q))),
-        QuantType::U16 => filled(py, x.shape(), |q: &mut [u16]| detached(py, || map.quantize(values, q))),
+pub(crate) fn quantize(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    spec: Spec<'_>,
+    out: &Bound<'_, PyAny>,
+    packed: bool,
+) -> PyResult<()> {
+    let x = RealArray::new(x)?;
+    let (reals, map) = (x.reals()?, spec.lay_over(x.shape())?);
+    if packed {
+        let mut out: PyReadwriteArrayDyn<'_, u8> = out.extract()?;
+        let bytes = out.as_slice_mut()?;
+        return detached(py, || map.quantize_packed(reals, bytes));
     }
+    let mut out = IntegerArrayMut::new(out)?;
+    let integers = out.integers()?;
+    detached(py, || map.quantize(reals, integers))
 }
 
 /// The real of each integer.
 #[pyfunction]
-pub(crate) fn dequantize<'py>(
-    q: &Bound<'py, PyAny>,
-    scale: Reals<'py>,
-    zero_point: ZeroPoints<'py>,
-    axis: Option<usize>,
-    block_size: Option<usize>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (scale, zero_point) = (slice(&scale)?, slice(&zero_point)?);
-    let granularity = granularity(axis, block_size);
-    if let Ok(q) = q.extract() {
-        dequantize_from::<i8>(q, scale, zero_point, granularity)
-    } else if let Ok(q) = q.extract() {
-        dequantize_from::<u8>(q, scale, zero_point, granularity)
-    } else if let Ok(q) = q.extract() {
-        dequantize_from::<i16>(q, scale, zero_point, granularity)
-    } else {
-        dequantize_from::<u16>(q.extract()?, scale, zero_point, granularity)
+pub(crate) fn dequantize(
+    py: Python<'_>,
+    q: &Bound<'_, PyAny>,
+    spec: Spec<'_>,
+    out: &Bound<'_, PyAny>,
+    packed: bool,
+) -> PyResult<()> {
+    let mut out = RealArrayMut::new(out)?;
+    let map = spec.lay_over(out.shape())?;
+    let reals = out.reals()?;
+    if packed {
+        let q: PyReadonlyArrayDyn<'_, u8> = q.extract()?;
+        let bytes = slice(&q)?;
+        return detached(py, || map.dequantize_packed(bytes, reals));
+    }
+    let q = IntegerArray::new(q)?;
+    let integers = q.integers()?;
+    detached(py, || map.dequantize(integers, reals))
+}
+
+/// Quantize, then dequantize, and where nothing was clamped.
+#[pyfunction]
+pub(crate) fn fake_quantize(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    spec: Spec<'_>,
+    out: &Bound<'_, PyAny>,
+    mask: Option<PyReadwriteArrayDyn<'_, bool>>,
+) -> PyResult<()> {
+    let (x, mut out) = (RealArray::new(x)?, RealArrayMut::new(out)?);
+    let (reals, map, fake) = (x.reals()?, spec.lay_over(x.shape())?, out.reals()?);
+    match mask {
+        None => detached(py, || map.fake_quantize(reals, fake)),
+        Some(mut mask) => {
+            let mask = mask.as_slice_mut()?;
+            detached(py, || map.fake_quantize_with_mask(reals, fake, mask))
+        }
     }
 }
 
-fn dequantize_from<'py, Q: Integer + Element>(
-    q: PyReadonlyArrayDyn<'py, Q>,
-    scale: &[f32],
-    zero_point: &[i32],
-    granularity: Granularity,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (py, integers) = (q.py(), slice(&q)?);
-    let map = Affine::new(q.shape(), granularity, Q::TYPE, false, scale, zero_point).map_err(|error| to_py(&error))?;
-    filled(py, q.shape(), |x| detached(py, || map.dequantize(integers, x)))
-}
-
-/// Quantize, then dequantize.
+/// Several integers of 2 or 4 bits to a byte.
 #[pyfunction]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the flat form of a scheme; ops.py has the value types"
-)]
-pub(crate) fn fake_quantize<'py>(
-    py: Python<'py>,
-    x: Reals<'py>,
-    scale: Reals<'py>,
-    zero_point: ZeroPoints<'py>,
-    dtype: &str,
-    axis: Option<usize>,
-    block_size: Option<usize>,
-    narrow: bool,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (values, scale, zero_point) = (slice(&x)?, slice(&scale)?, slice(&zero_point)?);
-    let map = Affine::new(
-        x.shape(),
-        granularity(axis, block_size),
-        parse(dtype)?,
-        narrow,
-        scale,
-        zero_point,
-    )
-    .map_err(|error| to_py(&error))?;
-    filled(py, x.shape(), |out| detached(py, || map.fake_quantize(values, out)))
-}
-
-/// Two 4-bit integers to a byte.
-#[pyfunction]
-pub(crate) fn pack_int4<'py>(q: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
-    if let Ok(q) = q.extract() {
-        pack_from::<i8>(q)
-    } else {
-        pack_from::<u8>(q.extract()?)
-    }
-}
-
-fn pack_from<'py, Q: Integer + Element>(q: PyReadonlyArrayDyn<'py, Q>) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
-    let (py, integers) = (q.py(), slice(&q)?);
-    let bytes = detached(py, || pack::pack_int4(integers))?;
+pub(crate) fn pack<'py>(q: &Bound<'py, PyAny>, dtype: &str) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
+    let (py, dtype, q) = (q.py(), parse(dtype)?, IntegerArray::new(q)?);
+    let integers = q.integers()?;
+    let bytes = detached(py, || packing::pack(integers, dtype))?;
     moved(py, &[bytes.len()], bytes)
 }
 
-/// The inverse of `pack_int4`.
+/// The inverse of `pack`.
 #[pyfunction]
-pub(crate) fn unpack_int4<'py>(
+pub(crate) fn unpack<'py>(
     py: Python<'py>,
     data: PyReadonlyArrayDyn<'py, u8>,
     count: usize,
-    signed: bool,
+    dtype: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let bytes = slice(&data)?;
-    if signed {
-        Ok(moved(py, &[count], detached(py, || pack::unpack_int4::<i8>(bytes, count))?)?.into_any())
+    let (bytes, dtype) = (slice(&data)?, parse(dtype)?);
+    if dtype.signed() {
+        Ok(moved(
+            py,
+            &[count],
+            detached(py, || packing::unpack::<i8>(bytes, count, dtype))?,
+        )?
+        .into_any())
     } else {
-        Ok(moved(py, &[count], detached(py, || pack::unpack_int4::<u8>(bytes, count))?)?.into_any())
+        Ok(moved(
+            py,
+            &[count],
+            detached(py, || packing::unpack::<u8>(bytes, count, dtype))?,
+        )?
+        .into_any())
     }
 }

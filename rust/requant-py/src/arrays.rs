@@ -1,6 +1,6 @@
 //! Borrowed and new numpy arrays.
 
-use numpy::{Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use numpy::{Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::{exceptions::PyTypeError, prelude::*};
 
 /// The elements of a C-contiguous, aligned array.
@@ -10,19 +10,6 @@ pub(crate) fn slice<'a, T: Element>(array: &'a PyReadonlyArrayDyn<'_, T>) -> PyR
         Ok(slice) if array.is_c_contiguous() => Ok(slice),
         _ => Err(PyTypeError::new_err("expected a C-contiguous, aligned array")),
     }
-}
-
-/// A new array of zeros and the result of filling it.
-pub(crate) fn filled<'py, T: Element + Copy>(
-    py: Python<'py>,
-    shape: &[usize],
-    fill: impl FnOnce(&mut [T]) -> PyResult<()>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let array = PyArrayDyn::<T>::zeros(py, shape, false);
-    let mut borrowed: PyReadwriteArrayDyn<'_, T> = array.readwrite();
-    fill(borrowed.as_slice_mut()?)?;
-    drop(borrowed);
-    Ok(array.into_any())
 }
 
 /// A new array that takes the memory of `values`.

@@ -9,6 +9,7 @@ mod blocked;
 mod cpu;
 mod gemm;
 mod guard;
+mod reals;
 mod statistics;
 
 use pyo3::{prelude::*, types::PyTuple};
@@ -17,7 +18,7 @@ use pyo3::{prelude::*, types::PyTuple};
 #[pymodule(gil_used = false)]
 mod _requant {
     #[pymodule_export]
-    use super::affine::{affine_params, dequantize, fake_quantize, pack_int4, quantize, slice_ranges, unpack_int4};
+    use super::affine::{affine_params, dequantize, fake_quantize, pack, quantize, slice_ranges, unpack};
     #[pymodule_export]
     use super::blocked::{BlockedMatrix, matmul_blocked};
     #[pymodule_export]
@@ -35,6 +36,8 @@ mod _requant {
             "CALIBRATION_METHODS",
             PyTuple::new(module.py(), methods.collect::<Vec<_>>())?,
         )?;
+        let roundings = requant_core::affine::Rounding::ALL.map(|rounding| rounding.name());
+        module.add("ROUNDINGS", PyTuple::new(module.py(), roundings)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -7,14 +7,14 @@ use crate::{Error, Granularity, Result};
 /// An array seen as `[outer, axis, inner]`, with the rule that says which slice (scale) an element belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiling {
-    outer: usize,
-    axis: usize,
-    inner: usize,
-    rule: Rule,
+    pub(super) outer: usize,
+    pub(super) axis: usize,
+    pub(super) inner: usize,
+    pub(super) rule: Rule,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Rule {
+pub(super) enum Rule {
     /// All elements are one slice.
     Whole,
     /// `[o, a, i]` belongs to slice `a`.

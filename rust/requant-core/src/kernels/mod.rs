@@ -5,10 +5,13 @@
 //! overrides what it does better, and a line in `REGISTRY`; tests and benches iterate over [`available`].
 
 pub mod blocked_gemm;
+pub mod elementwise;
 pub mod gemm;
 pub(crate) mod generic;
 mod generic_blocked_gemm;
+mod generic_elementwise;
 mod generic_gemm;
+mod halves;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -1,0 +1,144 @@
+//! The inner loops of quantization, once for each instruction set that has its own.
+//!
+//! One call works on many runs: `run` neighbours share a scale and zero point, so that blocks of 16 values cost no call
+//! each, and `run == 1` gives each value its own (channels along the last axis). Which slice belongs to which value is
+//! [`crate::affine`]'s business, as are tiles, threads and the order of passes. A new set is a file and a line in
+//! `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+
+use std::ops::RangeInclusive;
+
+use crate::{
+    Error, Result,
+    affine::{Integers, IntegersMut, Reals, RealsMut, Rounding},
+    kernels,
+};
+
+/// Parameters of neighbouring slices, a struct of arrays of equal length.
+#[derive(Debug, Clone, Copy)]
+pub struct Slices<'a> {
+    /// How many neighbours share a slice; the last run of a call may be shorter.
+    pub run: usize,
+    /// Finite and positive.
+    pub scale: &'a [f32],
+    /// `1 / scale`, infinite where the scale is subnormal enough.
+    pub inverse: &'a [f32],
+    /// The real of `qmin`, in f32; infinite where the scale is huge.
+    pub min: &'a [f32],
+    /// The real of `qmax`.
+    pub max: &'a [f32],
+    /// The integer that stands for 0.0.
+    pub zero_point: &'a [i32],
+    /// Smallest and largest integer in use.
+    pub limits: (i32, i32),
+    /// Whether all scales lie within [`ORDINARY`].
+    pub ordinary: bool,
+}
+
+/// Scales whose quotients need no care: neither their inverse nor any product with a quotient in range leaves the normal
+/// numbers, and where a remainder does, the quotient is below 1/4.
+pub const ORDINARY: RangeInclusive<f32> = 7.888_609e-31..=1.267_650_6e30; // 2^-100 to 2^100
+
+/// One of [`Slices`].
+#[derive(Clone, Copy)]
+pub(super) struct Slice {
+    pub(super) scale: f32,
+    pub(super) inverse: f32,
+    pub(super) min: f32,
+    pub(super) max: f32,
+    pub(super) zero_point: i32,
+    pub(super) limits: (i32, i32),
+}
+
+impl Slices<'_> {
+    /// `count` of them; one check that all arrays have them, instead of one at each access.
+    #[inline(always)]
+    pub(super) fn part(&self, first: usize, count: usize) -> Self {
+        Self {
+            run: self.run,
+            scale: &self.scale[first..][..count],
+            inverse: &self.inverse[first..][..count],
+            min: &self.min[first..][..count],
+            max: &self.max[first..][..count],
+            zero_point: &self.zero_point[first..][..count],
+            limits: self.limits,
+            ordinary: self.ordinary,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn get(&self, i: usize) -> Slice {
+        Slice {
+            scale: self.scale[i],
+            inverse: self.inverse[i],
+            min: self.min[i],
+            max: self.max[i],
+            zero_point: self.zero_point[i],
+            limits: self.limits,
+        }
+    }
+}
+
+/// The part of quantization that depends on the instruction set. Inputs and outputs of a call are of equal length.
+pub trait ElementwiseKernel: Send + Sync {
+    /// The name of the set that it belongs to, as `REQUANT_ISA` takes it.
+    fn name(&self) -> &'static str;
+
+    /// The integer of each real. `out` holds the type.
+    fn quantize(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: IntegersMut<'_>);
+
+    /// The real of each integer.
+    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]);
+
+    /// The real of the integer of each real.
+    fn fake_quantize(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [f32]);
+
+    /// Whether the integer of each real lies within the type before it is clamped; false for NaN.
+    fn in_range(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [bool]);
+
+    /// Each real as f32, exactly.
+    fn widen(&self, x: Reals<'_>, out: &mut [f32]);
+
+    /// Each f32 in another format, rounded to nearest even.
+    fn narrow(&self, x: &[f32], out: RealsMut<'_>);
+
+    /// Integers of `8 / per_byte` bits, 2 or 4 to a byte, the first in the low bits, and the last byte padded with zeros.
+    /// False, and `out` is of no use, where one does not fit.
+    fn pack(&self, q: Integers<'_>, per_byte: usize, out: &mut [u8]) -> bool;
+
+    /// The inverse of [`Self::pack`]; signed integers are sign-extended.
+    fn unpack(&self, packed: &[u8], per_byte: usize, out: IntegersMut<'_>);
+}
+
+type Probe = fn() -> Option<&'static dyn ElementwiseKernel>;
+
+/// One for each set that has its own; generic is always present.
+const REGISTRY: &[Probe] = &[
+    #[cfg(target_arch = "x86_64")]
+    kernels::x86_64::avx2_elementwise::probe,
+    kernels::generic_elementwise::probe,
+];
+
+/// The kernels that this CPU can run, best first.
+pub fn available() -> impl Iterator<Item = &'static dyn ElementwiseKernel> {
+    REGISTRY.iter().filter_map(|probe| probe())
+}
+
+/// The available kernel of that name.
+///
+/// # Errors
+/// No available kernel has it.
+pub fn by_name(name: &str) -> Result<&'static dyn ElementwiseKernel> {
+    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
+        name: name.to_owned(),
+        available: available().map(ElementwiseKernel::name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// The kernel of the set in use, or of the best set below it that has one.
+pub(crate) fn current() -> &'static dyn ElementwiseKernel {
+    let in_use = kernels::current().name();
+    kernels::available()
+        .skip_while(|set| set.name() != in_use)
+        .find_map(|set| by_name(set.name()).ok())
+        .unwrap_or(&kernels::generic_elementwise::Generic)
+}
