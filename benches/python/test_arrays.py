@@ -74,7 +74,12 @@ def test_read_numpy(benchmark: Any, x: NDArray[np.float32]) -> None:
 
 @pytest.mark.benchmark(group="quantize")
 def test_quantize_requant(benchmark: Any, x: NDArray[np.float32]) -> None:
-    benchmark(ops.quantize_array, x, params())
+    benchmark(ops.quantize_array, x, params(), threads=1)
+
+
+@pytest.mark.benchmark(group="quantize")
+def test_quantize_requant_out(benchmark: Any, x: NDArray[np.float32]) -> None:
+    benchmark(ops.quantize_array, x, params(), threads=1, out=np.empty(x.shape, np.uint8))
 
 
 @pytest.mark.benchmark(group="quantize")
@@ -89,13 +94,62 @@ def test_quantize_numpy(benchmark: Any, x: NDArray[np.float32]) -> None:
 
 @pytest.mark.benchmark(group="dequantize")
 def test_dequantize_requant(benchmark: Any, x: NDArray[np.float32]) -> None:
-    quantized = ops.quantize_array(x, params())
-    benchmark(ops.dequantize_array, quantized)
+    benchmark(ops.dequantize_array, ops.quantize_array(x, params()), threads=1)
+
+
+@pytest.mark.benchmark(group="dequantize")
+def test_dequantize_requant_out(benchmark: Any, x: NDArray[np.float32]) -> None:
+    benchmark(ops.dequantize_array, ops.quantize_array(x, params()), threads=1, out=np.empty_like(x))
 
 
 @pytest.mark.benchmark(group="dequantize")
 def test_dequantize_onnxruntime(benchmark: Any, x: NDArray[np.float32]) -> None:
     benchmark(onnxruntime_op("DequantizeLinear", x))
+
+
+@pytest.mark.benchmark(group="fake-quantize")
+def test_fake_quantize_requant(benchmark: Any, x: NDArray[np.float32]) -> None:
+    benchmark(ops.fake_quantize_array, x, params(), threads=1)
+
+
+@pytest.mark.benchmark(group="fake-quantize")
+def test_fake_quantize_requant_out(benchmark: Any, x: NDArray[np.float32]) -> None:
+    benchmark(ops.fake_quantize_array, x, params(), threads=1, out=np.empty_like(x))
+
+
+@pytest.mark.benchmark(group="fake-quantize")
+def test_fake_quantize_numpy(benchmark: Any, x: NDArray[np.float32]) -> None:
+    scale, zero_point = np.float32(0.03), np.float32(128)
+    benchmark(lambda: (np.clip(np.rint(x / scale) + zero_point, 0, 255) - zero_point) * scale)
+
+
+@pytest.fixture
+def nibbles(x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 16, x.shape, np.uint8)
+
+
+@pytest.mark.benchmark(group="pack")
+def test_pack_requant(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
+    benchmark(ops.pack_int4, nibbles)
+
+
+@pytest.mark.benchmark(group="pack")
+def test_pack_onnx(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
+    from onnx import numpy_helper
+
+    benchmark(numpy_helper._pack_4bitx2, nibbles)  # noqa: SLF001 - the public way converts element types first
+
+
+@pytest.mark.benchmark(group="unpack")
+def test_unpack_requant(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
+    benchmark(ops.unpack_int4, ops.pack_int4(nibbles), nibbles.shape, requant.QuantType.UINT4)
+
+
+@pytest.mark.benchmark(group="unpack")
+def test_unpack_onnx(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
+    from onnx import numpy_helper
+
+    benchmark(numpy_helper._unpack_4bit, ops.pack_int4(nibbles), nibbles.shape)  # noqa: SLF001
 
 
 @pytest.mark.benchmark(group="search")

@@ -1,10 +1,11 @@
-//! Quantize, dequantize and slice ranges: in the cache (64 Ki) and beside it (4 Mi), in each granularity.
+//! Quantize, dequantize and slice ranges on one thread: in the cache (64 Ki) and beside it (4 Mi), in each granularity, and
+//! other types, formats and formulas per tensor.
 #![allow(missing_docs, reason = "criterion's macros define undocumented functions")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use requant_core::{
     Granularity, QuantType,
-    affine::{Affine, slice_ranges},
+    affine::{Affine, Reals, RealsMut, Rounding, slice_ranges},
 };
 
 const SHAPES: [[usize; 2]; 2] = [[256, 256], [2048, 2048]];
@@ -40,12 +41,40 @@ fn affine(c: &mut Criterion) {
         for (name, granularity) in GRANULARITIES {
             let slices = slice_ranges(&x, &shape, granularity).unwrap().len();
             let (scale, zero_point) = (vec![0.1; slices], vec![128; slices]);
-            let map = Affine::new(&shape, granularity, QuantType::U8, false, &scale, &zero_point).unwrap();
+            let map = Affine::new(&shape, granularity, QuantType::U8, false, &scale, &zero_point)
+                .unwrap()
+                .with_threads(1);
             let id = |what: &str| BenchmarkId::new(format!("{what}/{name}"), elements);
             group.bench_function(id("quantize"), |b| b.iter(|| map.quantize(&x, &mut q)));
             group.bench_function(id("dequantize"), |b| b.iter(|| map.dequantize(&q, &mut y)));
             group.bench_function(id("fake_quantize"), |b| b.iter(|| map.fake_quantize(&x, &mut y)));
             group.bench_function(id("slice_ranges"), |b| b.iter(|| slice_ranges(&x, &shape, granularity)));
+        }
+        let id = |what: &str| BenchmarkId::new(what, elements);
+        let map = |dtype| {
+            let map = Affine::new(&shape, Granularity::PerTensor, dtype, false, &[0.1], &[0]).unwrap();
+            map.with_threads(1)
+        };
+        let (wide, narrow) = (map(QuantType::I16), map(QuantType::U4));
+        let (mut words, mut halves, mut mask) = (vec![0i16; elements], vec![0u16; elements], vec![false; elements]);
+        group.bench_function(id("int16/quantize"), |b| b.iter(|| wide.quantize(&x, &mut words)));
+        group.bench_function(id("float16/dequantize"), |b| {
+            b.iter(|| wide.dequantize(&words, RealsMut::F16(&mut halves)))
+        });
+        group.bench_function(id("float16/quantize"), |b| {
+            b.iter(|| wide.quantize(Reals::F16(&halves), &mut words))
+        });
+        group.bench_function(id("mask"), |b| {
+            b.iter(|| wide.fake_quantize_with_mask(&x, &mut y, &mut mask))
+        });
+        let packed = &mut q[..elements / 2];
+        group.bench_function(id("packed/quantize"), |b| b.iter(|| narrow.quantize_packed(&x, packed)));
+        group.bench_function(id("packed/dequantize"), |b| {
+            b.iter(|| narrow.dequantize_packed(packed, &mut y))
+        });
+        for rounding in Rounding::ALL {
+            let map = wide.clone().with_rounding(rounding);
+            group.bench_function(id(rounding.name()), |b| b.iter(|| map.quantize(&x, &mut words)));
         }
     }
 }
