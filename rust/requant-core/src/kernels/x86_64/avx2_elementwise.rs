@@ -1,7 +1,7 @@
 //! Quantization on AVX2 with FMA and F16C, without dividing.
 //!
-//! A division takes 6 cycles for 8 values on Zen 3, everything else 3. With `y = 1 / s`, correctly rounded, three
-//! instructions give the quotient that the division would:
+//! The division would be the slowest instruction of the loop. With `y = 1 / s`, correctly rounded, three others give
+//! its quotient:
 //!
 //! ```text
 //! q = x * y        r = x - q * s  (one rounding)        q' = q + r * y  (one rounding)
