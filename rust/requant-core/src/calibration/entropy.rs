@@ -36,46 +36,127 @@ mod cells;
 
 use std::ops::RangeInclusive;
 
-use super::{Request, Window, logarithm::Logarithm};
-use crate::Range;
+use super::{Request, Window, model::Model};
+use crate::{
+    Range,
+    kernels::{self, Kernels, density::ln},
+};
 use cells::Cells;
 
 pub(super) const NAME: &str = "entropy";
 
 pub(super) fn range(request: &Request) -> Range {
-    let (window, model, log) = (Window::new(request), &request.model, Logarithm::new());
-    let widest = window.steps().next().unwrap_or(0.0);
-    let mut negative = Cells::new(&model.negative, model.total, widest, &log);
-    let mut positive = Cells::new(&model.positive, model.total, widest, &log);
+    let (window, total) = (Window::new(request), request.model.total);
+    let mut sides = Sides::new(&request.model, &window);
     // Differences below this are rounding.
-    let resolution = 1e-12 * model.total;
+    let resolution = 1e-12 * total;
     let mut best = (f64::INFINITY, request.widened(request.stats.min(), request.stats.max()));
     for step in window.steps().filter(|step| *step >= 1.0) {
-        negative.rule_out(best.0 + positive.slack);
-        positive.rule_out(best.0 + negative.slack);
-        let Some(splits) = splits(&window, negative.levels(step), positive.levels(step)) else {
+        let Some(splits) = sides.rule_out(&window, step, best.0) else {
             continue;
         };
-        let centre = cells::centre(&negative, &positive, step, &log);
-        let budget = best.0 - centre + negative.slack + positive.slack;
-        let below = negative.costs(
-            step,
-            window.levels - splits.end()..=window.levels - splits.start(),
-            budget,
-            &log,
-        );
-        let above = positive.costs(step, splits.clone(), budget, &log);
-        for ((levels, above), below) in splits.zip(above).zip(below.iter().rev()) {
-            let (cost, clipped) = (centre + above.cost + below.cost, above.clipped + below.clipped);
-            if cost - cells::CHORD * clipped < best.0 {
-                let cost = cost + model.total * log.of(1.0 - clipped / model.total);
+        sides.begin(step);
+        for above in sides.cut(splits, best.0) {
+            if sides.least(above) < best.0 {
+                let (cost, clipped) = sides.cost(above);
+                let cost = cost + total * ln(1.0 - clipped / total);
                 if cost < best.0 - resolution {
-                    best = (cost, window.range(request, step, (window.levels - levels, levels)));
+                    best = (cost, window.range(request, step, (window.levels - above, above)));
                 }
             }
         }
     }
     best.1
+}
+
+/// Both sides of zero, cut with one step. A split of the levels is named by how many are above zero.
+struct Sides {
+    negative: Cells,
+    positive: Cells,
+    /// Levels other than zero.
+    levels: usize,
+    /// What the level of zero loses.
+    centre: f64,
+    kernels: &'static dyn Kernels,
+}
+
+impl Sides {
+    fn new(model: &Model, window: &Window) -> Self {
+        let widest = window.steps().next().unwrap_or(0.0);
+        let cells = |side| Cells::new(side, model.total, widest, window.levels);
+        Self {
+            negative: cells(&model.negative),
+            positive: cells(&model.positive),
+            levels: window.levels,
+            centre: 0.0,
+            kernels: kernels::current(),
+        }
+    }
+
+    /// The splits of a step, without those of which one end alone is certain to cost more than `best`, which only falls.
+    fn rule_out(&mut self, window: &Window, step: f64, best: f64) -> Option<RangeInclusive<usize>> {
+        self.negative.bound(step);
+        self.positive.bound(step);
+        self.negative.rule_out(best - self.positive.least());
+        self.positive.rule_out(best - self.negative.least());
+        splits(window, self.negative.levels(step), self.positive.levels(step))
+    }
+
+    fn begin(&mut self, step: f64) {
+        self.negative.begin(step);
+        self.positive.begin(step);
+        self.centre = cells::centre(&self.negative, &self.positive);
+    }
+
+    /// Cuts cells, from zero outwards, until nothing is left of the splits or all cells of the rest are cut: the splits at both ends are
+    /// left out as soon as they cannot cost less than `best`.
+    fn cut(&mut self, splits: RangeInclusive<usize>, best: f64) -> RangeInclusive<usize> {
+        let (mut first, mut last) = splits.into_inner();
+        while first <= last && self.least_of(first, last) < best {
+            let whole = (first, last);
+            while first <= last && self.least(first) >= best {
+                first += 1;
+            }
+            while first < last && self.least(last) >= best {
+                last -= 1;
+            }
+            if (first, last) != whole {
+                continue;
+            }
+            if self.negative.done() >= self.levels - first && self.positive.done() >= last {
+                return first..=last;
+            }
+            self.negative.advance(self.levels - first, self.kernels);
+            self.positive.advance(last, self.kernels);
+        }
+        RangeInclusive::new(1, 0)
+    }
+
+    /// What any of these splits costs at least, by the cells that have been cut.
+    fn least_of(&self, first: usize, last: usize) -> f64 {
+        let below = self.levels - last;
+        let lost = self.centre + self.negative.lost(below) + self.positive.lost(first);
+        lost + self.negative.least_beyond(below) + self.positive.least_beyond(first)
+    }
+
+    /// What a split costs at least, by the cells that have been cut.
+    fn least(&self, above: usize) -> f64 {
+        let below = self.levels - above;
+        self.lost(above) + self.negative.least_end(below) + self.positive.least_end(above)
+    }
+
+    /// What a split, all of whose cells are cut, costs but for `N ln((N - T) / N)`, and how many values it clips.
+    fn cost(&self, above: usize) -> (f64, f64) {
+        let below = self.levels - above;
+        (
+            self.lost(above) + self.negative.end(below) + self.positive.end(above),
+            self.negative.clipped(below) + self.positive.clipped(above),
+        )
+    }
+
+    fn lost(&self, above: usize) -> f64 {
+        self.centre + self.negative.lost(self.levels - above) + self.positive.lost(above)
+    }
 }
 
 /// How many levels to put above zero, given the least that each side takes and the most that it has a use for.

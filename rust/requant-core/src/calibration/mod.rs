@@ -8,7 +8,6 @@
 
 mod entropy;
 mod error;
-mod logarithm;
 mod minmax;
 mod model;
 mod mse;

@@ -19,7 +19,13 @@
 //! `(X - (k - 1)D)^2 - (X - kD)^2 = 2D(X - m)` off the error. Rounding and clipping are both in it: a value beyond `KD`
 //! just never meets a higher level. A step costs one evaluation for each level, whatever the histogram's size.
 
-use crate::stats::Histogram;
+use crate::{
+    kernels::{
+        self, Piece,
+        density::{locate, to_f64 as to_f64_len},
+    },
+    stats::Histogram,
+};
 
 /// What the methods that optimise see of a tensor.
 pub(super) struct Model {
@@ -84,16 +90,7 @@ pub(super) struct Side {
     pub(super) extent: f64,
     /// Where the last bin's mass ends: at the largest magnitude, unless that is the bin's inner edge.
     end: f64,
-    bins: Vec<Bin>,
-}
-
-/// Density within a bin, and the three functions at its outer edge.
-#[derive(Clone, Copy)]
-struct Bin {
-    density: f64,
-    beyond: f64,
-    excess: f64,
-    excess_sq: f64,
+    bins: Vec<Piece>,
 }
 
 /// The least width of the last bin, for which the density stays finite.
@@ -114,14 +111,18 @@ impl Side {
         let (mut beyond, mut excess, mut excess_sq) = (0.0, 0.0, 0.0);
         for (i, count) in side.counts.iter().enumerate().rev() {
             let length = (end - to_f64_len(i)).min(1.0);
-            let bin = Bin {
+            let bin = Piece {
                 density: count / length,
                 beyond,
                 excess,
                 excess_sq,
             };
             side.bins.push(bin);
-            (beyond, excess, excess_sq) = (bin.beyond(length), bin.excess(length), bin.excess_sq(length));
+            (beyond, excess, excess_sq) = (
+                bin.beyond_point(length),
+                bin.excess_over(length),
+                bin.excess_sq_over(length),
+            );
         }
         side.bins.reverse();
         side
@@ -133,51 +134,52 @@ impl Side {
 
     /// How many magnitudes exceed `x`.
     pub(super) fn beyond(&self, x: f64) -> f64 {
-        self.bin(x).map_or(0.0, |(bin, rest)| bin.beyond(rest))
+        self.bin(x).map_or(0.0, |(bin, rest)| bin.beyond_point(rest))
     }
 
     /// Sum of what magnitudes exceed `x` by.
     pub(super) fn excess(&self, x: f64) -> f64 {
-        self.bin(x).map_or(0.0, |(bin, rest)| bin.excess(rest))
+        self.bin(x).map_or(0.0, |(bin, rest)| bin.excess_over(rest))
     }
 
     /// Sum of the squares of what magnitudes exceed `x` by.
     pub(super) fn excess_sq(&self, x: f64) -> f64 {
-        self.bin(x).map_or(0.0, |(bin, rest)| bin.excess_sq(rest))
+        self.bin(x).map_or(0.0, |(bin, rest)| bin.excess_sq_over(rest))
     }
 
     /// The bin of `x`, and how far `x` is from its outer edge.
     #[inline(always)]
-    fn bin(&self, x: f64) -> Option<(&Bin, f64)> {
-        let (i, rest) = locate(x);
-        Some((self.bins.get(i)?, rest.min(self.end - x).max(0.0)))
+    fn bin(&self, x: f64) -> Option<(&Piece, f64)> {
+        let x = x.min(self.end);
+        let (i, rest) = locate(x, self.bins.len().saturating_sub(1));
+        Some((self.bins.get(i)?, rest.min(self.end - x)))
     }
 
     /// Sum of the squared errors of rounding to the levels `0, step .. levels * step`; see the module's page. Infinity, as
     /// soon as it is certain to exceed `limit`.
     pub(super) fn squared_error(&self, step: f64, levels: usize, limit: f64) -> f64 {
         /// Levels between looks at the limit.
-        const STRIDE: usize = 16;
-        if step <= FINE {
+        const STRIDE: usize = 32;
+        let end = step * to_f64_len(levels);
+        if step <= FINE || self.is_empty() {
             // Midpoint rule: sum of step * excess(midpoints) = integral + step^2 / 24 * (change of beyond).
-            let end = step * to_f64_len(levels);
             return self.excess_sq(end) + step * step / 12.0 * (self.beyond(0.0) - self.beyond(end));
         }
-        let midpoint = |k: usize| (to_f64_len(k) + 0.5) * step;
-        let (all, last) = (self.excess_sq(0.0), self.excess(midpoint(levels.max(1) - 1)));
+        let kernels = kernels::current();
+        let (all, clipped) = (self.excess_sq(0.0), self.excess_sq(end));
         let mut sum = 0.0;
         for first in (0..levels).step_by(STRIDE) {
-            let next = self.excess(midpoint(first));
-            // Excess is convex, so that what is left of the sum is at most that of its chord.
-            if all - step * (2.0 * sum + to_f64_len(levels - first) * (next + last)) > limit {
+            let from = to_f64_len(first) * step;
+            // The error so far, and what the levels to come must leave: the excess is convex, so that a midpoint's is at most
+            // the mean of a level's.
+            let inside = all - 2.0 * step * sum - self.excess_sq(from);
+            if inside + clipped > limit {
                 return f64::INFINITY;
             }
-            if next == 0.0 {
+            if from >= self.end {
                 break;
             }
-            sum += (first..levels.min(first + STRIDE))
-                .map(|k| self.excess(midpoint(k)))
-                .sum::<f64>();
+            sum += kernels.excess(&self.bins, self.end, step, first, STRIDE.min(levels - first));
         }
         all - 2.0 * step * sum
     }
@@ -188,9 +190,9 @@ impl Side {
         let Some((bin, rest)) = self.bin((to_f64_len(levels) + 0.5) * step) else {
             return (0.0, 0.0);
         };
-        let clipped = bin.beyond(rest);
+        let clipped = bin.beyond_point(rest);
         (
-            bin.excess_sq(rest) + step * (bin.excess(rest) + step / 4.0 * clipped),
+            bin.excess_sq_over(rest) + step * (bin.excess_over(rest) + step / 4.0 * clipped),
             clipped,
         )
     }
@@ -207,41 +209,7 @@ impl Side {
     }
 }
 
-impl Bin {
-    #[inline(always)]
-    fn beyond(&self, rest: f64) -> f64 {
-        self.beyond + self.density * rest
-    }
-
-    #[inline(always)]
-    fn excess(&self, rest: f64) -> f64 {
-        self.excess + rest * (self.beyond + self.density * rest / 2.0)
-    }
-
-    #[inline(always)]
-    fn excess_sq(&self, rest: f64) -> f64 {
-        self.excess_sq + rest * (2.0 * self.excess + rest * (self.beyond + self.density * rest / 3.0))
-    }
-}
-
-/// A bin that contains `x`, from 0 to 2^31, and how far `x` is from the bin's outer edge.
-///
-/// Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits: a third of the time that `as usize` takes. To
-/// the nearest, so that `x - 1/2` gives the bin below an edge or the one above it, and either will do.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
-pub(super) fn locate(x: f64) -> (usize, f64) {
-    const MAGIC: f64 = 1.5 * (1u64 << 52) as f64;
-    let shifted = (x - 0.5) + MAGIC;
-    (shifted.to_bits() as u32 as usize, shifted - MAGIC + 1.0 - x)
-}
-
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 values")]
 fn to_f64(count: u64) -> f64 {
     count as f64
-}
-
-#[expect(clippy::cast_precision_loss, reason = "at most the number of levels")]
-pub(super) fn to_f64_len(len: usize) -> f64 {
-    len as f64
 }

@@ -11,16 +11,19 @@
 //! step. (Minimum-MSE clipping: Sung et al. 2015, "Resiliency of deep neural networks under quantization"; Banner et al.
 //! 2019, "Post training 4-bit quantization", for Gaussian and Laplacian data. Here the data's own histogram is used.)
 
-use super::{Request, Window, model::Model, model::to_f64_len};
-use crate::Range;
+use super::{Request, Window, model::Model};
+use crate::{Range, kernels::density::to_f64};
 
 pub(super) const NAME: &str = "mse";
 
 pub(super) fn range(request: &Request) -> Range {
     let (window, model) = (Window::new(request), &request.model);
     let mut best = (f64::INFINITY, 0.0, (0, 0));
+    let mut split = (0, 0);
     for step in window.steps() {
-        let split = window.split.unwrap_or_else(|| best_split(model, step, window.levels));
+        split = window
+            .split
+            .unwrap_or_else(|| best_split(model, step, window.levels, split.1));
         // Clipping alone rules out most of the narrow ranges.
         let (negative, positive) = (&model.negative, &model.positive);
         let clipping = positive.overload(step, split.1).0;
@@ -35,18 +38,34 @@ pub(super) fn range(request: &Request) -> Range {
     window.range(request, best.1, best.2)
 }
 
-/// How many levels to put below and above zero.
-fn best_split(model: &Model, step: f64, levels: usize) -> (usize, usize) {
+/// How many levels to put below and above zero; `near` is a guess at the latter.
+fn best_split(model: &Model, step: f64, levels: usize, near: usize) -> (usize, usize) {
     if model.positive.is_empty() {
         return (levels, 0);
     }
-    let midpoint = |k: usize| (to_f64_len(k) - 0.5) * step;
+    let midpoint = |k: usize| (to_f64(k) - 0.5) * step;
     // Level k above zero is worth more than the one below zero that it displaces, for all k up to `above`.
     let worth_it = |k: usize| model.positive.excess(midpoint(k)) >= model.negative.excess(midpoint(levels + 1 - k));
     let (mut above, mut beyond) = (0, levels + 1);
+    // From the guess by strides that double, until the answer lies between two, and then by halves.
+    let (mut k, mut stride) = (near.clamp(1, levels), 1);
     while beyond - above > 1 {
-        let k = above.midpoint(beyond);
-        if worth_it(k) { above = k } else { beyond = k }
+        if worth_it(k) {
+            above = k;
+            k = if beyond > levels {
+                (above + stride).min(levels)
+            } else {
+                above.midpoint(beyond)
+            };
+        } else {
+            beyond = k;
+            k = if above == 0 {
+                beyond.saturating_sub(stride).max(1)
+            } else {
+                above.midpoint(beyond)
+            };
+        }
+        stride *= 2;
     }
     (levels - above, above)
 }

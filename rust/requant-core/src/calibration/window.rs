@@ -4,8 +4,8 @@
 //! scheme fixes those two numbers; an asymmetric one fixes their sum, and the split is the zero point. The steps tried
 //! are those of ranges that are 1, 2, 3 .. bins wide (`a`, where symmetric), and of the exact full range.
 
-use super::{Request, model::to_f64_len};
-use crate::{Range, affine};
+use super::Request;
+use crate::{Range, affine, kernels::density::to_f64};
 
 /// The candidates for one tensor and scheme.
 pub(super) struct Window {
@@ -30,7 +30,7 @@ impl Window {
                 split: None,
                 levels,
                 extent: below + above,
-                unit: 1.0 / to_f64_len(levels),
+                unit: 1.0 / to_f64(levels),
             };
         }
         // The arithmetic that will turn the range into parameters says what they are for a range of one bin.
@@ -64,7 +64,7 @@ impl Window {
     fn descending(&self) -> impl Iterator<Item = f64> {
         (1..=self.extent.ceil() as usize)
             .rev()
-            .map(|i| to_f64_len(i).min(self.extent) * self.unit)
+            .map(|i| to_f64(i).min(self.extent) * self.unit)
     }
 
     /// The range of a step that [`Window::steps`] gave, with a split.
@@ -74,8 +74,8 @@ impl Window {
             request.symmetric(real(step / self.unit))
         } else {
             Range {
-                lo: 0.0 - real(to_f64_len(below) * step),
-                hi: real(to_f64_len(above) * step),
+                lo: 0.0 - real(to_f64(below) * step),
+                hi: real(to_f64(above) * step),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The definition of every kernel, in plain Rust.
 
-use super::{BINS, Counters, Kernels, LANES, Summary, WAYS};
+use super::{BINS, Counters, Kernels, LANES, Piece, Summary, Tail, WAYS, density};
 
 pub(super) struct Generic;
 
@@ -17,6 +17,14 @@ impl Kernels for Generic {
     fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
         count(x, inv_width, step, counters);
         summarize(x)
+    }
+
+    fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
+        density::cut(tails, step, first, edges, spreads);
+    }
+
+    fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
+        density::excess(pieces, end, step, first, count)
     }
 }
 
@@ -107,7 +115,7 @@ impl Lanes {
     }
 }
 
-fn add_halves(mut lanes: [f64; LANES]) -> f64 {
+pub(super) fn add_halves<const LANES: usize>(mut lanes: [f64; LANES]) -> f64 {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {

@@ -6,6 +6,7 @@
 
 pub mod blocked_gemm;
 pub mod elementwise;
+pub(crate) mod density;
 pub mod gemm;
 pub(crate) mod generic;
 mod generic_blocked_gemm;
@@ -16,6 +17,8 @@ mod halves;
 mod x86_64;
 
 use std::sync::OnceLock;
+
+pub use density::{Piece, Tail};
 
 use crate::{Error, Result};
 
@@ -67,6 +70,20 @@ pub trait Kernels: Send + Sync {
     /// `None` where `x` holds a NaN or an infinity.
     fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
         self.base().tally(x, inv_width, step, counters)
+    }
+
+    /// Cuts a density into cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first` on. Writes the sums over what lies
+    /// beyond the cells' edges, of which the first is given, and `M ln(M / s)` of each cell's mass and bins, 0 where the mass is.
+    ///
+    /// `tails` has an entry for each bin and a zero at the end, at least two entries; there is one edge more than `spreads`.
+    fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
+        self.base().cut(tails, step, first, edges, spreads);
+    }
+
+    /// Sum of the excess over `(k + 1/2) step`, for `count` of `k` from `first` on; `pieces`, of which there is at least one, end
+    /// at `end`, within the last.
+    fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
+        self.base().excess(pieces, end, step, first, count)
     }
 }
 

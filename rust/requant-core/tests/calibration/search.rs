@@ -34,6 +34,41 @@ fn few_bins() -> impl Strategy<Value = Vec<f32>> {
     prop_oneof![bins(-30, 30), bins(0, 30), bins(-30, 0), bins(-3, 30), bell]
 }
 
+/// Up to 260 bins: heavy tails, one or two spikes far from zero or at it, values of one size, zeros, all of it mirrored or not.
+fn awkward() -> impl Strategy<Value = Vec<f32>> {
+    let unit = f32::from_bits(1 << 23); // a bin
+    let tails = vec((1..4000u32, any::<bool>()), 1..400).prop_map(|v| {
+        v.iter()
+            .map(|(part, flip)| (80.0 / *part as f32).min(130.0) * if *flip { -1.0 } else { 1.0 })
+            .collect::<Vec<_>>()
+    });
+    let spikes = (
+        -130..130i32,
+        -130..130i32,
+        1..200usize,
+        1..200usize,
+        vec(-130f32..130.0, 0..20),
+    )
+        .prop_map(|(a, b, m, n, noise)| {
+            let spike = |at: i32, count| std::iter::repeat_n(at as f32 + 0.5, count);
+            spike(a, m).chain(spike(b, n)).chain(noise).collect()
+        });
+    let constant = (-130f32..130.0, 1..50usize).prop_map(|(v, count)| vec![v; count]);
+    (
+        prop_oneof![4 => tails, 4 => spikes, 1 => constant],
+        0..3usize,
+        0..100usize,
+    )
+        .prop_map(move |(mut x, fold, zeros)| {
+            if fold > 0 {
+                x.iter_mut().for_each(|v| *v = v.abs() * [1.0, -1.0][fold - 1]);
+            }
+            x.iter_mut().for_each(|v| *v *= unit);
+            x.resize(x.len() + zeros, 0.0);
+            x
+        })
+}
+
 fn four_bits() -> impl Strategy<Value = QuantScheme> {
     (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(signed, symmetric, narrow)| QuantScheme {
         dtype: if signed { QuantType::I4 } else { QuantType::U4 },
@@ -108,10 +143,10 @@ fn chosen(range: Range, naive: &Naive, scheme: QuantScheme) -> Candidate {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(250))]
 
     #[test]
-    fn mse_finds_the_least_error(x in few_bins(), scheme in four_bits()) {
+    fn mse_finds_the_least_error(x in prop_oneof![4 => few_bins(), 1 => awkward()], scheme in four_bits()) {
         let stats = observed(&x);
         prop_assume!(stats.min() < 0.0 || stats.max() > 0.0);
         let naive = Naive::with_exact_ends(&stats);
@@ -125,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn entropy_finds_the_least_divergence(x in few_bins(), scheme in four_bits()) {
+    fn entropy_finds_the_least_divergence(x in prop_oneof![4 => few_bins(), 1 => awkward()], scheme in four_bits()) {
         let stats = observed(&x);
         prop_assume!(stats.min() < 0.0 || stats.max() > 0.0);
         let naive = Naive::new(&stats);

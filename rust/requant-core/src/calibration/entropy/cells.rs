@@ -1,153 +1,126 @@
 //! One side of zero, cut into the cells of levels.
 
-use std::ops::RangeInclusive;
-
-use crate::calibration::{
-    logarithm::Logarithm,
-    model::{Side, locate, to_f64_len},
+use crate::{
+    calibration::model::Side,
+    kernels::{
+        Kernels, Tail,
+        density::{beyond, ln, locate, to_f64},
+    },
 };
 
-/// `ln(1 - x) >= -CHORD x` up to 1/2, the share that both ends together may clip.
-pub(super) const CHORD: f64 = 2.0 * std::f64::consts::LN_2;
+/// Cells that are cut at once, and of which whole multiples are.
+const BLOCK: usize = 16;
+const VECTORS: usize = 8;
 
-/// Sums over bins or parts of bins.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    mass: f64,
-    n_log_n: f64,
-    /// Bins that are not empty.
-    bins: f64,
-}
-
-impl Sums {
-    #[inline(always)]
-    fn plus_times(self, other: Self, factor: f64) -> Self {
-        Self {
-            mass: self.mass + factor * other.mass,
-            n_log_n: self.n_log_n + factor * other.n_log_n,
-            bins: self.bins + factor * other.bins,
-        }
-    }
-
-    #[inline(always)]
-    fn minus(self, other: Self) -> Self {
-        Self {
-            mass: self.mass - other.mass,
-            n_log_n: self.n_log_n - other.n_log_n,
-            bins: self.bins - other.bins,
-        }
-    }
-
-    /// What a cell loses by being one level, and the logarithm of its density in `Q`.
-    #[inline(always)]
-    fn shape(self, log: &Logarithm) -> (f64, f64) {
-        if self.mass > 0.0 {
-            let density = log.of(self.mass / self.bins);
-            (self.n_log_n - self.mass * density, density)
-        } else {
-            (0.0, f64::NEG_INFINITY)
-        }
-    }
-}
-
-fn n_log_n(n: f64, log: &Logarithm) -> f64 {
-    if n > 0.0 { n * log.of(n) } else { 0.0 }
+fn n_log_n(n: f64) -> f64 {
+    if n > 0.0 { n * ln(n) } else { 0.0 }
 }
 
 /// What the level of zero itself loses.
-pub(super) fn centre(negative: &Cells, positive: &Cells, step: f64, log: &Logarithm) -> f64 {
-    let half = |side: &Cells| side.from[0].minus(side.beyond(step / 2.0));
-    half(negative).plus_times(half(positive), 1.0).shape(log).0
-}
-
-/// One side of zero where it ends with some level.
-#[derive(Clone)]
-pub(super) struct End {
-    /// Of the cells from level 1, and of clipping.
-    pub(super) cost: f64,
-    /// How many values are clipped.
-    pub(super) clipped: f64,
+pub(super) fn centre(negative: &Cells, positive: &Cells) -> f64 {
+    let (mut mass, mut bins, mut n_log_n) = (0.0, 0.0, 0.0);
+    for side in [negative, positive] {
+        mass += side.tails[0].mass - side.edges[0].mass;
+        bins += side.tails[0].bins - side.edges[0].bins;
+        n_log_n += side.n_log_n[0] - side.first_edge;
+    }
+    if mass > 0.0 {
+        n_log_n - mass * ln(mass / bins)
+    } else {
+        0.0
+    }
 }
 
 pub(super) struct Cells {
     /// Sums of each bin and all bins beyond it, and a zero.
-    from: Vec<Sums>,
-    /// What clipping costs at least, with the end in this bin.
-    least_cost: Vec<f64>,
-    /// No end that lies in an earlier bin can win.
-    innermost: usize,
-    /// How far below zero this side's part of a candidate's cost can be.
-    pub(super) slack: f64,
-    /// More must not be clipped.
-    limit: f64,
-    // Room for `costs`: each cell with what lies beyond it, its shape and density, and the ends.
-    cut: Vec<(Sums, f64)>,
-    shapes: Vec<(f64, f64)>,
-    ends: Vec<End>,
+    tails: Vec<Tail>,
+    /// The same of `n ln(n)`.
+    n_log_n: Vec<f64>,
+    counts: Vec<f64>,
+    /// The fullest of each bin and all beyond it.
+    fullest: Vec<f64>,
+    /// For steps up to the widest, half of it, a quarter ..
+    bounds: Vec<Bound>,
+    widest: f64,
+    /// The bound in use.
+    bound: usize,
+    /// All values of both sides; not more than a quarter of them may be clipped.
+    total: f64,
+    /// The step that the side is cut with.
+    step: f64,
+    /// `n ln(n)` beyond the edge of the level of zero.
+    first_edge: f64,
+    /// What lies beyond each level's cell, as far as it has been cut: up to level `done`.
+    edges: Vec<Tail>,
+    /// `M ln(M / s)` of each level's cell, and of all up to it.
+    spreads: Vec<f64>,
+    sums: Vec<f64>,
+    done: usize,
+    /// What the cells up to there lose.
+    lost: f64,
 }
 
 impl Cells {
-    pub(super) fn new(side: &Side, total: f64, widest: f64, log: &Logarithm) -> Self {
-        let mut from = vec![Sums::default(); side.counts.len() + 1];
+    pub(super) fn new(side: &Side, total: f64, widest: f64, levels: usize) -> Self {
+        let bins = side.counts.len().max(1);
+        let (mut tails, mut beyond) = (vec![Tail::default(); bins + 1], vec![0.0; bins + 1]);
         for (i, &mass) in side.counts.iter().enumerate().rev() {
-            let bin = Sums {
-                mass,
-                n_log_n: n_log_n(mass, log),
-                bins: if mass > 0.0 { 1.0 } else { 0.0 },
+            tails[i] = Tail {
+                mass: tails[i + 1].mass + mass,
+                bins: tails[i + 1].bins + if mass > 0.0 { 1.0 } else { 0.0 },
             };
-            from[i] = from[i + 1].plus_times(bin, 1.0);
+            beyond[i] = beyond[i + 1] + n_log_n(mass);
         }
-        let mut cells = Self {
-            from,
-            least_cost: Vec::new(),
-            innermost: 0,
-            slack: 0.0,
-            limit: total / 4.0,
-            cut: Vec::new(),
-            shapes: Vec::new(),
-            ends: Vec::new(),
-        };
-        cells.bound(&side.counts, widest, log);
-        cells
-    }
-
-    /// Fills in `least_cost` and `slack`.
-    ///
-    /// `Q`'s density in the last cell is at most that of its fullest bin, `q`. With at most half of the values clipped,
-    /// `N ln((N - T) / N) >= -CHORD T`. So an end that clips `t`, with `m` in its part of a bin, costs at least
-    /// `(m + t) ln(m + t) - m ln m - t ln q - CHORD t`, which is convex in `t`, least where `m + t = q e^(CHORD - 1)`, and
-    /// rises with `m`, of which there is at least half a bin. The cells cost at least nothing, by the log-sum inequality.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "at most the number of bins"
-    )]
-    fn bound(&mut self, counts: &[f64], widest: f64, log: &Logarithm) {
-        let mut fullest = counts.to_vec();
+        let mut fullest = side.counts.clone();
         for i in (1..fullest.len()).rev() {
             fullest[i - 1] = fullest[i - 1].max(fullest[i]);
         }
-        self.least_cost = (0..counts.len())
-            .map(|i| {
-                let (least, most) = (self.from[i + 1].mass, self.from[i].mass);
-                if least > self.limit {
-                    return f64::INFINITY;
-                }
-                let q = fullest[i.saturating_sub(widest as usize + 2)].max(1.0);
-                let m = counts[i].min(counts[i.saturating_sub(1)]) / 2.0;
-                let t = (q * (CHORD - 1.0).exp() - m).clamp(least, most);
-                n_log_n(m + t, log) - n_log_n(m, log) - t * (log.of(q) + CHORD)
-            })
-            .collect();
-        self.slack = -self.least_cost.iter().copied().fold(0.0, f64::min);
+        Self {
+            tails,
+            n_log_n: beyond,
+            counts: side.counts.clone(),
+            fullest,
+            bounds: Vec::new(),
+            widest,
+            bound: 0,
+            total,
+            step: 1.0,
+            first_edge: 0.0,
+            edges: vec![Tail::default(); levels + VECTORS],
+            spreads: vec![0.0; levels + VECTORS],
+            sums: vec![0.0; levels + VECTORS],
+            done: 0,
+            lost: 0.0,
+        }
+    }
+
+    /// Takes the bound that belongs to a step, which is at most the widest.
+    pub(super) fn bound(&mut self, step: f64) {
+        let (mut width, mut bound) = (self.widest, 0);
+        while self.bounds.len() <= bound || width >= 2.0 * step {
+            if self.bounds.len() <= bound {
+                let innermost = self.bounds.last().map_or(0, |wider| wider.innermost);
+                let new = Bound::new(self, width, innermost);
+                self.bounds.push(new);
+            }
+            if width >= 2.0 * step {
+                (width, bound) = (width / 2.0, bound + 1);
+            }
+        }
+        self.bound = bound;
+    }
+
+    /// What an end that is not ruled out costs at least.
+    pub(super) fn least(&self) -> f64 {
+        let bound = &self.bounds[self.bound];
+        bound.beyond[bound.innermost]
     }
 
     /// Leaves out the ends whose clipping alone costs more than `budget`; budgets only shrink.
     pub(super) fn rule_out(&mut self, budget: f64) {
-        let worse = self.least_cost[self.innermost..]
-            .iter()
-            .take_while(|cost| **cost > budget);
-        self.innermost += worse.count();
+        let bound = &mut self.bounds[self.bound];
+        let worse = bound.least[bound.innermost..].iter().take_while(|cost| **cost > budget);
+        bound.innermost += worse.count();
     }
 
     /// The least number of levels that is not ruled out, and the least that clips nothing.
@@ -157,97 +130,198 @@ impl Cells {
         reason = "at most the number of bins"
     )]
     pub(super) fn levels(&self, step: f64) -> (usize, usize) {
-        let levels = |bins: usize| (to_f64_len(bins) / step - 0.5).ceil().max(0.0) as usize;
-        (levels(self.innermost), levels(self.from.len() - 1))
+        let levels = |bins: usize| {
+            let least = (to_f64(bins) / step - 0.5).max(0.0);
+            let whole = least as usize;
+            whole + usize::from(to_f64(whole) < least)
+        };
+        (levels(self.bounds[self.bound].innermost), levels(self.counts.len()))
     }
 
-    /// What clipping at `edge` costs at least, with its share of `N ln((N - T) / N)`.
+    /// What ending with a level costs at least, with its share of `N ln(1 - T / N)`, beyond its cells.
+    pub(super) fn least_end(&self, level: usize) -> f64 {
+        let least = self.bounds[self.bound]
+            .least
+            .get(self.bin(level))
+            .copied()
+            .unwrap_or(0.0);
+        if level > self.done || least > 0.0 {
+            return least;
+        }
+        // The bound is of little use close to zero, but here the cell is known.
+        let clipped = self.clipped(level);
+        self.end(level) - clipped * share(clipped, self.total)
+    }
+
+    /// The same of ending with this level or a later one.
+    pub(super) fn least_beyond(&self, level: usize) -> f64 {
+        self.bounds[self.bound]
+            .beyond
+            .get(self.bin(level))
+            .copied()
+            .unwrap_or(0.0)
+    }
+
+    /// The bin that a level's cell ends in.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
-    fn least_cost(&self, edge: f64) -> f64 {
-        self.least_cost[edge as usize]
+    fn bin(&self, level: usize) -> usize {
+        self.edge(level) as usize
     }
 
-    /// Sums of what lies beyond `x`.
-    #[inline(always)]
-    fn beyond(&self, x: f64) -> Sums {
-        let (i, rest) = locate(x);
-        match self.from.get(i..i + 2) {
-            Some(&[bin, next]) => next.plus_times(bin.minus(next), rest),
-            _ => Sums::default(),
+    /// Begins to cut with a step.
+    pub(super) fn begin(&mut self, step: f64) {
+        (self.step, self.done, self.lost) = (step, 0, 0.0);
+        self.edges[0] = beyond(&self.tails, self.edge(0));
+        self.first_edge = self.n_log_n_beyond(0);
+    }
+
+    /// Cuts the cells up to `level`, or a few more, but at most a block of them.
+    pub(super) fn advance(&mut self, level: usize, kernels: &dyn Kernels) {
+        if level <= self.done {
+            return;
+        }
+        let first = self.done + 1;
+        let last = level.min(self.done + BLOCK).next_multiple_of(VECTORS);
+        let (edges, spreads) = (&mut self.edges[first - 1..=last], &mut self.spreads[first..=last]);
+        kernels.cut(&self.tails, self.step, first, edges, spreads);
+        let mut sum = self.sums[first - 1];
+        for (spread, total) in spreads.iter().zip(&mut self.sums[first..=last]) {
+            sum += spread;
+            *total = sum;
+        }
+        self.done = last;
+        self.lost = self.lost_exactly(last);
+    }
+
+    /// How many levels have been cut.
+    pub(super) fn done(&self) -> usize {
+        self.done
+    }
+
+    /// What the cells up to a level lose, as far as they have been cut.
+    pub(super) fn lost(&self, level: usize) -> f64 {
+        if level >= self.done {
+            self.lost
+        } else {
+            self.lost_exactly(level)
         }
     }
 
-    /// What it costs to end with each of these levels; infinity where it is certain that no cost within `budget` comes of
-    /// it, the budget being what a candidate may cost beyond its centre and [`Cells::slack`] of both sides.
-    pub(super) fn costs(&mut self, step: f64, ends: RangeInclusive<usize>, budget: f64, log: &Logarithm) -> &[End] {
-        /// Short loops over a few cells: one long loop would keep too few in flight to hide a logarithm's latency.
-        const BLOCK: usize = 32;
-        let (first, last) = (*ends.start(), *ends.end());
-        let edge = |level: usize| (to_f64_len(level) + 0.5) * step;
-        let (mut level, mut outside, mut total) = (0, self.beyond(edge(0)), 0.0);
-        self.ends.clear();
-        if first == 0 {
-            // With no level on this side all its values would be clipped to zero: no candidate, unless there are none.
-            let cost = if outside.mass > 0.0 { f64::INFINITY } else { 0.0 };
-            self.ends.push(End {
-                cost,
-                clipped: outside.mass,
-            });
-        }
-        while level < last && total <= budget {
-            let block = level + 1..=last.min(level + BLOCK);
-            self.cut.clear();
-            for level in block.clone() {
-                let beyond = self.beyond(edge(level));
-                self.cut.push((outside.minus(beyond), beyond.mass));
-                outside = beyond;
-            }
-            self.shapes.clear();
-            self.shapes.extend(self.cut.iter().map(|(cell, _)| cell.shape(log)));
-            for ((cell, clipped), (shape, density)) in self.cut.iter().zip(&self.shapes) {
-                level += 1;
-                total += shape;
-                if level >= first {
-                    let end = if *clipped == 0.0 {
-                        0.0
-                    } else if total + self.least_cost(edge(level)) > budget - self.slack {
-                        f64::INFINITY
-                    } else {
-                        self.end(*cell, *density, *clipped, edge(level), log)
-                    };
-                    self.ends.push(End {
-                        cost: total + end,
-                        clipped: *clipped,
-                    });
-                }
-            }
-        }
-        self.ends.resize(
-            last - first + 1,
-            End {
-                cost: f64::INFINITY,
-                clipped: 0.0,
-            },
-        );
-        &self.ends
+    fn lost_exactly(&self, level: usize) -> f64 {
+        self.first_edge - self.n_log_n_beyond(level) - self.sums[level]
+    }
+
+    /// How many values lie beyond a level that has been cut.
+    pub(super) fn clipped(&self, level: usize) -> f64 {
+        self.edges[level].mass
+    }
+
+    /// The outer edge of a level's cell.
+    fn edge(&self, level: usize) -> f64 {
+        (to_f64(level) + 0.5) * self.step
+    }
+
+    fn n_log_n_beyond(&self, level: usize) -> f64 {
+        let (i, rest) = locate(self.edge(level), self.n_log_n.len() - 2);
+        let (bin, next) = (self.n_log_n[i], self.n_log_n[i + 1]);
+        next + rest * (bin - next)
     }
 
     /// What clipping to the last cell costs.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
-    fn end(&self, cell: Sums, density: f64, clipped: f64, edge: f64, log: &Logarithm) -> f64 {
+    pub(super) fn end(&self, level: usize) -> f64 {
+        let outside = self.edges[level];
+        let clipped = outside.mass;
+        if clipped == 0.0 {
+            return 0.0;
+        }
+        if level == 0 || clipped > self.total / 4.0 {
+            return f64::INFINITY; // all values of this side would be clipped to zero, or too many
+        }
+        let inside = self.edges[level - 1];
+        let (cell, bins) = (inside.mass - clipped, inside.bins - outside.bins);
+        if cell <= 0.0 {
+            return f64::INFINITY; // with no mass in the cell, Q has nothing where P has the clipped values
+        }
+        let edge = self.edge(level);
         let i = (edge - 0.5) as usize;
-        let length = (edge - to_f64_len(i)).min(1.0);
-        let bin = self.from[i].minus(self.from[i + 1]);
-        let mass = bin.mass * length + clipped;
-        let joined = mass * log.of(mass / length) - bin.n_log_n * length;
-        if cell.mass == 0.0 || clipped > self.limit {
-            f64::INFINITY // with no mass in the cell, Q has nothing where P has the clipped values
-        } else if bin.mass > 0.0 {
+        let length = (edge - to_f64(i)).min(1.0);
+        let bin = self.tails[i].mass - self.tails[i + 1].mass;
+        let mass = bin * length + clipped;
+        let density = self.spreads[level] / cell;
+        let joined = mass * ln(mass / length) - (self.n_log_n[i] - self.n_log_n[i + 1]) * length;
+        if bin > 0.0 {
             joined - clipped * density
         } else {
             // This part of a bin is not empty any more, and the cell's mass is spread over it too.
-            let spread = log.of(1.0 + length / cell.bins);
-            joined - clipped * (density - spread) + cell.mass * spread
+            let spread = ln(1.0 + length / bins);
+            joined - clipped * (density - spread) + cell * spread
+        }
+    }
+}
+
+/// The share `c` of an end that clips `t` in what is clipped: `N ln(1 - T / N) >= -c t - c u`, if `u` is clipped at the other end.
+///
+/// `N ln(1 - T / N)` is concave in `T = t + u`, so that it is at least `N / 2 ln(1 - 2t / N)` and the same of `u`; and `-ln(1 - x) <= c x` with
+/// `c = (2 - x) / (2 (1 - x))`, which rises with `x = 2t / N`.
+fn share(clipped: f64, total: f64) -> f64 {
+    let x = 2.0 * clipped.min(total / 4.0) / total;
+    (2.0 - x) / (2.0 - 2.0 * x)
+}
+
+/// What clipping costs at least, by the bin that the end lies in, for all steps up to a width.
+///
+/// `Q`'s density in the last cell is at most that of its fullest bin, `q`. So an end that clips `t`, with `m` in its part of a bin, costs at
+/// least
+///
+/// ```text
+/// (m + t) ln(m + t) - m ln m - t ln q - c t,        c the share of the most that can be clipped there
+/// ```
+///
+/// which is convex in `t`, least where `m + t = q e^(c - 1)`, and rises with `m`, of which there is at least half a bin. The cells cost at least
+/// nothing, by the log-sum inequality.
+struct Bound {
+    least: Vec<f64>,
+    /// The least of this bin and all beyond it, or of not clipping.
+    beyond: Vec<f64>,
+    /// No end that lies in an earlier bin can win.
+    innermost: usize,
+}
+
+impl Bound {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "at most the number of bins"
+    )]
+    fn new(cells: &Cells, width: f64, innermost: usize) -> Self {
+        let bins = cells.counts.len();
+        let (mut least, mut beyond) = (vec![f64::INFINITY; bins], vec![0.0f64; bins + 1]);
+        let (mut q, mut log_q) = (1.0, 0.0);
+        for i in (innermost..bins).rev() {
+            let (outer, inner) = (cells.tails[i + 1].mass, cells.tails[i].mass.min(cells.total / 4.0));
+            beyond[i] = beyond[i + 1];
+            if outer > inner {
+                continue; // too many
+            }
+            let fullest = cells.fullest[i.saturating_sub(width as usize + 2)];
+            if fullest != q {
+                (q, log_q) = (fullest, ln(fullest));
+            }
+            let c = share(inner, cells.total);
+            let m = cells.counts[i].min(cells.counts[i.saturating_sub(1)]) / 2.0;
+            let t = if m + outer > 2.0 * q {
+                outer // as e^(c - 1) is less than 2
+            } else {
+                (q * (c - 1.0).exp() - m).clamp(outer, inner)
+            };
+            least[i] = n_log_n(m + t) - n_log_n(m) - t * (log_q + c);
+            beyond[i] = beyond[i].min(least[i]);
+        }
+        Self {
+            least,
+            beyond,
+            innermost,
         }
     }
 }
@@ -255,11 +329,11 @@ impl Cells {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels;
 
     /// What is ruled out never costs less than its bound says: tails of any slope, spikes, holes.
     #[test]
     fn bounds_hold() {
-        let log = Logarithm::new();
         let mut state = 1u64;
         let mut random = move |below: u64| {
             state ^= state << 13;
@@ -273,33 +347,44 @@ mod tests {
             let counts: Vec<f64> = (0..60)
                 .map(|i| {
                     let spike = if random(15) == 0 { 20.0 } else { 1.0 };
-                    let expected = size * slope.powi(i) * spike * to_f64_len(usize::try_from(random(100)).unwrap_or(0));
+                    let expected = size * slope.powi(i) * spike * to_f64(usize::try_from(random(100)).unwrap_or(0));
                     if random(4) < holes { 0.0 } else { expected.ceil() }
                 })
                 .chain([1.0])
                 .collect();
-            let (total, extent, widest) = (counts.iter().sum(), to_f64_len(counts.len()), 4.0);
-            let mut cells = Cells::new(&Side::new(counts, extent), total, widest, &log);
-            for step in [1.0, 1.3, 2.0, 2.71, 4.0] {
+            let (total, extent) = (counts.iter().sum(), to_f64(counts.len()));
+            let mut cells = Cells::new(&Side::new(counts, extent), total, 4.0, 70);
+            for step in [4.0, 2.71, 2.0, 1.3, 1.0] {
+                cells.bound(step);
+                cells.begin(step);
                 let (_, most) = cells.levels(step);
-                let ends = cells.costs(step, 1..=most, f64::INFINITY, &log).to_vec();
-                for (level, end) in (1..).zip(ends) {
-                    let cost = end.cost - CHORD * end.clipped;
-                    assert!(
-                        cost >= -cells.slack - 1e-9 * total,
-                        "case {case}, step {step}, level {level}"
-                    );
-                    if end.clipped > 0.0 {
-                        let least = cells.least_cost((to_f64_len(level) + 0.5) * step);
-                        assert!(
-                            cost >= least - 1e-9 * total,
-                            "case {case}, step {step}, level {level}: {cost} {least}"
-                        );
-                        bounded += usize::from(end.cost.is_finite() && least > 0.2 * cost && cost > 0.0);
-                    }
+                // By the bounds alone, and then with the cells known.
+                let before: Vec<_> = (1..=most).map(|level| cells.least_end(level)).collect();
+                let beyond = cells.least_beyond(1);
+                while cells.done() < most {
+                    cells.advance(most, kernels::current());
+                }
+                for (level, least) in (1..=most).zip(before) {
+                    let clipped = cells.clipped(level);
+                    let cost = cells.end(level) - clipped * share(clipped, total);
+                    let what = format!("case {case}, step {step}, level {level}: {cost} {least}");
+                    assert!(cells.lost(level) >= cells.lost(level - 1) - 1e-9 * total, "{what}");
+                    assert!(cost >= beyond - 1e-9 * total, "{what}");
+                    assert!(cost >= least - 1e-9 * total, "{what}");
+                    assert!(cost >= cells.least_end(level) - 1e-9 * total, "{what}");
+                    bounded += usize::from(cost.is_finite() && least > 0.2 * cost && cost > 0.0);
                 }
             }
         }
         assert!(bounded > 100, "bounds that bite: {bounded}");
+    }
+
+    /// What both ends clip costs at least the share of each.
+    #[test]
+    fn shares_hold() {
+        for (t, u) in (0..=50).flat_map(|t| (0..=50).map(move |u| (f64::from(t) / 200.0, f64::from(u) / 200.0))) {
+            let both = t * share(t, 1.0) + u * share(u, 1.0);
+            assert!((1.0 - t - u).ln() >= -both - 1e-12, "{t} {u}");
+        }
     }
 }

@@ -6,8 +6,9 @@
 )]
 use std::arch::x86_64::*;
 
+use super::avx2_density;
 use crate::kernels::{
-    Counters, Kernels, LANES, Summary, WAYS,
+    Counters, Kernels, LANES, Piece, Summary, Tail, WAYS,
     generic::{self, Lanes},
 };
 
@@ -27,6 +28,16 @@ impl Kernels for Avx2 {
     fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
         // SAFETY: an `Avx2` exists only where AVX2 and FMA were detected.
         unsafe { tally(x, inv_width, step, counters) }
+    }
+
+    fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
+        // SAFETY: as above.
+        unsafe { avx2_density::cut(tails, step, first, edges, spreads) }
+    }
+
+    fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
+        // SAFETY: as above.
+        unsafe { avx2_density::excess(pieces, end, step, first, count) }
     }
 }
 

@@ -1,0 +1,210 @@
+//! The look-ups of the calibration search, four points at a time.
+//!
+//! A point's entries are whole vectors, so that its bins cost a load each; four results are then transposed. Gathers take
+//! longer on Zen 3. The arithmetic is that of the definition, operation for operation: no FMA.
+
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the names are long and their prefix is unmistakable"
+)]
+use std::arch::x86_64::*;
+
+use crate::kernels::{
+    Piece, Tail,
+    density::{self, BIAS, EXPONENT, HALF_UP, LANES, MAGIC, SERIES, TWO_52, ZERO, to_f64},
+    generic::add_halves,
+};
+
+/// First all edges, then all logarithms: together they are one chain too long for the CPU to begin the next meanwhile.
+#[target_feature(enable = "avx2")]
+pub(super) fn cut(tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
+    let last = tails.len() - 2;
+    let (quads, last_edges) = edges[1..].as_chunks_mut::<4>();
+    for (k, edges) in (first..).step_by(4).zip(&mut *quads) {
+        let ([a, b, c, d], rests) = locate(points(k, step), last);
+        let [low, high] = edges.as_chunks_mut().0 else {
+            unreachable!("twice two")
+        };
+        store_tails(beyond(tails, a, b, _mm256_permute4x64_pd::<0x50>(rests)), low);
+        store_tails(beyond(tails, c, d, _mm256_permute4x64_pd::<0xfa>(rests)), high);
+    }
+    density::cut_edges(tails, step, first + 4 * quads.len(), last_edges);
+    let (octets, last_spreads) = spreads.as_chunks_mut::<{ 4 * GROUPS }>();
+    let (edge_octets, _) = edges[1..].as_chunks::<{ 4 * GROUPS }>();
+    let mut inner = _mm256_setr_pd(0.0, 0.0, edges[0].mass, edges[0].bins);
+    for (edges, spreads) in edge_octets.iter().zip(&mut *octets) {
+        let [a, b] = edges.as_chunks().0 else {
+            unreachable!("twice four")
+        };
+        let [low, high] = spreads.as_chunks_mut().0 else {
+            unreachable!("twice four")
+        };
+        let (mass_a, bins_a) = cells(a, &mut inner);
+        let (mass_b, bins_b) = cells(b, &mut inner);
+        let [log_a, log_b] = log_ratio([mass_a, mass_b], [bins_a, bins_b]);
+        *low = spread(mass_a, log_a);
+        *high = spread(mass_b, log_b);
+    }
+    density::spread_cells(&edges[4 * GROUPS * octets.len()..], last_spreads);
+}
+
+/// Groups of four cells whose logarithms are taken together.
+const GROUPS: usize = 2;
+
+/// Sums beyond two points, each in a bin and at a distance from the bin's outer edge.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn beyond(tails: &[Tail], a: usize, b: usize, rests: __m256d) -> __m256d {
+    let (a, b) = (load_tails(&tails[a..][..2]), load_tails(&tails[b..][..2]));
+    let (bins, next) = (first_columns(a, b), last_columns(a, b));
+    _mm256_add_pd(next, _mm256_mul_pd(rests, _mm256_sub_pd(bins, next)))
+}
+
+/// Mass and bins of the four cells that end at these edges, in the order 0, 2, 1, 3. The edge before the first is the second of
+/// `inner`, which becomes the last two.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn cells(edges: &[Tail; 4], inner: &mut __m256d) -> (__m256d, __m256d) {
+    let (low, high) = (load_tails(&edges[..2]), load_tails(&edges[2..]));
+    let a = _mm256_sub_pd(_mm256_permute2f128_pd::<0x21>(*inner, low), low);
+    let b = _mm256_sub_pd(_mm256_permute2f128_pd::<0x21>(low, high), high);
+    *inner = high;
+    (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b))
+}
+
+/// `M ln(M / s)`, and 0 for no mass, of cells in that order.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn spread(mass: __m256d, log: __m256d) -> [f64; 4] {
+    let has_mass = _mm256_cmp_pd::<_CMP_GT_OQ>(mass, _mm256_setzero_pd());
+    let spreads = _mm256_and_pd(_mm256_mul_pd(mass, log), has_mass);
+    to_array(_mm256_permute4x64_pd::<0xd8>(spreads))
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn excess(pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
+    let (last, end_4) = (pieces.len() - 1, _mm256_set1_pd(end));
+    let mut sums = [_mm256_setzero_pd(); LANES / 4];
+    let whole = count - count % LANES;
+    for k in (first..first + whole).step_by(LANES) {
+        for (half, sum) in sums.iter_mut().enumerate() {
+            let x = _mm256_min_pd(points(k + 4 * half, step), end_4);
+            let (bins, rest) = locate(x, last);
+            let rest = _mm256_min_pd(rest, _mm256_sub_pd(end_4, x));
+            let [a, b, c, d] = [0, 1, 2, 3].map(|lane| &pieces[bins[lane]]);
+            let (a, b, c, d) = (load_piece(a), load_piece(b), load_piece(c), load_piece(d));
+            let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpacklo_pd(c, d));
+            let (density, excess) = (first_columns(low, high), last_columns(low, high));
+            let beyond = first_columns(_mm256_unpackhi_pd(a, b), _mm256_unpackhi_pd(c, d));
+            let half_slope = _mm256_mul_pd(_mm256_mul_pd(density, rest), _mm256_set1_pd(0.5));
+            let more = _mm256_mul_pd(rest, _mm256_add_pd(beyond, half_slope));
+            *sum = _mm256_add_pd(*sum, _mm256_add_pd(excess, more));
+        }
+    }
+    let mut lanes = [0.0; LANES];
+    for (lanes, sum) in lanes.as_chunks_mut().0.iter_mut().zip(sums) {
+        *lanes = to_array(sum);
+    }
+    for k in whole..count {
+        lanes[k % LANES] += density::excess_over(pieces, end, (to_f64(first + k) + 0.5) * step);
+    }
+    add_halves(lanes)
+}
+
+/// `(k + 1/2) step` and the next three.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn points(k: usize, step: f64) -> __m256d {
+    let k = _mm256_add_pd(_mm256_set1_pd(to_f64(k)), _mm256_setr_pd(0.5, 1.5, 2.5, 3.5));
+    _mm256_mul_pd(k, _mm256_set1_pd(step))
+}
+
+/// [`density::locate`] of four points.
+#[inline]
+#[target_feature(enable = "avx2")]
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+fn locate(x: __m256d, last: usize) -> ([usize; 4], __m256d) {
+    let magic = _mm256_set1_pd(MAGIC);
+    let shifted = _mm256_add_pd(_mm256_sub_pd(x, _mm256_set1_pd(0.5)), magic);
+    let shifted = _mm256_min_pd(shifted, _mm256_set1_pd(MAGIC + to_f64(last)));
+    let outer = _mm256_add_pd(_mm256_sub_pd(shifted, magic), _mm256_set1_pd(1.0));
+    let rest = _mm256_max_pd(_mm256_sub_pd(outer, x), _mm256_setzero_pd());
+    (to_array(shifted).map(|shifted| shifted.to_bits() as u32 as usize), rest)
+}
+
+/// [`density::log_ratio`] of each pair.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn log_ratio(a: [__m256d; GROUPS], b: [__m256d; GROUPS]) -> [__m256d; GROUPS] {
+    let bits = |bits: u64| _mm256_set1_epi64x(bits.cast_signed());
+    let zero = _mm256_setzero_pd();
+    let (mut e, mut s, mut s2, mut s4) = ([zero; GROUPS], [zero; GROUPS], [zero; GROUPS], [zero; GROUPS]);
+    for i in 0..GROUPS {
+        let (a, b_bits) = (_mm256_castpd_si256(a[i]), _mm256_castpd_si256(b[i]));
+        let shifted = _mm256_add_epi64(_mm256_sub_epi64(a, b_bits), bits(HALF_UP));
+        let exponent = _mm256_or_si256(_mm256_srli_epi64::<52>(shifted), bits(TWO_52));
+        e[i] = _mm256_sub_pd(_mm256_castsi256_pd(exponent), _mm256_set1_pd(BIAS));
+        let factor = _mm256_sub_epi64(_mm256_and_si256(shifted, bits(EXPONENT)), bits(ZERO));
+        let m = _mm256_castsi256_pd(_mm256_sub_epi64(a, factor));
+        s[i] = _mm256_div_pd(_mm256_sub_pd(m, b[i]), _mm256_add_pd(m, b[i]));
+        s2[i] = _mm256_mul_pd(s[i], s[i]);
+        s4[i] = _mm256_mul_pd(s2[i], s2[i]);
+    }
+    let (mut even, mut odd) = ([_mm256_set1_pd(SERIES[8]); GROUPS], [_mm256_set1_pd(SERIES[9]); GROUPS]);
+    for term in [6, 4, 2, 0] {
+        for i in 0..GROUPS {
+            even[i] = _mm256_add_pd(_mm256_mul_pd(even[i], s4[i]), _mm256_set1_pd(SERIES[term]));
+            odd[i] = _mm256_add_pd(_mm256_mul_pd(odd[i], s4[i]), _mm256_set1_pd(SERIES[term + 1]));
+        }
+    }
+    for i in 0..GROUPS {
+        let series = _mm256_mul_pd(s[i], _mm256_add_pd(even[i], _mm256_mul_pd(s2[i], odd[i])));
+        e[i] = _mm256_add_pd(_mm256_mul_pd(e[i], _mm256_set1_pd(std::f64::consts::LN_2)), series);
+    }
+    e
+}
+
+/// The first two of each, `a`'s first.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn first_columns(a: __m256d, b: __m256d) -> __m256d {
+    _mm256_permute2f128_pd::<0x20>(a, b)
+}
+
+/// The last two of each, `a`'s first.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn last_columns(a: __m256d, b: __m256d) -> __m256d {
+    _mm256_permute2f128_pd::<0x31>(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_tails(tails: &[Tail]) -> __m256d {
+    let pair: &[Tail; 2] = tails.try_into().expect("two tails");
+    // SAFETY: two `Tail`s are 4 readable doubles, by their representation, and `loadu` needs no alignment.
+    unsafe { _mm256_loadu_pd(pair.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_piece(piece: &Piece) -> __m256d {
+    // SAFETY: a `Piece` is 4 readable doubles, by its representation.
+    unsafe { _mm256_loadu_pd(std::ptr::from_ref(piece).cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_tails(v: __m256d, out: &mut [Tail; 2]) {
+    // SAFETY: two `Tail`s are 4 writable doubles, by their representation, and `storeu` needs no alignment.
+    unsafe { _mm256_storeu_pd(out.as_mut_ptr().cast(), v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn to_array(v: __m256d) -> [f64; 4] {
+    let mut out = [0.0; 4];
+    // SAFETY: `out` is 4 writable doubles, and `storeu` needs no alignment.
+    unsafe { _mm256_storeu_pd(out.as_mut_ptr(), v) }
+    out
+}
