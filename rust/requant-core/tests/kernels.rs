@@ -182,3 +182,64 @@ fn what_is_not_finite_is_reported_and_all_can_be_taken_back() {
         }
     }
 }
+
+#[test]
+fn extrema_are_those_of_the_definition() {
+    for kernels in kernels::available() {
+        let name = kernels.name();
+        assert_eq!(kernels.extrema(&[]), Some((f32::INFINITY, f32::NEG_INFINITY)), "{name}");
+        for len in lengths().filter(|len| *len > 0) {
+            for shift in 0..SPECIALS.len() {
+                let x = cycle(&SPECIALS, len, shift);
+                let sorted = |pick: fn(f32, f32) -> f32| x.iter().copied().reduce(pick).map(|v| (v + 0.0).to_bits());
+                let got = kernels.extrema(&x).expect("all are finite");
+                assert_eq!(
+                    Some(got.0.to_bits()),
+                    sorted(f32::min),
+                    "{name}, length {len}, shift {shift}"
+                );
+                assert_eq!(
+                    Some(got.1.to_bits()),
+                    sorted(f32::max),
+                    "{name}, length {len}, shift {shift}"
+                );
+            }
+            for (at, odd) in [0, len / 2, len - 1]
+                .into_iter()
+                .flat_map(|at| NOT_FINITE.map(|odd| (at, odd)))
+            {
+                let mut x = vec![1.0; len];
+                x[at] = odd;
+                assert_eq!(kernels.extrema(&x), None, "{name}, {odd} at {at} of {len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn widening_is_that_of_the_definition() {
+    for kernels in kernels::available() {
+        let name = kernels.name();
+        for len in lengths() {
+            let (mut lo, mut hi) = (cycle(&SPECIALS, len, 5), cycle(&SPECIALS, len, 9));
+            let (mut want_lo, mut want_hi) = (lo.clone(), hi.clone());
+            for shift in 0..SPECIALS.len() {
+                let mut x = cycle(&SPECIALS, len, shift);
+                let numbers = shift % 5 != 0 || len == 0;
+                if !numbers {
+                    x[len / 2] = f32::NAN;
+                }
+                assert_eq!(kernels.widen(&x, &mut lo, &mut hi), numbers, "{name}, length {len}");
+                for ((v, lo), hi) in x.iter().zip(&mut want_lo).zip(&mut want_hi) {
+                    (*lo, *hi) = (if v < lo { *v } else { *lo }, if v > hi { *v } else { *hi });
+                }
+                let bits = |x: &[f32]| x.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(
+                    (bits(&lo), bits(&hi)),
+                    (bits(&want_lo), bits(&want_hi)),
+                    "{name}, length {len}"
+                );
+            }
+        }
+    }
+}

@@ -19,6 +19,14 @@ impl Kernels for Generic {
         summarize(x)
     }
 
+    fn extrema(&self, x: &[f32]) -> Option<(f32, f32)> {
+        extrema(x)
+    }
+
+    fn widen(&self, x: &[f32], lo: &mut [f32], hi: &mut [f32]) -> bool {
+        widen(x, lo, hi)
+    }
+
     fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
         density::cut(tails, step, first, edges, spreads);
     }
@@ -55,6 +63,29 @@ pub(super) fn count(x: &[f32], inv_width: f32, step: u32, counters: &mut Counter
 pub(crate) fn slot(v: f32, inv_width: f32) -> usize {
     let bin = ((v * inv_width) as i32).wrapping_sub(i32::from(v < 0.0));
     bin as u32 as usize % BINS
+}
+
+/// See [`Kernels::extrema`].
+pub(super) fn extrema(x: &[f32]) -> Option<(f32, f32)> {
+    let (mut lo, mut hi, mut finite) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES], true);
+    for group in x.chunks(LANES) {
+        finite &= widen(group, &mut lo[..group.len()], &mut hi[..group.len()]);
+    }
+    let lo = lo.into_iter().fold(f32::INFINITY, f32::min) + 0.0; // -0 + 0 is 0
+    let hi = hi.into_iter().fold(f32::NEG_INFINITY, f32::max) + 0.0;
+    finite &= x.is_empty() || lo.is_finite() && hi.is_finite();
+    finite.then_some((lo, hi))
+}
+
+/// See [`Kernels::widen`].
+pub(super) fn widen(x: &[f32], lo: &mut [f32], hi: &mut [f32]) -> bool {
+    let mut numbers = true;
+    for ((&v, lo), hi) in x.iter().zip(lo).zip(hi) {
+        *lo = if v < *lo { v } else { *lo };
+        *hi = if v > *hi { v } else { *hi };
+        numbers &= !v.is_nan();
+    }
+    numbers
 }
 
 /// A [`Summary`] in the making.

@@ -72,6 +72,17 @@ pub trait Kernels: Send + Sync {
         self.base().tally(x, inv_width, step, counters)
     }
 
+    /// Smallest and largest value, never -0; +inf and -inf of an empty slice. `None` where `x` holds a NaN or an infinity.
+    fn extrema(&self, x: &[f32]) -> Option<(f32, f32)> {
+        self.base().extrema(x)
+    }
+
+    /// Lowers each `lo` to the value beside it where that is less, and raises each `hi`; all are of one length. `false` where `x`
+    /// holds a NaN, which changes neither.
+    fn widen(&self, x: &[f32], lo: &mut [f32], hi: &mut [f32]) -> bool {
+        self.base().widen(x, lo, hi)
+    }
+
     /// Cuts a density into cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first` on. Writes the sums over what lies
     /// beyond the cells' edges, of which the first is given, and `M ln(M / s)` of each cell's mass and bins, 0 where the mass is.
     ///

@@ -6,7 +6,7 @@
 )]
 use std::arch::x86_64::*;
 
-use super::avx2_density;
+use super::{avx2_density, avx2_extrema};
 use crate::kernels::{
     Counters, Kernels, LANES, Piece, Summary, Tail, WAYS,
     generic::{self, Lanes},
@@ -28,6 +28,16 @@ impl Kernels for Avx2 {
     fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
         // SAFETY: an `Avx2` exists only where AVX2 and FMA were detected.
         unsafe { tally(x, inv_width, step, counters) }
+    }
+
+    fn extrema(&self, x: &[f32]) -> Option<(f32, f32)> {
+        // SAFETY: as above.
+        unsafe { avx2_extrema::extrema(x) }
+    }
+
+    fn widen(&self, x: &[f32], lo: &mut [f32], hi: &mut [f32]) -> bool {
+        // SAFETY: as above.
+        unsafe { avx2_extrema::widen(x, lo, hi) }
     }
 
     fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
@@ -138,14 +148,14 @@ fn is_constant(block: &[f32; BLOCK]) -> bool {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(x: &[f32; 8]) -> __m256 {
+pub(super) fn load(x: &[f32; 8]) -> __m256 {
     // SAFETY: `x` is 8 readable floats, and `loadu` needs no alignment.
     unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_f32(v: __m256, out: &mut [f32; 8]) {
+pub(super) fn store_f32(v: __m256, out: &mut [f32; 8]) {
     // SAFETY: `out` is 8 writable floats, and `storeu` needs no alignment.
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
 }

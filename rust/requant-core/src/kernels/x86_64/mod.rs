@@ -15,6 +15,7 @@ macro_rules! with_rows {
 
 pub(super) mod avx2;
 mod avx2_density;
+mod avx2_extrema;
 pub(super) mod avx2_blocked_gemm;
 pub(super) mod avx2_elementwise;
 pub(super) mod avx2_gemm;
