@@ -5,6 +5,7 @@
     reason = "the names are long and their prefix is unmistakable"
 )]
 use std::arch::x86_64::*;
+use std::slice;
 
 use super::avx2::{load, store_f32};
 use crate::kernels::generic;
@@ -40,19 +41,27 @@ pub(super) fn extrema(x: &[f32]) -> Option<(f32, f32)> {
     if _mm256_movemask_ps(unordered) != 0 {
         return None;
     }
-    let [mut least, mut most] = [[0.0; 8]; 2];
-    store_f32(
-        _mm256_min_ps(_mm256_min_ps(lo[0], lo[1]), _mm256_min_ps(lo[2], lo[3])),
-        &mut least,
+    let least = _mm256_min_ps(_mm256_min_ps(lo[0], lo[1]), _mm256_min_ps(lo[2], lo[3]));
+    let most = _mm256_max_ps(_mm256_max_ps(hi[0], hi[1]), _mm256_max_ps(hi[2], hi[3]));
+    let (mut lo, mut hi, mut numbers) = (
+        halve(least, |a, b| _mm_min_ps(a, b)),
+        halve(most, |a, b| _mm_max_ps(a, b)),
+        true,
     );
-    store_f32(
-        _mm256_max_ps(_mm256_max_ps(hi[0], hi[1]), _mm256_max_ps(hi[2], hi[3])),
-        &mut most,
-    );
-    let (rest_lo, rest_hi) = generic::extrema(rest)?;
-    let lo = least.into_iter().fold(rest_lo, f32::min) + 0.0; // -0 + 0 is 0
-    let hi = most.into_iter().fold(rest_hi, f32::max) + 0.0;
-    (x.is_empty() || lo.is_finite() && hi.is_finite()).then_some((lo, hi))
+    for v in rest {
+        numbers &= generic::widen(&[*v], slice::from_mut(&mut lo), slice::from_mut(&mut hi));
+    }
+    let (lo, hi) = (lo + 0.0, hi + 0.0); // -0 + 0 is 0
+    (numbers && (x.is_empty() || lo.is_finite() && hi.is_finite())).then_some((lo, hi))
+}
+
+/// One of eight values.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halve(v: __m256, pick: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    let v = pick(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let v = pick(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(pick(v, _mm_movehdup_ps(v)))
 }
 
 #[target_feature(enable = "avx2")]
