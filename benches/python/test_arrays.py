@@ -72,6 +72,27 @@ def test_read_numpy(benchmark: Any, x: NDArray[np.float32]) -> None:
     benchmark(x.max)
 
 
+RANGES = {
+    "tensor": (requant.PerTensor(), None),
+    "channel 0": (requant.PerChannel(0), (1,)),
+    "channel 1": (requant.PerChannel(1), (0,)),
+    "token": (requant.PerToken(), (-1,)),
+}
+
+
+@pytest.mark.benchmark(group="min/max 1 Mi")
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("who", ["requant", "numpy"])
+def test_extremes(benchmark: Any, who: str, name: str) -> None:
+    values = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
+    granularity, axes = RANGES[name]
+    scheme = requant.QuantScheme(requant.QuantType.UINT8, granularity=granularity)
+    if who == "requant":
+        benchmark(ops.params_from_data, values, scheme)
+    else:
+        benchmark(lambda: (values.min(axis=axes), values.max(axis=axes)))
+
+
 @pytest.mark.benchmark(group="quantize")
 def test_quantize_requant(benchmark: Any, x: NDArray[np.float32]) -> None:
     benchmark(ops.quantize_array, x, params(), threads=1)
