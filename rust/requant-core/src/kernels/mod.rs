@@ -5,8 +5,8 @@
 //! overrides what it does better, and a line in `REGISTRY`; tests and benches iterate over [`available`].
 
 pub mod blocked_gemm;
-pub mod elementwise;
 pub(crate) mod density;
+pub mod elementwise;
 pub mod gemm;
 pub(crate) mod generic;
 mod generic_blocked_gemm;

@@ -14,10 +14,10 @@ macro_rules! with_rows {
 }
 
 pub(super) mod avx2;
-mod avx2_density;
-mod avx2_extrema;
 pub(super) mod avx2_blocked_gemm;
+mod avx2_density;
 pub(super) mod avx2_elementwise;
+mod avx2_extrema;
 pub(super) mod avx2_gemm;
 pub(super) mod avx512;
 pub(super) mod avx512_gemm;
