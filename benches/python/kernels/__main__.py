@@ -17,13 +17,16 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import harness  # noqa: E402 - NumPy reads the environment when it is imported
+import arrays  # noqa: E402 - NumPy reads the environment when it is imported
+import blocked  # noqa: E402
+import harness  # noqa: E402
 import matmul  # noqa: E402
 import peers  # noqa: E402
+import seen  # noqa: E402
 
 import requant  # noqa: E402
 
-GROUPS = (matmul,)
+GROUPS = (matmul, blocked, arrays, seen)
 
 
 def main() -> None:
