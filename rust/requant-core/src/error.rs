@@ -127,6 +127,16 @@ pub enum Error {
         /// How many bytes there are.
         length: usize,
     },
+    /// A shape, or numbers that belong to its axes, that an operation cannot take.
+    #[error("{what} is {got:?}, expected {expected}")]
+    Shape {
+        /// Which argument.
+        what: &'static str,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        got: Vec<usize>,
+    },
     /// A product whose sums may not fit i32.
     #[error(
         "sums over k = {k} can leave int32: at most {limit} is safe with these types, zero points and bias; split k"

@@ -1,19 +1,21 @@
 //! Quantization arithmetic, without Python and without a graph.
 //!
 //! A real `r` is mapped to an integer by `q = clamp(round_half_even(r / scale) + zero_point)` and back by
-//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). The crate has five layers, each using
+//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). The crate has six layers, each using
 //! only those below it:
 //!
 //! | layer | module | question it answers |
 //! |---|---|---|
 //! | choice | [`calibration`] | which range, given what was seen |
 //! | statistics | [`stats`] | what was seen, in constant memory, merged in any order |
+//! | images | [`conv`] | windows of integers, channels last |
 //! | products | [`gemm`], [`requantize`] | matrices of integers, multiplied exactly and scaled back |
 //! | arithmetic | [`affine`], [`pack`] | which integer stands for a real |
 //! | kernels | [`kernels`] | how this CPU does it fastest, to the same bits |
 
 pub mod affine;
 pub mod calibration;
+pub mod conv;
 mod error;
 pub mod gemm;
 pub mod kernels;

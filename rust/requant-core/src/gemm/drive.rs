@@ -3,10 +3,10 @@
 use std::{cell::Cell, num::NonZeroUsize, ops::Range, sync::OnceLock, thread};
 
 use super::{
-    Call,
-    finish::{Rows, Strip, Sums, Target},
+    Matrix, PackedWeights, Work,
+    finish::{Correction, Rows, Strip, Sums, Target},
 };
-use crate::{Error, Result, kernels::gemm::Tile, threads};
+use crate::{Error, QuantType, Result, kernels::gemm::Tile, threads};
 
 /// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache, so
 /// that a panel of B still fits beside them.
@@ -18,16 +18,64 @@ const WORK: usize = 4 << 20;
 /// Pieces to a thread, so that one that is held up is helped.
 const PIECES: usize = 4;
 
-/// Multiplies, on as many threads as it takes. `target` names a region of `out` and what is to be made of the sums.
-pub(super) fn run<'o, T: Send>(
-    call: &Call<'o>,
-    out: &'o mut [T],
-    target: impl Fn(Rows<'o, T>) -> Target<'o> + Sync,
-) -> Result<()> {
-    let shape = [call.a.rows(), call.b.k(), call.b.n()];
-    split(out, shape, call.b.kernel().tile(), call.threads, |rows, m, n| {
-        multiply(call, m, n, &mut target(rows));
-    })
+/// Where rows of A come from: a matrix as it lies, or rows that are put together when they are wanted.
+pub(crate) trait Source: Sync {
+    /// How many rows.
+    fn rows(&self) -> usize;
+
+    /// int8 or uint8.
+    fn dtype(&self) -> QuantType;
+
+    /// A matrix that holds `rows`, and which rows of it they are. `group` counts the weights, each of which may have an A
+    /// of its own.
+    fn gather<'s>(&'s self, group: usize, rows: Range<usize>, space: &'s mut Gathered) -> (Matrix<'s>, Range<usize>);
+}
+
+/// Memory for rows that are put together.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    pub(crate) u8: Vec<u8>,
+    pub(crate) i8: Vec<i8>,
+}
+
+impl Source for Matrix<'_> {
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn dtype(&self) -> QuantType {
+        self.dtype()
+    }
+
+    fn gather<'s>(&'s self, _: usize, rows: Range<usize>, _: &'s mut Gathered) -> (Matrix<'s>, Range<usize>) {
+        (*self, rows)
+    }
+}
+
+/// The checked operands of one call.
+pub(crate) struct Product<'a, S> {
+    pub(crate) a: S,
+    /// `[1]` or `[M]`.
+    pub(crate) a_zero_point: &'a [i32],
+    /// Side by side in C, all of one K and N; several have an A each.
+    pub(crate) b: &'a [PackedWeights],
+    pub(crate) threads: usize,
+}
+
+impl<S: Source> Work for Product<'_, S> {
+    fn run<'o, T: Send>(&'o self, out: &'o mut [T], target: impl Fn(Rows<'o, T>) -> Target<'o> + Sync) -> Result<()> {
+        let Some(b) = self.b.first() else {
+            return Ok(());
+        };
+        let mut tile = b.kernel().tile();
+        if self.b.len() > 1 {
+            tile.columns = usize::MAX; // panels of several weights are not cut anew
+        }
+        let shape = [self.a.rows(), b.k(), b.n() * self.b.len()];
+        split(out, shape, tile, self.threads, |rows, m, n| {
+            self.multiply(m, n, &mut target(rows));
+        })
+    }
 }
 
 /// Cuts C between tiles into regions, and has each multiplied by its rows and columns, on as many threads as it takes.
@@ -50,19 +98,15 @@ pub(super) fn split<'o, T: Send>(
     if expected == 0 {
         return Ok(());
     }
-    let work = expected.saturating_mul(k);
-    let threads = match threads {
-        0 => (work / WORK).min(cores()),
-        n => n,
-    };
+    let threads = worth(threads, expected.saturating_mul(k));
     let whole = |data, first| Rows::Whole { data, stride: n, first };
     if threads <= 1 {
         multiply(whole(out, 0), 0..m, 0..n);
         return Ok(());
     }
     let pieces = threads.saturating_mul(PIECES);
-    if m.div_ceil(rows) >= pieces {
-        // Enough tiles for each piece to have rows of its own.
+    if m.div_ceil(rows) >= pieces || columns >= n {
+        // Rows for each piece: enough tiles of them, or nothing else to cut.
         let height = m.div_ceil(rows).div_ceil(pieces) * rows;
         let cut = out.chunks_mut(height * n).zip((0..m).step_by(height));
         threads::for_each(threads, cut.collect(), |(data, first)| {
@@ -88,6 +132,14 @@ pub(super) fn split<'o, T: Send>(
     Ok(())
 }
 
+/// How many threads to take for so many multiplications, where 0 asks for as many as they are worth.
+pub(crate) fn worth(threads: usize, multiplications: usize) -> usize {
+    match threads {
+        0 => (multiplications / WORK).min(cores()),
+        n => n,
+    }
+}
+
 /// Asked once: it takes longer than a small product.
 fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
@@ -97,6 +149,7 @@ fn cores() -> usize {
 /// What a call needs beside its operands; kept by each thread for the next one.
 #[derive(Default)]
 struct Workspace {
+    gathered: Gathered,
     /// Packed rows of A.
     a: Vec<i32>,
     /// Their sums.
@@ -109,59 +162,90 @@ thread_local! {
     static WORKSPACE: Cell<Workspace> = Cell::default();
 }
 
-/// The rows `m` of C in the columns `n`, which begin at a panel.
-fn multiply(call: &Call<'_>, m: Range<usize>, n: Range<usize>, target: &mut Target<'_>) {
-    let (kernel, k) = (call.b.kernel(), call.b.k());
-    let Tile { rows, columns, group } = kernel.tile();
-    let groups = k.div_ceil(group);
-    let height = (BLOCK_BYTES / 4 / groups.max(1) / rows).max(1) * rows;
-    let mut space = WORKSPACE.take();
-    for top in m.clone().step_by(height) {
-        let block = top..m.end.min(top + height);
-        let tiles = || {
-            block
-                .clone()
-                .step_by(rows)
-                .map(|first| first..block.end.min(first + rows))
+impl<S: Source> Product<'_, S> {
+    /// The rows `m` of C in the columns `n`, which begin at a panel.
+    fn multiply(&self, m: Range<usize>, n: Range<usize>, target: &mut Target<'_>) {
+        let mut space = WORKSPACE.take();
+        let mut origin = 0;
+        for (group, b) in self.b.iter().enumerate() {
+            let own = n.start.saturating_sub(origin)..n.end.saturating_sub(origin).min(b.n());
+            self.multiply_group((group, b, origin), m.clone(), own, &mut space, target);
+            origin += b.n();
+        }
+        WORKSPACE.set(space);
+    }
+
+    /// The same for one of the weights, whose columns begin at `origin` in C; `n` counts its own.
+    fn multiply_group(
+        &self,
+        (group, b, origin): (usize, &PackedWeights, usize),
+        m: Range<usize>,
+        n: Range<usize>,
+        space: &mut Workspace,
+        target: &mut Target<'_>,
+    ) {
+        let (kernel, k) = (b.kernel(), b.k());
+        let Tile {
+            rows,
+            columns,
+            group: neighbours,
+        } = kernel.tile();
+        let correction = Correction {
+            a_zero_point: self.a_zero_point,
+            a_offset: kernel.offset(self.a.dtype().signed()),
+            b_sums: b.sums(),
+            b_zero_point: b.shifted_zero_point(),
         };
-        let a = prepared(&mut space.a, groups * block.len());
-        for (tile, a) in tiles().zip(a.chunks_mut((groups * rows).max(1))) {
-            kernel.pack_rows(call.a, tile, a);
-        }
-        space.a_sums.clear();
-        if !call.correction.b_zero_point.is_empty() {
-            let offset = call.correction.a_offset.wrapping_mul(i32::try_from(k).unwrap_or(0));
-            let sums = block
-                .clone()
-                .map(|row| kernel.sum(call.a.row(row)).wrapping_add(offset));
-            space.a_sums.extend(sums);
-        }
-        let sums = prepared(&mut space.sums, block.len() * columns);
-        for first in n.clone().step_by(columns) {
-            let panel = call.b.panel(first / columns);
-            for (tile, sums) in tiles().zip(sums.chunks_mut(rows * columns)) {
-                let start = (tile.start - top) * groups;
-                let a = &space.a[start..start + tile.len() * groups];
-                kernel.multiply(tile.len(), a, panel, sums);
+        let a_offset = correction.a_offset.wrapping_mul(i32::try_from(k).unwrap_or(0));
+        let depth = k.div_ceil(neighbours);
+        let height = (BLOCK_BYTES / 4 / depth.max(1) / rows).max(1) * rows;
+        for top in m.clone().step_by(height) {
+            let block = top..m.end.min(top + height);
+            let tiles = || {
+                block
+                    .clone()
+                    .step_by(rows)
+                    .map(|first| first..block.end.min(first + rows))
+            };
+            let a = prepared(&mut space.a, depth * block.len());
+            space.a_sums.clear();
+            for (tile, a) in tiles().zip(a.chunks_mut((depth * rows).max(1))) {
+                let (matrix, tile) = self.a.gather(group, tile, &mut space.gathered);
+                if !correction.b_zero_point.is_empty() {
+                    let sums = tile
+                        .clone()
+                        .map(|row| kernel.sum(matrix.row(row)).wrapping_add(a_offset));
+                    space.a_sums.extend(sums);
+                }
+                kernel.pack_rows(matrix, tile, a);
             }
-            kernel.finish(Strip {
-                sums: Sums {
-                    data: sums,
-                    width: columns,
-                    rows: block.clone(),
-                    columns: first..n.end.min(first + columns),
-                    a_sums: &space.a_sums,
-                    correction: call.correction,
-                },
-                target,
-            });
+            let sums = prepared(&mut space.sums, block.len() * columns);
+            for first in n.clone().step_by(columns) {
+                let panel = b.panel(first / columns);
+                for (tile, sums) in tiles().zip(sums.chunks_mut(rows * columns)) {
+                    let start = (tile.start - top) * depth;
+                    let a = &space.a[start..start + tile.len() * depth];
+                    kernel.multiply(tile.len(), a, panel, sums);
+                }
+                kernel.finish(Strip {
+                    sums: Sums {
+                        data: sums,
+                        width: columns,
+                        rows: block.clone(),
+                        columns: first..n.end.min(first + columns),
+                        origin,
+                        a_sums: &space.a_sums,
+                        correction: Some(correction),
+                    },
+                    target,
+                });
+            }
         }
     }
-    WORKSPACE.set(space);
 }
 
 /// The first `length` elements, there being at least so many.
-fn prepared(buffer: &mut Vec<i32>, length: usize) -> &mut [i32] {
+pub(crate) fn prepared(buffer: &mut Vec<i32>, length: usize) -> &mut [i32] {
     if buffer.len() < length {
         buffer.resize(length, 0);
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A region of C, as rows that can be lent one at a time.
-pub(super) enum Rows<'a, T> {
+pub(crate) enum Rows<'a, T> {
     /// Whole rows of C, beginning at `first`.
     Whole {
         data: &'a mut [T],
@@ -40,7 +40,7 @@ impl<T> Rows<'_, T> {
 }
 
 /// Where results go, and how they are made.
-pub(super) enum Target<'a> {
+pub(crate) enum Target<'a> {
     I32(Rows<'a, i32>),
     F32(Rows<'a, f32>, Dequantize<'a>),
     U8(Rows<'a, u8>, &'a Requantizer),
@@ -49,7 +49,7 @@ pub(super) enum Target<'a> {
 
 /// What has to be taken from a sum of stored values to make it a sum of values less their zero points.
 #[derive(Clone, Copy)]
-pub(super) struct Correction<'a> {
+pub(crate) struct Correction<'a> {
     /// `[1]` or `[M]`.
     pub(super) a_zero_point: &'a [i32],
     /// What the kernel adds to values of A.
@@ -62,23 +62,26 @@ pub(super) struct Correction<'a> {
 
 /// Rows of A times one panel of B: sums to be turned into results.
 pub struct Strip<'a, 'o> {
-    pub(super) sums: Sums<'a>,
-    pub(super) target: &'a mut Target<'o>,
+    pub(crate) sums: Sums<'a>,
+    pub(crate) target: &'a mut Target<'o>,
 }
 
 /// The sums of a strip, and where in C they belong.
-pub(super) struct Sums<'a> {
+pub(crate) struct Sums<'a> {
     /// `[rows][width]`
-    pub(super) data: &'a [i32],
+    pub(crate) data: &'a [i32],
     /// Columns to a panel.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Which rows of C.
-    pub(super) rows: Range<usize>,
-    /// Which columns of C; fewer than `width` at the end.
-    pub(super) columns: Range<usize>,
+    pub(crate) rows: Range<usize>,
+    /// Which columns of B; fewer than `width` at the end.
+    pub(crate) columns: Range<usize>,
+    /// The column of C that is the first of B.
+    pub(crate) origin: usize,
     /// The sum of each row of packed A, where the correction needs it.
-    pub(super) a_sums: &'a [i32],
-    pub(super) correction: Correction<'a>,
+    pub(crate) a_sums: &'a [i32],
+    /// None where the sums are of values less their zero points already.
+    pub(crate) correction: Option<Correction<'a>>,
 }
 
 impl Strip<'_, '_> {
@@ -164,35 +167,63 @@ impl Sums<'_> {
     /// Corrects the sums and writes what `convert` makes of them.
     #[inline(always)]
     fn write<T: Copy, C: Convert<T, W>, const W: usize>(&self, out: &mut Rows<'_, T>, convert: &C) {
-        let Correction {
-            a_zero_point,
-            a_offset,
-            b_sums,
-            b_zero_point,
-        } = self.correction;
         for (group, first) in self.columns.clone().step_by(W).enumerate() {
-            let end = self.columns.end.min(first + W);
-            let (b_sums, b_zero_point) = (lanes::<_, W>(b_sums, first), lanes::<_, W>(b_zero_point, first));
-            let columns = convert.columns(first);
+            let (start, end) = (self.origin + first, self.origin + self.columns.end.min(first + W));
+            let correct = match self.correction {
+                Some(correction) => Some(correction.columns::<W>(first)),
+                None => None,
+            };
+            let columns = convert.columns(start);
             for (i, (row, sums)) in self.rows.clone().zip(self.data.chunks_exact(self.width)).enumerate() {
-                let a_zero_point = one_or(a_zero_point, row) + a_offset;
                 let mut sums: [i32; W] = sums.as_chunks().0[group];
-                for j in 0..W {
-                    sums[j] = sums[j].wrapping_sub(a_zero_point.wrapping_mul(b_sums[j]));
-                }
-                if let Some(a_sum) = self.a_sums.get(i) {
-                    for j in 0..W {
-                        sums[j] = sums[j].wrapping_sub(a_sum.wrapping_mul(b_zero_point[j]));
-                    }
+                if let Some(correct) = &correct {
+                    sums = correct.apply(sums, row, self.a_sums.get(i));
                 }
                 let results = convert.convert(&columns, row, sums);
-                let out = out.get(row, first..end);
+                let out = out.get(row, start..end);
                 match out.first_chunk_mut() {
                     Some(out) => *out = results,
                     None => out.iter_mut().zip(results).for_each(|(out, result)| *out = result),
                 }
             }
         }
+    }
+}
+
+/// The correction of neighbouring columns.
+struct Corrected<'a, const W: usize> {
+    a_zero_point: &'a [i32],
+    a_offset: i32,
+    b_sums: [i32; W],
+    b_zero_point: [i32; W],
+}
+
+impl<'a> Correction<'a> {
+    #[inline(always)]
+    fn columns<const W: usize>(self, first: usize) -> Corrected<'a, W> {
+        Corrected {
+            a_zero_point: self.a_zero_point,
+            a_offset: self.a_offset,
+            b_sums: lanes(self.b_sums, first),
+            b_zero_point: lanes(self.b_zero_point, first),
+        }
+    }
+}
+
+impl<const W: usize> Corrected<'_, W> {
+    /// The sums of a row; `a_sum` is that of its values, where B has zero points.
+    #[inline(always)]
+    fn apply(&self, mut sums: [i32; W], row: usize, a_sum: Option<&i32>) -> [i32; W] {
+        let a_zero_point = one_or(self.a_zero_point, row) + self.a_offset;
+        for j in 0..W {
+            sums[j] = sums[j].wrapping_sub(a_zero_point.wrapping_mul(self.b_sums[j]));
+        }
+        if let Some(a_sum) = a_sum {
+            for j in 0..W {
+                sums[j] = sums[j].wrapping_sub(a_sum.wrapping_mul(self.b_zero_point[j]));
+            }
+        }
+        sums
     }
 }
 

@@ -11,11 +11,36 @@ pub enum Bytes<'a> {
     I8(&'a [i8]),
 }
 
-impl Bytes<'_> {
-    fn len(&self) -> usize {
+impl<'a> Bytes<'a> {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::U8(x) => x.len(),
             Self::I8(x) => x.len(),
+        }
+    }
+
+    /// int8 or uint8.
+    pub(crate) fn dtype(&self) -> QuantType {
+        match self {
+            Self::U8(_) => QuantType::U8,
+            Self::I8(_) => QuantType::I8,
+        }
+    }
+
+    /// Those from `first` on.
+    pub(crate) fn after(self, first: usize) -> Bytes<'a> {
+        match self {
+            Self::U8(x) => Self::U8(&x[first..]),
+            Self::I8(x) => Self::I8(&x[first..]),
+        }
+    }
+
+    /// One of them, widened.
+    #[inline(always)]
+    pub(crate) fn get(self, index: usize) -> i32 {
+        match self {
+            Self::U8(x) => i32::from(x[index]),
+            Self::I8(x) => i32::from(x[index]),
         }
     }
 
@@ -65,6 +90,16 @@ impl<'a> Matrix<'a> {
         Self::with_stride(data, rows, columns, columns)
     }
 
+    /// Rows that follow each other and fill `data`.
+    pub(crate) fn packed(data: Bytes<'a>, rows: usize, columns: usize) -> Self {
+        Self {
+            data,
+            rows,
+            columns,
+            stride: columns,
+        }
+    }
+
     /// Row `i` begins at `data[i * stride]`.
     ///
     /// # Errors
@@ -102,10 +137,7 @@ impl<'a> Matrix<'a> {
 
     /// int8 or uint8.
     pub fn dtype(&self) -> QuantType {
-        match self.data {
-            Bytes::U8(_) => QuantType::U8,
-            Bytes::I8(_) => QuantType::I8,
-        }
+        self.data.dtype()
     }
 
     /// One row.
@@ -121,9 +153,6 @@ impl<'a> Matrix<'a> {
     /// One element.
     #[inline(always)]
     pub fn get(&self, row: usize, column: usize) -> i32 {
-        match self.data {
-            Bytes::U8(x) => i32::from(x[row * self.stride + column]),
-            Bytes::I8(x) => i32::from(x[row * self.stride + column]),
-        }
+        self.data.get(row * self.stride + column)
     }
 }

@@ -23,8 +23,12 @@ mod packed;
 pub use finish::Strip;
 pub use matrix::{Bytes, Matrix};
 pub use packed::PackedWeights;
+pub(crate) use {
+    drive::{Gathered, Product, Source, worth},
+    finish::{Rows, Sums, Target},
+};
 
-use finish::{Correction, Target};
+use std::slice;
 
 use crate::{
     Error, QuantType, Result,
@@ -91,62 +95,87 @@ pub fn matmul(
     let dtype = a.dtype();
     check_one_or("a_zero_point", a_zero_point.len(), a.rows())?;
     check_within(a_zero_point, (dtype.min(), dtype.max()))?;
-    let call = Call {
+    let product = Product {
         a,
-        b,
-        correction: Correction {
-            a_zero_point,
-            a_offset: b.kernel().offset(dtype.signed()),
-            b_sums: b.sums(),
-            b_zero_point: b.shifted_zero_point(),
-        },
+        a_zero_point,
+        b: slice::from_ref(b),
         threads,
     };
-    let factors = magnitude(dtype, a_zero_point) * b.magnitude();
+    let sums = Shape {
+        rows: a.rows(),
+        k: b.k(),
+        columns: b.n(),
+        factors: magnitude(dtype, a_zero_point) * b.magnitude(),
+    };
+    write(sums, output, &product)
+}
+
+/// Something that makes sums, `[rows][columns]`, and hands them on.
+pub(crate) trait Work: Sync {
+    /// Fills `out`; `target` says of a region of it what is to be made of the sums.
+    fn run<'o, T: Send>(&'o self, out: &'o mut [T], target: impl Fn(Rows<'o, T>) -> Target<'o> + Sync) -> Result<()>;
+}
+
+/// Of what size the sums are.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// How many products are added.
+    pub(crate) k: usize,
+    /// The largest magnitude of a product.
+    pub(crate) factors: u64,
+}
+
+/// Checks that the output fits the sums, and has them written.
+pub(crate) fn write<'o>(sums: Shape, output: Output<'o>, work: &'o impl Work) -> Result<()> {
+    let expected = sums.rows.saturating_mul(sums.columns);
+    let got = match &output {
+        Output::I32(out) => out.len(),
+        Output::F32(out, _) => out.len(),
+        Output::U8(out, _) => out.len(),
+        Output::I8(out, _) => out.len(),
+    };
+    if got != expected {
+        let what = "output";
+        return Err(Error::Length { what, expected, got });
+    }
     match output {
         Output::I32(out) => {
-            check_k(b.k(), factors, 0)?;
-            drive::run(&call, out, Target::I32)
+            check_k(sums.k, sums.factors, 0)?;
+            work.run(out, Target::I32)
         }
         Output::F32(out, scales) => {
-            check_k(b.k(), factors, 0)?;
-            check_one_or("scale of a", scales.a.len(), a.rows())?;
-            check_one_or("scale of b", scales.b.len(), b.n())?;
+            check_k(sums.k, sums.factors, 0)?;
+            check_one_or("scale of a", scales.a.len(), sums.rows)?;
+            check_one_or("scale of b", scales.b.len(), sums.columns)?;
             if !scales.bias.is_empty() {
-                check_one_or("bias", scales.bias.len(), b.n())?;
+                check_one_or("bias", scales.bias.len(), sums.columns)?;
             }
             check_scales(scales.a)?;
             check_scales(scales.b)?;
-            drive::run(&call, out, |rows| Target::F32(rows, scales))
+            work.run(out, move |rows| Target::F32(rows, scales))
         }
         Output::U8(out, requantizer) => {
-            check_requantizer::<u8>(requantizer, b, factors)?;
-            drive::run(&call, out, |rows| Target::U8(rows, requantizer))
+            check_requantizer::<u8>(requantizer, sums)?;
+            work.run(out, move |rows| Target::U8(rows, requantizer))
         }
         Output::I8(out, requantizer) => {
-            check_requantizer::<i8>(requantizer, b, factors)?;
-            drive::run(&call, out, |rows| Target::I8(rows, requantizer))
+            check_requantizer::<i8>(requantizer, sums)?;
+            work.run(out, move |rows| Target::I8(rows, requantizer))
         }
     }
 }
 
-/// The checked operands of one call.
-struct Call<'a> {
-    a: Matrix<'a>,
-    b: &'a PackedWeights,
-    correction: Correction<'a>,
-    threads: usize,
-}
-
-fn check_requantizer<Q: Integer>(requantizer: &Requantizer, b: &PackedWeights, factors: u64) -> Result<()> {
+fn check_requantizer<Q: Integer>(requantizer: &Requantizer, sums: Shape) -> Result<()> {
     if requantizer.dtype() != Q::TYPE {
         return Err(Error::Container {
             dtype: requantizer.dtype(),
             container: Q::TYPE,
         });
     }
-    requantizer.check_columns(b.n())?;
-    check_k(b.k(), factors, requantizer.bias_magnitude())
+    requantizer.check_columns(sums.columns)?;
+    check_k(sums.k, sums.factors, requantizer.bias_magnitude())
 }
 
 /// Fails where `k` products of magnitude `factors`, and a bias, might not fit i32.
@@ -161,7 +190,7 @@ fn check_k(k: usize, factors: u64, bias: u32) -> Result<()> {
 }
 
 /// The largest `|q - z|` over the integers of a type and the zero points given; at least 1.
-fn magnitude(dtype: QuantType, zero_points: &[i32]) -> u64 {
+pub(crate) fn magnitude(dtype: QuantType, zero_points: &[i32]) -> u64 {
     let farthest = zero_points.iter().map(|z| (z - dtype.min()).max(dtype.max() - z));
     u64::from(farthest.max().unwrap_or(1).unsigned_abs())
 }

@@ -6,10 +6,12 @@
 
 pub mod blocked_gemm;
 pub(crate) mod density;
+pub mod depthwise;
 pub mod elementwise;
 pub mod gemm;
 pub(crate) mod generic;
 mod generic_blocked_gemm;
+mod generic_depthwise;
 mod generic_elementwise;
 mod generic_gemm;
 mod halves;

@@ -16,6 +16,7 @@ macro_rules! with_rows {
 pub(super) mod avx2;
 pub(super) mod avx2_blocked_gemm;
 mod avx2_density;
+pub(super) mod avx2_depthwise;
 pub(super) mod avx2_elementwise;
 mod avx2_extrema;
 pub(super) mod avx2_gemm;
