@@ -79,14 +79,14 @@ pub struct Requantizer {
 
 /// One for all columns, or one for each.
 #[derive(Debug, Clone, PartialEq)]
-enum Multipliers {
+pub(crate) enum Multipliers {
     Float(Vec<f32>),
     Fixed(Vec<Fixed>),
 }
 
 /// `mantissa * 2^(shift - 31)`, the mantissa within 2^30..2^31, or 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Fixed {
+pub(crate) struct Fixed {
     mantissa: i32,
     shift: i32,
 }
@@ -166,7 +166,10 @@ impl Requantizer {
 
     /// The integer of one sum; `sum + bias` must not overflow.
     pub fn apply(&self, sum: i32, column: usize) -> i32 {
-        self.columns::<1>(column).apply([sum])[0]
+        match &self.multipliers {
+            Multipliers::Float(m) => self.columns::<_, 1>(m, column).apply([sum])[0],
+            Multipliers::Fixed(m) => self.columns::<_, 1>(m, column).apply([sum])[0],
+        }
     }
 
     /// Largest magnitude of the bias.
@@ -187,14 +190,16 @@ impl Requantizer {
         check_one_or("bias", self.bias.len(), columns)
     }
 
-    /// What `W` columns need, beginning at `first`; those that do not exist may get anything.
+    pub(crate) fn multipliers(&self) -> &Multipliers {
+        &self.multipliers
+    }
+
+    /// What `W` columns need, beginning at `first`, with multipliers of this requantizer; those columns that do not exist
+    /// may get anything.
     #[inline(always)]
-    pub(crate) fn columns<const W: usize>(&self, first: usize) -> Columns<W> {
+    pub(crate) fn columns<M: Copy + Default, const W: usize>(&self, multipliers: &[M], first: usize) -> Columns<M, W> {
         Columns {
-            multipliers: match &self.multipliers {
-                Multipliers::Float(m) => Lanes::Float(lanes(m, first)),
-                Multipliers::Fixed(m) => Lanes::Fixed(lanes(m, first)),
-            },
+            multipliers: lanes(multipliers, first),
             bias: lanes(&self.bias, first),
             zero_point: self.zero_point,
             limits: self.limits,
@@ -203,41 +208,44 @@ impl Requantizer {
 }
 
 /// The parameters of neighbouring columns.
-pub(crate) struct Columns<const W: usize> {
-    multipliers: Lanes<W>,
-    bias: [i32; W],
-    zero_point: i32,
-    limits: (i32, i32),
+pub(crate) struct Columns<M, const W: usize> {
+    pub(crate) multipliers: [M; W],
+    pub(crate) bias: [i32; W],
+    pub(crate) zero_point: i32,
+    pub(crate) limits: (i32, i32),
 }
 
-enum Lanes<const W: usize> {
-    Float([f32; W]),
-    Fixed([Fixed; W]),
-}
-
-impl<const W: usize> Columns<W> {
+/// What each [`Rounding`] makes of sums.
+pub(crate) trait Apply<const W: usize> {
     /// The integers of one sum in each column.
+    fn apply(&self, sums: [i32; W]) -> [i32; W];
+}
+
+impl<const W: usize> Apply<W> for Columns<f32, W> {
     #[inline(always)]
-    pub(crate) fn apply(&self, sums: [i32; W]) -> [i32; W] {
+    fn apply(&self, sums: [i32; W]) -> [i32; W] {
+        let (min, max) = self.limits;
+        let (lo, hi) = ((min - self.zero_point) as f32, (max - self.zero_point) as f32);
+        let mut out = [0; W];
+        for i in 0..W {
+            let v = sums[i].wrapping_add(self.bias[i]) as f32 * self.multipliers[i];
+            // The bounds are integers, so clamping first gives what clamping last would.
+            let v = if v < lo { lo } else { v };
+            let v = if v > hi { hi } else { v };
+            out[i] = round_half_even(v) + self.zero_point;
+        }
+        out
+    }
+}
+
+impl<const W: usize> Apply<W> for Columns<Fixed, W> {
+    #[inline(always)]
+    fn apply(&self, sums: [i32; W]) -> [i32; W] {
         let (min, max) = self.limits;
         let mut out = [0; W];
-        match &self.multipliers {
-            Lanes::Float(multipliers) => {
-                let (lo, hi) = ((min - self.zero_point) as f32, (max - self.zero_point) as f32);
-                for i in 0..W {
-                    let v = sums[i].wrapping_add(self.bias[i]) as f32 * multipliers[i];
-                    // The bounds are integers, so clamping first gives what clamping last would.
-                    let v = if v < lo { lo } else { v };
-                    let v = if v > hi { hi } else { v };
-                    out[i] = round_half_even(v) + self.zero_point;
-                }
-            }
-            Lanes::Fixed(multipliers) => {
-                for i in 0..W {
-                    let q = multipliers[i].multiply(sums[i].wrapping_add(self.bias[i]));
-                    out[i] = q.saturating_add(self.zero_point).clamp(min, max);
-                }
-            }
+        for i in 0..W {
+            let q = self.multipliers[i].multiply(sums[i].wrapping_add(self.bias[i]));
+            out[i] = q.saturating_add(self.zero_point).clamp(min, max);
         }
         out
     }

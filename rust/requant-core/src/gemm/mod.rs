@@ -25,7 +25,7 @@ pub use matrix::{Bytes, Matrix};
 pub use packed::PackedWeights;
 pub(crate) use {
     drive::{Gathered, Product, Source, worth},
-    finish::{Rows, Sums, Target},
+    finish::{Lanes, Rows, Sums, Target},
 };
 
 use std::slice;

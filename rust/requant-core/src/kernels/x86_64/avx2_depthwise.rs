@@ -10,6 +10,7 @@
 )]
 use std::arch::x86_64::*;
 
+use super::avx2_lanes::Avx2Lanes;
 use crate::{
     gemm::{Bytes, Strip},
     kernels::depthwise::{DepthwiseKernel, LANES, Pairs, pair},
@@ -32,21 +33,31 @@ impl DepthwiseKernel for Avx2Depthwise {
     }
 
     fn interleave(&self, lines: [Option<Bytes<'_>>; 2], step: usize, zero_point: i32, out: &mut [Pairs]) {
-        // Where one line is missing, zero points stand for it.
-        // SAFETY: an `Avx2Depthwise` exists only where AVX2 was detected.
-        unsafe {
-            match lines {
-                [None, None] => out.fill([0; LANES]),
-                [Some(Bytes::I8(upper)), Some(Bytes::I8(lower))] => {
-                    interleave::<_, true>([Some(upper), Some(lower)], step, zero_point, out);
-                }
-                [Some(Bytes::I8(upper)), _] => interleave::<_, true>([Some(upper), None], step, zero_point, out),
-                [_, Some(Bytes::I8(lower))] => interleave::<_, true>([None, Some(lower)], step, zero_point, out),
-                [Some(Bytes::U8(upper)), Some(Bytes::U8(lower))] => {
-                    interleave::<_, false>([Some(upper), Some(lower)], step, zero_point, out);
-                }
-                [Some(Bytes::U8(upper)), None] => interleave::<_, false>([Some(upper), None], step, zero_point, out),
-                [None, Some(Bytes::U8(lower))] => interleave::<_, false>([None, Some(lower)], step, zero_point, out),
+        match lines {
+            [None, None] => out.fill([0; LANES]),
+            [Some(Bytes::U8(_)), _] | [_, Some(Bytes::U8(_))] => {
+                let outside = [zero_point as u8; LANES];
+                let lines = lines.map(|line| match line {
+                    Some(Bytes::U8(line)) => Line { data: line, step },
+                    _ => Line {
+                        data: &outside,
+                        step: 0,
+                    },
+                });
+                // SAFETY: an `Avx2Depthwise` exists only where AVX2 was detected.
+                unsafe { interleave::<_, false>(lines, zero_point, out) }
+            }
+            [Some(Bytes::I8(_)), _] | [_, Some(Bytes::I8(_))] => {
+                let outside = [zero_point as i8; LANES];
+                let lines = lines.map(|line| match line {
+                    Some(Bytes::I8(line)) => Line { data: line, step },
+                    _ => Line {
+                        data: &outside,
+                        step: 0,
+                    },
+                });
+                // SAFETY: an `Avx2Depthwise` exists only where AVX2 was detected.
+                unsafe { interleave::<_, true>(lines, zero_point, out) }
             }
         }
     }
@@ -76,7 +87,7 @@ impl DepthwiseKernel for Avx2Depthwise {
 
 #[target_feature(enable = "avx2")]
 fn finish(strip: Strip<'_, '_>) {
-    strip.finish::<LANES>();
+    strip.finish_with::<LANES>(Avx2Lanes::new());
 }
 
 #[target_feature(enable = "avx2")]
@@ -96,53 +107,61 @@ fn multiply<const P: usize>(x: &[Pairs], taps: &[usize], weights: &[Pairs], out:
     }
 }
 
-#[target_feature(enable = "avx2")]
-fn interleave<T: Copy + Default, const SIGNED: bool>(
-    lines: [Option<&[T]>; 2],
+/// Pixels of one row, `step` apart; the same one again and again where that is 0.
+#[derive(Clone, Copy)]
+struct Line<'a, T> {
+    data: &'a [T],
     step: usize,
-    zero_point: i32,
-    out: &mut [Pairs],
-) {
-    let outside = _mm_set1_epi8(zero_point as i8);
+}
+
+#[target_feature(enable = "avx2")]
+fn interleave<T: Copy + Default, const SIGNED: bool>(lines: [Line<'_, T>; 2], zero_point: i32, out: &mut [Pairs]) {
+    let [upper, lower] = lines;
     let zero_points = _mm256_set1_epi32(pair(zero_point, zero_point));
-    for (i, out) in out.iter_mut().enumerate() {
-        let upper = match lines[0] {
-            Some(line) => bytes(&line[i * step..]),
-            None => outside,
+    // Pixels of which 16 bytes can be read.
+    let whole = |line: Line<'_, T>| match line.data.len().checked_sub(LANES) {
+        Some(rest) => rest.checked_div(line.step).map_or(usize::MAX, |steps| steps + 1),
+        None => 0,
+    };
+    let done = whole(upper).min(whole(lower)).min(out.len());
+    for (i, out) in out[..done].iter_mut().enumerate() {
+        // SAFETY: pixel `i` is one of `done`, so 16 bytes follow in either line.
+        let (upper, lower) = unsafe {
+            (
+                &*upper.data.as_ptr().add(i * upper.step).cast(),
+                &*lower.data.as_ptr().add(i * lower.step).cast(),
+            )
         };
-        let lower = match lines[1] {
-            Some(line) => bytes(&line[i * step..]),
-            None => outside,
-        };
-        let halves = [_mm_unpacklo_epi8(upper, lower), _mm_unpackhi_epi8(upper, lower)];
-        let mut pairs = [zero_points; 2];
-        for (pairs, half) in pairs.iter_mut().zip(halves) {
-            let wide = if SIGNED {
-                _mm256_cvtepi8_epi16(half)
-            } else {
-                _mm256_cvtepu8_epi16(half)
-            };
-            *pairs = _mm256_sub_epi16(wide, zero_points);
-        }
-        store(pairs, out);
+        store(pairs::<T, SIGNED>(upper, lower, zero_points), out);
+    }
+    // The last pixels of an image, if 16 bytes reach beyond its end.
+    for (i, out) in out.iter_mut().enumerate().skip(done) {
+        let [upper, lower] = lines.map(|line| {
+            let rest = &line.data[i * line.step..];
+            std::array::from_fn(|c| rest.get(c).copied().unwrap_or_default())
+        });
+        store(pairs::<T, SIGNED>(&upper, &lower, zero_points), out);
     }
 }
 
-/// The first 16 bytes; defaults beyond the end.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn bytes<T: Copy + Default>(line: &[T]) -> __m128i {
+fn pairs<T, const SIGNED: bool>(upper: &[T; LANES], lower: &[T; LANES], zero_points: __m256i) -> [__m256i; 2] {
     const { assert!(size_of::<T>() == 1) };
-    let mut tail = [T::default(); LANES];
-    let chunk = match line.first_chunk::<LANES>() {
-        Some(chunk) => chunk,
-        None => {
-            tail[..line.len()].copy_from_slice(line);
-            &tail
-        }
+    // SAFETY: both are 16 readable bytes, and `loadu` needs no alignment.
+    let (upper, lower) = unsafe {
+        (
+            _mm_loadu_si128(upper.as_ptr().cast()),
+            _mm_loadu_si128(lower.as_ptr().cast()),
+        )
     };
-    // SAFETY: `chunk` is 16 readable bytes, and `loadu` needs no alignment.
-    unsafe { _mm_loadu_si128(chunk.as_ptr().cast()) }
+    let (low, high) = (_mm_unpacklo_epi8(upper, lower), _mm_unpackhi_epi8(upper, lower));
+    let (low, high) = if SIGNED {
+        (_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high))
+    } else {
+        (_mm256_cvtepu8_epi16(low), _mm256_cvtepu8_epi16(high))
+    };
+    [_mm256_sub_epi16(low, zero_points), _mm256_sub_epi16(high, zero_points)]
 }
 
 #[inline]

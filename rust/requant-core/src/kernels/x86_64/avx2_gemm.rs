@@ -21,6 +21,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::avx2_lanes::Avx2Lanes;
 use crate::{
     gemm::{Bytes, Matrix, Strip},
     kernels::gemm::{GemmKernel, Tile},
@@ -101,7 +102,7 @@ fn sum(row: Bytes<'_>) -> i32 {
 
 #[target_feature(enable = "avx2")]
 fn finish(strip: Strip<'_, '_>) {
-    strip.finish::<COLUMNS>();
+    strip.finish_with::<COLUMNS>(Avx2Lanes::new());
 }
 
 #[target_feature(enable = "avx2")]
