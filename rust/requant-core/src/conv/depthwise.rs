@@ -27,6 +27,9 @@ use crate::{
 /// Pair rows of a strip: three quarters of a 32 KiB first-level cache.
 const STRIP_BYTES: usize = 24 << 10;
 
+/// Sums that are turned into results together, if more than a row's: a quarter of that cache.
+const SUMS_BYTES: usize = 8 << 10;
+
 /// Strips to a thread at least, so that one that is held up is helped.
 const PIECES: usize = 4;
 
@@ -174,7 +177,7 @@ fn gcd(a: usize, b: usize) -> usize {
 struct Workspace {
     /// `[pair rows][planes][pixels]`
     pairs: Vec<i32>,
-    /// Of one output row.
+    /// Of some output rows.
     sums: Vec<i32>,
     /// Where in `pairs` each tap of the first output begins.
     taps: Vec<usize>,
@@ -238,22 +241,25 @@ impl<'a> Depthwise<'a> {
             space.taps.extend(taps);
         }
         let pairs = aligned(&mut space.pairs, self.pair_rows(piece.rows.len()) * stride);
-        let sums = aligned(&mut space.sums, width);
+        let together = (SUMS_BYTES / size_of::<Pairs>() / width).clamp(1, piece.rows.len());
+        let sums = aligned(&mut space.sums, together * width);
         for (block, first) in (0..self.weights.channels).step_by(LANES).enumerate() {
             for (q, pairs) in pairs.chunks_mut(stride).enumerate() {
                 self.interleave(piece, q, first, pairs);
             }
-            for (i, row) in piece.rows.clone().enumerate() {
-                let (phase, skip) = (i * window.stride % 2, i * window.stride / 2 * stride);
-                let count = pair_rows(window.size)[phase] * columns.size;
-                let weights = &self.weights.phases[phase][block * count..][..count];
-                kernel.multiply(&pairs[skip..], &space.taps[..count], weights, sums);
-                let pixel = (row - piece.rows.start) * width;
+            for top in (0..piece.rows.len()).step_by(together) {
+                let rows = top..piece.rows.len().min(top + together);
+                for (row, sums) in rows.clone().zip(sums.chunks_mut(width)) {
+                    let (phase, skip) = (row * window.stride % 2, row * window.stride / 2 * stride);
+                    let count = pair_rows(window.size)[phase] * columns.size;
+                    let weights = &self.weights.phases[phase][block * count..][..count];
+                    kernel.multiply(&pairs[skip..], &space.taps[..count], weights, sums);
+                }
                 kernel.finish(Strip {
                     sums: Sums {
                         data: sums.as_flattened(),
                         width: LANES,
-                        rows: pixel..pixel + width,
+                        rows: rows.start * width..rows.end * width,
                         columns: first..self.weights.channels.min(first + LANES),
                         origin: 0,
                         a_sums: &[],

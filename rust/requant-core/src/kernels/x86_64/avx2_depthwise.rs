@@ -92,19 +92,33 @@ fn finish(strip: Strip<'_, '_>) {
 
 #[target_feature(enable = "avx2")]
 fn multiply<const P: usize>(x: &[Pairs], taps: &[usize], weights: &[Pairs], out: &mut [[i32; LANES]]) {
-    let mut sums = [[_mm256_setzero_si256(); 2]; P];
+    let (Some((&tap, taps)), Some((first, weights))) = (taps.split_first(), weights.split_first()) else {
+        return out.fill([0; LANES]);
+    };
+    // The first products are the sums so far: no additions.
+    let mut sums = products::<P>(&x[tap..], first);
     for (&tap, weights) in taps.iter().zip(weights) {
-        let [low, high] = load(weights);
-        let Some(x) = x[tap..].first_chunk::<P>() else { return };
-        for (sums, x) in sums.iter_mut().zip(x) {
-            let x = load(x);
-            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(x[0], low));
-            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(x[1], high));
+        for (sums, products) in sums.iter_mut().zip(products::<P>(&x[tap..], weights)) {
+            sums[0] = _mm256_add_epi32(sums[0], products[0]);
+            sums[1] = _mm256_add_epi32(sums[1], products[1]);
         }
     }
     for (out, sums) in out.iter_mut().zip(sums) {
         store(sums, out);
     }
+}
+
+/// The products of `P` neighbouring pixels with a tap's weights.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn products<const P: usize>(x: &[Pairs], weights: &Pairs) -> [[__m256i; 2]; P] {
+    let [low, high] = load(weights);
+    let mut products = [[low, high]; P];
+    for (products, x) in products.iter_mut().zip(&x[..P]) {
+        let x = load(x);
+        *products = [_mm256_madd_epi16(x[0], low), _mm256_madd_epi16(x[1], high)];
+    }
+    products
 }
 
 /// Pixels of one row, `step` apart; the same one again and again where that is 0.
