@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from requant.boundary import Boundary as Boundary
     from requant.calibration import CalibrationTable as CalibrationTable
     from requant.config import QuantConfig as QuantConfig
+    from requant.conv import PackedConv as PackedConv, qconv2d as qconv2d
     from requant.data import DataOptions as DataOptions, ImageOptions as ImageOptions
     from requant.editing import EditedModel as EditedModel, ModelEditor as ModelEditor
     from requant.errors import (
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
         OutputError as OutputError,
         RequantError as RequantError,
         VerificationError as VerificationError,
+    )
+    from requant.layers import (
+        LookupTable as LookupTable,
+        qadd as qadd,
+        qaverage_pool as qaverage_pool,
+        qglobal_average_pool as qglobal_average_pool,
+        qmax_pool as qmax_pool,
     )
     from requant.matmul import (
         PackedBlocks as PackedBlocks,
@@ -84,6 +92,7 @@ _HOMES = {
     "boundary": ("Boundary",),
     "calibration": ("CalibrationTable",),
     "config": ("QuantConfig",),
+    "conv": ("PackedConv", "qconv2d"),
     "data": ("DataOptions", "ImageOptions"),
     "editing": ("EditedModel", "ModelEditor"),
     "errors": (
@@ -98,6 +107,7 @@ _HOMES = {
         "RequantError",
         "VerificationError",
     ),
+    "layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
     "matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
     "observers": ("Observer", "ObserverSet"),
     "ops": (

@@ -9,16 +9,23 @@ __all__ = [
     "CALIBRATION_METHODS",
     "ROUNDINGS",
     "BlockedMatrix",
+    "PackedFilters",
     "PackedMatrix",
     "Requantizer",
     "TensorStatistics",
     "__version__",
+    "add",
     "affine_params",
+    "average_pool",
+    "conv2d",
     "cpu_info",
     "dequantize",
     "fake_quantize",
+    "global_average_pool",
+    "look_up",
     "matmul",
     "matmul_blocked",
+    "max_pool",
     "observe_many",
     "pack",
     "quantize",
@@ -204,3 +211,83 @@ def matmul_blocked(
     threads: int,
 ) -> None:
     """Fills ``out [rows, n]`` with the product and ``bias``, which is ``[n]`` or empty."""
+
+@final
+class PackedFilters:
+    """int8 or uint8 filters ``[m, c / groups, kh, kw]``, packed; ``zero_point`` is ``[1]`` or ``[m]``."""
+
+    def __new__(
+        cls,
+        w: NDArray[Any],
+        shape: tuple[int, ...],
+        zero_point: NDArray[np.int32],
+        strides: tuple[int, ...],
+        dilations: tuple[int, ...],
+        pads: tuple[int, ...],
+        groups: int,
+    ) -> PackedFilters: ...
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def kernel(self) -> str: ...
+    def output_shape(self, images: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """For images ``(n, h, w, c)``: ``(n, h', w', m)``."""
+
+    def unpack(self) -> NDArray[np.uint8]:
+        """The bits of what was packed, ``[m, c / groups, kh, kw]``."""
+
+def conv2d(
+    x: NDArray[Any],
+    shape: tuple[int, ...],
+    zero_point: int,
+    filters: PackedFilters,
+    out: NDArray[Any],
+    scales: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None,
+    requantizer: Requantizer | None,
+    threads: int,
+) -> None:
+    """Fills ``out [n, h', w', m]``: int32 sums, float32 with ``scales`` (x, w, bias), or the requantizer's type."""
+
+def add(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    out: NDArray[Any],
+    a_params: tuple[float, int],
+    b_params: tuple[float, int],
+    y_params: tuple[float, int],
+    clamp: tuple[int, int] | None,
+) -> None:
+    """``out = a + b``, all int8 or all uint8; parameters are scale and zero point."""
+
+def look_up(table: NDArray[np.uint8], x: NDArray[Any], out: NDArray[Any]) -> None:
+    """``out[i] = table[x[i]]``, the 256 bytes of the table being in the order of the bits of ``x``."""
+
+def max_pool(
+    x: NDArray[Any],
+    shape: tuple[int, ...],
+    attributes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    out: NDArray[Any],
+) -> None:
+    """Largest integers of ``x [n, h, w, c]``; ``attributes`` are kernel, strides, dilations and pads."""
+
+def average_pool(
+    x: NDArray[Any],
+    shape: tuple[int, ...],
+    attributes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    include_pad: bool,
+    x_params: tuple[float, int],
+    y_params: tuple[float, int],
+    out: NDArray[Any],
+) -> None:
+    """Averages of ``x [n, h, w, c]``."""
+
+def global_average_pool(
+    x: NDArray[Any],
+    shape: tuple[int, ...],
+    x_params: tuple[float, int],
+    y_params: tuple[float, int],
+    out: NDArray[Any],
+) -> None:
+    """Averages of the channels of ``x [n, h, w, c]``."""

@@ -29,7 +29,7 @@ DOORS = {
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
     ("types", "errors", "version", "files", "parallel", "mincut", "targets", "rules", "config"),
-    ("_requant", "arrays", "ops", "boundary", "matmul", "data", "observers", "runtime", "onnx"),
+    ("_requant", "arrays", "ops", "boundary", "matmul", "conv", "layers", "data", "observers", "runtime", "onnx"),
     ("plan", "calibration", "resolve", "report", "verify", "placement"),
     ("api", "editing"),
     ("cli", "__main__"),

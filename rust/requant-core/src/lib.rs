@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | choice | [`calibration`] | which range, given what was seen |
 //! | statistics | [`stats`] | what was seen, in constant memory, merged in any order |
-//! | images | [`conv`] | windows of integers, channels last |
+//! | layers | [`conv`], [`pool`], [`elementwise`] | 8-bit images, channels last, between quantized layers |
 //! | products | [`gemm`], [`requantize`] | matrices of integers, multiplied exactly and scaled back |
 //! | arithmetic | [`affine`], [`pack`] | which integer stands for a real |
 //! | kernels | [`kernels`] | how this CPU does it fastest, to the same bits |
@@ -16,10 +16,12 @@
 pub mod affine;
 pub mod calibration;
 pub mod conv;
+pub mod elementwise;
 mod error;
 pub mod gemm;
 pub mod kernels;
 pub mod pack;
+pub mod pool;
 pub mod requantize;
 pub mod stats;
 pub mod threads;

@@ -13,8 +13,8 @@ use crate::{
     guard::{detached, to_py},
 };
 
-type Reals<'py> = PyReadonlyArrayDyn<'py, f32>;
-type Ints<'py> = PyReadonlyArrayDyn<'py, i32>;
+pub(crate) type Reals<'py> = PyReadonlyArrayDyn<'py, f32>;
+pub(crate) type Ints<'py> = PyReadonlyArrayDyn<'py, i32>;
 
 /// Borrowed int8 or uint8.
 pub(crate) enum ByteArray<'py> {
@@ -125,13 +125,26 @@ pub(crate) fn matmul(
     a_zero_point: Ints<'_>,
     b: &PackedMatrix,
     out: &Bound<'_, PyAny>,
-    scales: Option<(Reals<'_>, Reals<'_>, Reals<'_>)>,
+    scales: Option<Scaling<'_>>,
     requantizer: Option<&Requantizer>,
     threads: usize,
 ) -> PyResult<()> {
     let (a, zero_point) = (ByteArray::new(a)?, slice(&a_zero_point)?);
     let a = Matrix::with_stride(a.bytes()?, rows, b.0.k(), stride).map_err(|error| to_py(&error))?;
-    let run = |output| detached(py, || gemm::matmul(a, zero_point, &b.0, output, threads));
+    let run = |output: Output<'_>| detached(py, || gemm::matmul(a, zero_point, &b.0, output, threads));
+    write(out, scales, requantizer, run)
+}
+
+/// Scale of the left operand, scale of the right one, and bias.
+pub(crate) type Scaling<'py> = (Reals<'py>, Reals<'py>, Reals<'py>);
+
+/// Has `run` write `out`, whose dtype says what is made of the sums.
+pub(crate) fn write(
+    out: &Bound<'_, PyAny>,
+    scales: Option<Scaling<'_>>,
+    requantizer: Option<&Requantizer>,
+    run: impl FnOnce(Output<'_>) -> PyResult<()>,
+) -> PyResult<()> {
     match (scales, requantizer) {
         (None, None) => {
             let mut out: PyReadwriteArrayDyn<'_, i32> = out.extract()?;

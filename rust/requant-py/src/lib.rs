@@ -6,9 +6,11 @@
 mod affine;
 mod arrays;
 mod blocked;
+mod conv;
 mod cpu;
 mod gemm;
 mod guard;
+mod layers;
 mod reals;
 mod statistics;
 
@@ -22,9 +24,13 @@ mod _requant {
     #[pymodule_export]
     use super::blocked::{BlockedMatrix, matmul_blocked};
     #[pymodule_export]
+    use super::conv::{PackedFilters, conv2d};
+    #[pymodule_export]
     use super::cpu::cpu_info;
     #[pymodule_export]
     use super::gemm::{PackedMatrix, Requantizer, matmul};
+    #[pymodule_export]
+    use super::layers::{add, average_pool, global_average_pool, look_up, max_pool};
     #[pymodule_export]
     use super::statistics::{TensorStatistics, observe_many};
     use super::{Bound, PyModule, PyModuleMethods, PyResult, PyTuple};

@@ -76,11 +76,17 @@ pub struct Window {
 }
 
 impl Window {
+    /// From its first tap to its last, both included.
+    pub(crate) fn reach(&self) -> usize {
+        (self.size - 1).saturating_mul(self.dilation).saturating_add(1)
+    }
+
     /// How many places it takes on an axis of `length`.
     pub fn places(&self, length: usize) -> usize {
-        let reach = (self.size - 1).saturating_mul(self.dilation).saturating_add(1);
         let padded = length.saturating_add(self.pads[0]).saturating_add(self.pads[1]);
-        padded.checked_sub(reach).map_or(0, |rest| rest / self.stride + 1)
+        padded
+            .checked_sub(self.reach())
+            .map_or(0, |rest| rest / self.stride + 1)
     }
 
     /// Which taps of a place lie inside an axis of `length`.
@@ -97,13 +103,11 @@ impl Window {
         place * self.stride + tap * self.dilation - self.pads[0]
     }
 
-    /// Both windows of an image, from the attributes of ONNX: `pads` is `[top, left, bottom, right]`.
-    pub(crate) fn both(
-        kernel: [usize; 2],
-        strides: [usize; 2],
-        dilations: [usize; 2],
-        pads: [usize; 4],
-    ) -> Result<[Self; 2]> {
+    /// The windows of rows and columns, from the attributes of ONNX: `pads` is `[top, left, bottom, right]`.
+    ///
+    /// # Errors
+    /// A size, stride or dilation of 0.
+    pub fn both(kernel: [usize; 2], strides: [usize; 2], dilations: [usize; 2], pads: [usize; 4]) -> Result<[Self; 2]> {
         for (what, got) in [("kernel", kernel), ("strides", strides), ("dilations", dilations)] {
             if got.contains(&0) {
                 let (expected, got) = ("at least 1 on each axis".to_owned(), got.to_vec());

@@ -228,10 +228,7 @@ impl Sums<'_> {
     fn write<T: Copy, C: Convert<T, W>, const W: usize>(&self, out: &mut Rows<'_, T>, convert: &C) {
         for (group, first) in self.columns.clone().step_by(W).enumerate() {
             let (start, end) = (self.origin + first, self.origin + self.columns.end.min(first + W));
-            let correct = match self.correction {
-                Some(correction) => Some(correction.columns::<W>(first)),
-                None => None,
-            };
+            let correct = self.correction.map(|correction| correction.columns(first));
             let columns = convert.columns(start);
             let rows = self.rows.clone().zip(self.data.chunks_exact(self.width)).enumerate();
             // The match is outside of the loops, where it costs nothing.
@@ -306,12 +303,12 @@ impl<const W: usize> Corrected<'_, W> {
     #[inline(always)]
     fn apply(&self, mut sums: [i32; W], row: usize, a_sum: Option<&i32>) -> [i32; W] {
         let a_zero_point = one_or(self.a_zero_point, row) + self.a_offset;
-        for j in 0..W {
-            sums[j] = sums[j].wrapping_sub(a_zero_point.wrapping_mul(self.b_sums[j]));
+        for (sum, b_sum) in sums.iter_mut().zip(self.b_sums) {
+            *sum = sum.wrapping_sub(a_zero_point.wrapping_mul(b_sum));
         }
         if let Some(a_sum) = a_sum {
-            for j in 0..W {
-                sums[j] = sums[j].wrapping_sub(a_sum.wrapping_mul(self.b_zero_point[j]));
+            for (sum, b_zero_point) in sums.iter_mut().zip(self.b_zero_point) {
+                *sum = sum.wrapping_sub(a_sum.wrapping_mul(b_zero_point));
             }
         }
         sums

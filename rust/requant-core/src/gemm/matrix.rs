@@ -64,6 +64,33 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// Bytes to be written.
+#[derive(Debug)]
+pub enum BytesMut<'a> {
+    /// uint8
+    U8(&'a mut [u8]),
+    /// int8
+    I8(&'a mut [i8]),
+}
+
+impl BytesMut<'_> {
+    /// Fails unless there are so many of a type.
+    pub(crate) fn check(&self, dtype: QuantType, expected: usize) -> Result<()> {
+        let (container, got) = match self {
+            Self::U8(x) => (QuantType::U8, x.len()),
+            Self::I8(x) => (QuantType::I8, x.len()),
+        };
+        if container != dtype {
+            return Err(Error::Container { dtype, container });
+        }
+        if got != expected {
+            let what = "output";
+            return Err(Error::Length { what, expected, got });
+        }
+        Ok(())
+    }
+}
+
 /// A row-major matrix, its rows at a constant distance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matrix<'a> {

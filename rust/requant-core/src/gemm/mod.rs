@@ -21,7 +21,7 @@ mod matrix;
 mod packed;
 
 pub use finish::Strip;
-pub use matrix::{Bytes, Matrix};
+pub use matrix::{Bytes, BytesMut, Matrix};
 pub use packed::PackedWeights;
 pub(crate) use {
     drive::{Gathered, Product, Source, worth},
@@ -179,7 +179,7 @@ fn check_requantizer<Q: Integer>(requantizer: &Requantizer, sums: Shape) -> Resu
 }
 
 /// Fails where `k` products of magnitude `factors`, and a bias, might not fit i32.
-fn check_k(k: usize, factors: u64, bias: u32) -> Result<()> {
+pub(crate) fn check_k(k: usize, factors: u64, bias: u32) -> Result<()> {
     let room = u64::from(i32::MAX.unsigned_abs().saturating_sub(bias));
     let limit = usize::try_from(room / factors).unwrap_or(usize::MAX);
     if k <= limit && bias <= i32::MAX.unsigned_abs() {

@@ -1,6 +1,7 @@
 //! The definition of every kernel, in plain Rust.
 
-use super::{BINS, Counters, Kernels, LANES, Piece, Summary, Tail, WAYS, density};
+use super::{BINS, Counters, Kernels, LANES, Piece, Summary, Tail, Terms, WAYS, density};
+use crate::requantize::round_half_even;
 
 pub(super) struct Generic;
 
@@ -33,6 +34,41 @@ impl Kernels for Generic {
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
         density::excess(pieces, end, step, first, count)
+    }
+
+    fn add(&self, a: &[u8], b: &[u8], terms: &Terms, out: &mut [u8]) {
+        add(a, b, terms, out);
+    }
+
+    fn look_up(&self, table: &[u8; 256], x: &[u8], out: &mut [u8]) {
+        look_up(table, x, out);
+    }
+}
+
+/// What [`Kernels::add`] writes.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to 8 bits"
+)]
+pub(super) fn add(a: &[u8], b: &[u8], terms: &Terms, out: &mut [u8]) {
+    // 0x80 turns the bits of an int8 into its value plus 128.
+    let (flip, offset) = if terms.signed { (0x80, 128) } else { (0, 0) };
+    let (lo, hi) = (terms.min as f32, terms.max as f32);
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        let [a, b] = [a, b].map(|bits| (i32::from(bits ^ flip) - offset) as f32);
+        let v = a.mul_add(terms.a, b.mul_add(terms.b, terms.constant));
+        let v = if v < lo { lo } else { v };
+        let v = if v > hi { hi } else { v };
+        *out = round_half_even(v) as u8;
+    }
+}
+
+/// What [`Kernels::look_up`] writes.
+pub(super) fn look_up(table: &[u8; 256], x: &[u8], out: &mut [u8]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = table[usize::from(x)];
     }
 }
 

@@ -4,6 +4,7 @@
 //! own probe alone can make, so holding one proves that the CPU has the instructions. A new set is a file that
 //! overrides what it does better, and a line in `REGISTRY`; tests and benches iterate over [`available`].
 
+pub(crate) mod bits;
 pub mod blocked_gemm;
 pub(crate) mod density;
 pub mod depthwise;
@@ -98,6 +99,34 @@ pub trait Kernels: Send + Sync {
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
         self.base().excess(pieces, end, step, first, count)
     }
+
+    /// `out[i] = clamp(round_half_even(fma(a[i], terms.a, fma(b[i], terms.b, terms.constant))))`, on the bits of int8 or uint8;
+    /// all of one length.
+    fn add(&self, a: &[u8], b: &[u8], terms: &Terms, out: &mut [u8]) {
+        self.base().add(a, b, terms, out);
+    }
+
+    /// `out[i] = table[x[i]]`, both of one length.
+    fn look_up(&self, table: &[u8; 256], x: &[u8], out: &mut [u8]) {
+        self.base().look_up(table, x, out);
+    }
+}
+
+/// A weighted sum of two 8-bit integers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Terms {
+    /// Weight of the first.
+    pub a: f32,
+    /// Weight of the second.
+    pub b: f32,
+    /// What is added.
+    pub constant: f32,
+    /// Smallest result.
+    pub min: i32,
+    /// Largest result.
+    pub max: i32,
+    /// Whether all three are int8.
+    pub signed: bool,
 }
 
 type Probe = fn() -> Option<&'static dyn Kernels>;

@@ -6,9 +6,9 @@
 )]
 use std::arch::x86_64::*;
 
-use super::{avx2_density, avx2_extrema};
+use super::{avx2_bytes, avx2_density, avx2_extrema};
 use crate::kernels::{
-    Counters, Kernels, LANES, Piece, Summary, Tail, WAYS,
+    Counters, Kernels, LANES, Piece, Summary, Tail, Terms, WAYS,
     generic::{self, Lanes},
 };
 
@@ -48,6 +48,16 @@ impl Kernels for Avx2 {
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
         // SAFETY: as above.
         unsafe { avx2_density::excess(pieces, end, step, first, count) }
+    }
+
+    fn add(&self, a: &[u8], b: &[u8], terms: &Terms, out: &mut [u8]) {
+        // SAFETY: as above.
+        unsafe { avx2_bytes::add(a, b, terms, out) }
+    }
+
+    fn look_up(&self, table: &[u8; 256], x: &[u8], out: &mut [u8]) {
+        // SAFETY: as above.
+        unsafe { avx2_bytes::look_up(table, x, out) }
     }
 }
 

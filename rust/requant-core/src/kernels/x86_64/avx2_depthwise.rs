@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 
 use super::avx2_lanes::Avx2Lanes;
 use crate::{
+    affine::Integer,
     gemm::{Bytes, Strip},
     kernels::depthwise::{DepthwiseKernel, LANES, Pairs, pair},
 };
@@ -36,7 +37,7 @@ impl DepthwiseKernel for Avx2Depthwise {
         match lines {
             [None, None] => out.fill([0; LANES]),
             [Some(Bytes::U8(_)), _] | [_, Some(Bytes::U8(_))] => {
-                let outside = [zero_point as u8; LANES];
+                let outside = [u8::narrow(zero_point); LANES];
                 let lines = lines.map(|line| match line {
                     Some(Bytes::U8(line)) => Line { data: line, step },
                     _ => Line {
@@ -48,7 +49,7 @@ impl DepthwiseKernel for Avx2Depthwise {
                 unsafe { interleave::<_, false>(lines, zero_point, out) }
             }
             [Some(Bytes::I8(_)), _] | [_, Some(Bytes::I8(_))] => {
-                let outside = [zero_point as i8; LANES];
+                let outside = [i8::narrow(zero_point); LANES];
                 let lines = lines.map(|line| match line {
                     Some(Bytes::I8(line)) => Line { data: line, step },
                     _ => Line {

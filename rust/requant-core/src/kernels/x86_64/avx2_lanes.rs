@@ -48,13 +48,12 @@ fn requantize<Q: Integer>(columns: &Columns<f32, WIDTH>, sums: &[i32; WIDTH]) ->
         *rounded = _mm256_cvtps_epi32(_mm256_min_ps(scaled, most));
     }
     let words = _mm256_packs_epi32(rounded[0], rounded[1]);
-    let words = _mm256_adds_epi16(words, _mm256_set1_epi16(columns.zero_point as i16));
+    let words = _mm256_adds_epi16(words, _mm256_set1_epi16(i16::narrow(columns.zero_point)));
     // Columns 0-3, 8-11 lie in the low half, the others in the high one.
     let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-    let (min, max) = (
-        _mm_set1_epi8(columns.limits.0 as i8),
-        _mm_set1_epi8(columns.limits.1 as i8),
-    );
+    // Their bits, whichever the type.
+    let (min, max) = columns.limits;
+    let (min, max) = (_mm_set1_epi8(i8::narrow(min)), _mm_set1_epi8(i8::narrow(max)));
     let bytes = if Q::TYPE.signed() {
         _mm_min_epi8(_mm_max_epi8(_mm_packs_epi16(low, high), min), max)
     } else {

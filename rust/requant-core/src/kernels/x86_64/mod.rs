@@ -15,16 +15,17 @@ macro_rules! with_rows {
 
 pub(super) mod avx2;
 pub(super) mod avx2_blocked_gemm;
+mod avx2_bytes;
 mod avx2_density;
 pub(super) mod avx2_depthwise;
 pub(super) mod avx2_elementwise;
 mod avx2_extrema;
 pub(super) mod avx2_gemm;
 mod avx2_lanes;
-mod zmm;
 pub(super) mod avx512;
 pub(super) mod avx512_gemm;
 pub(super) mod avx512vnni;
 pub(super) mod avx512vnni_gemm;
 pub(super) mod avxvnni;
 pub(super) mod avxvnni_gemm;
+mod zmm;
