@@ -59,6 +59,7 @@ bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxr
 	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json
 	$(BIN)/python benches/python/calibration_cost.py
 	$(BIN)/python benches/python/matmul.py
+	$(BIN)/python benches/python/conv.py
 
 wheel: $(VENV)/.installed-dev ## build the wheel into dist
 	$(BIN)/maturin build --release --out dist

@@ -46,7 +46,15 @@ def peak_binary() -> Path:
     return target / "release" / "examples" / "peak"
 
 
-def session(op: str, a: np.ndarray, constants: dict[str, np.ndarray], output: int) -> Callable[[], Any]:
+def peak() -> Callable[[], float]:
+    """Runs the register-only loop, and gives its GOPS."""
+    binary = peak_binary()
+    return lambda: float(subprocess.run([binary], capture_output=True, text=True, check=True).stdout)
+
+
+def session(
+    op: str, a: np.ndarray, constants: dict[str, np.ndarray], output: int, attributes: dict[str, Any] | None = None
+) -> Callable[[], Any]:
     """One node in onnxruntime with everything but ``a`` constant."""
     import onnxruntime as ort
     from onnx import helper, numpy_helper
@@ -56,7 +64,7 @@ def session(op: str, a: np.ndarray, constants: dict[str, np.ndarray], output: in
     if op == "QLinearMatMul":
         names = ["a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale", "y_zero_point"]
     graph = helper.make_graph(
-        [helper.make_node(op, names, ["y"])], op,
+        [helper.make_node(op, names, ["y"], **(attributes or {}))], op,
         [helper.make_tensor_value_info("a", kind, list(a.shape))],
         [helper.make_tensor_value_info("y", output, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
@@ -108,15 +116,21 @@ def competitors(m: int, k: int, n: int) -> dict[str, Callable[[], Any]]:
 
 def measure(shape: str, rounds: int, peak: Callable[[], float]) -> dict[str, Any]:
     m, k, n = map(int, shape.split("x"))
-    runs, operations = competitors(m, k, n), 2 * m * k * n
+    runs = competitors(m, k, n)
+    wrong = float(np.mean(runs["requant u8s8 i32"]() != runs["ort MatMulInteger u8s8"]()[0]))
+    return {"shape": shape, "wrong": wrong, **interleave(runs, 2 * m * k * n, rounds, peak)}
+
+
+def interleave(
+    runs: dict[str, Callable[[], Any]], operations: int, rounds: int, peak: Callable[[], float]
+) -> dict[str, Any]:
+    """Median GOPS of each of ``runs``, which do so many operations, over rounds in which the core was quiet."""
     repeats = {}
     for name, run in runs.items():
         run()
         start = time.thread_time()
         run()
         repeats[name] = max(1, round(SAMPLE_SECONDS / max(time.thread_time() - start, 1e-6)))
-    exact = runs["requant u8s8 i32"]()
-    wrong = float(np.mean(exact != runs["ort MatMulInteger u8s8"]()[0]))
     best, rejected = peak(), 0
     kept: dict[str, list[float]] = {"peak": [], **{name: [] for name in runs}}
     for _ in range(rounds * TRIES):
@@ -138,7 +152,7 @@ def measure(shape: str, rounds: int, peak: Callable[[], float]) -> dict[str, Any
         if len(kept["peak"]) == rounds:
             break
     gops = {name: statistics.median(values) for name, values in kept.items() if values}
-    return {"shape": shape, "rounds": len(kept["peak"]), "rejected": rejected, "wrong": wrong, "gops": gops}
+    return {"rounds": len(kept["peak"]), "rejected": rejected, "gops": gops}
 
 
 def main() -> None:
@@ -148,15 +162,11 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--record", type=Path)
     arguments = parser.parse_args()
-    binary = peak_binary()
+    loop = peak()
     os.sched_setaffinity(0, {arguments.core})
-
-    def peak() -> float:
-        return float(subprocess.run([binary], capture_output=True, text=True, check=True).stdout)
-
     results = []
     for shape in arguments.shapes:
-        result = measure(shape, arguments.rounds, peak)
+        result = measure(shape, arguments.rounds, loop)
         results.append(result)
         gops = result["gops"]
         print(f"{shape}: {result['rounds']} quiet rounds, {result['rejected']} taken again")

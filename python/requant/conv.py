@@ -6,6 +6,7 @@ sums = requant.qconv2d(x, filters, x_zero_point=128)     # x is int8 or uint8 [N
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,13 +164,15 @@ def qconv2d(
 
     Raises:
         ConfigError: Shapes or values that do not fit, or so many taps that a sum could leave int32.
-        TypeError: ``x`` is neither int8 nor uint8, or arguments that exclude each other.
+        TypeError: ``x`` is neither int8 nor uint8, ``x_zero_point`` is no integer, or arguments exclude each other.
     """
     array = np.ascontiguousarray(_bytes("x", x))
     shape = filters.output_shape(array.shape)
     if threads is not None and threads < 0:
         raise ConfigError(f"expected threads of at least 0, got {threads}")
-    zero_point = int(_integers("x_zero_point", x_zero_point, ()))
+    zero_point = operator.index(x_zero_point)
+    if not -(2**31) <= zero_point < 2**31:
+        raise ConfigError(f"expected x_zero_point within int32, got {zero_point}")
     if requantizer is not None and not (x_scale is None and w_scale is None and bias is None):
         raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
     scales = _scales(x_scale, w_scale, bias, (), shape[-1])

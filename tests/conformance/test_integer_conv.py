@@ -1,4 +1,4 @@
-"""ConvInteger, QLinearConv and the layers beside them: ONNX's node tests, and onnxruntime on random models, bit for bit.
+"""ConvInteger, QLinearConv and the layers beside them: ONNX's node tests; onnxruntime on random models, to the bit.
 
 onnxruntime's u8 x s8 kernels add pairs of products in saturating 16 bits on x86 without VNNI; signed weights are kept
 within -63..63 here, for which no pair saturates (2 * 255 * 63 < 2**15), so that both give the exact sum.

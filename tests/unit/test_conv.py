@@ -154,6 +154,7 @@ def test_many_threads_share_filters() -> None:
         ({"x": X[..., :19]}, "expected 20 channels"),
         ({"threads": -1}, "expected threads of at least 0"),
         ({"x_zero_point": 256}, "zero_point 256"),
+        ({"x_zero_point": 2**31}, "expected x_zero_point within int32"),
         ({"out": np.empty((2, 7, 5, 9), np.int32)}, "expected out of shape"),
         ({"x_scale": 1.0, "w_scale": np.ones(8)}, "expected b_scale to be a scalar or of shape (9,)"),
     ],
@@ -185,6 +186,8 @@ def test_wrong_types_are_refused() -> None:
         qconv2d(X.astype(np.int32), FILTERS)
     with pytest.raises(TypeError, match="int8 or uint8"):
         PackedConv(W.astype(np.float32))
+    with pytest.raises(TypeError, match="integer"):
+        qconv2d(X, FILTERS, x_zero_point=1.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="requantizer"):
         qconv2d(X, FILTERS, x_scale=1.0, w_scale=1.0, requantizer=Requantizer(1, 1, 1))
 
