@@ -6,8 +6,8 @@
 Timed as matmul.py does it: every round times each competitor once, by CPU time of the thread, between two runs of the
 register-only loop of vpmaddwd and vpaddd, and is taken again if that loop was slow. Figures are medians over rounds, in
 GOPS and in percent of the loop. onnxruntime has its weights as constants and its images channels first, and may reorder
-both as it likes. Without VNNI its u8s8 kernels saturate: the share of QLinearConv's results that are wrong stands beside
-them.
+both as it likes. Without VNNI its u8s8 kernels saturate: the share of QLinearConv's results that are wrong stands
+beside them.
 """
 
 from __future__ import annotations
