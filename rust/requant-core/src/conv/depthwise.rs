@@ -12,7 +12,7 @@
 //!
 //! Within a pair row the pixels are sorted by their column modulo the stride, into planes, so that neighbouring outputs
 //! read neighbouring pixels whatever the stride. Channels are taken [`LANES`] at a time, and as many output rows as keep their
-//! pair rows in the first-level cache.
+//! pair rows in the second-level cache.
 
 use std::{cell::Cell, ops::Range};
 
@@ -24,11 +24,12 @@ use crate::{
     threads,
 };
 
-/// Pair rows of a strip: three quarters of a 32 KiB first-level cache.
-const STRIP_BYTES: usize = 24 << 10;
+/// Pair rows of a strip: more rows share more pairs, and the second-level cache is fast enough. On Zen 3, 112x112x32 takes
+/// 1.32 of its time with strips of one row, 1.03 with four, which fit the first-level cache.
+const STRIP_BYTES: usize = 64 << 10;
 
-/// Sums that are turned into results together, if more than a row's: a quarter of that cache.
-const SUMS_BYTES: usize = 8 << 10;
+/// Sums that are turned into results together, if more than a row's: half of a 32 KiB first-level cache.
+const SUMS_BYTES: usize = 16 << 10;
 
 /// Strips to a thread at least, so that one that is held up is helped.
 const PIECES: usize = 4;
