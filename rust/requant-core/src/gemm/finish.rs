@@ -231,18 +231,30 @@ impl Sums<'_> {
             let correct = self.correction.map(|correction| correction.columns(first));
             let columns = convert.columns(start);
             let rows = self.rows.clone().zip(self.data.chunks_exact(self.width)).enumerate();
-            // The match is outside of the loops, where it costs nothing.
-            match out {
-                Rows::Whole { data, stride, first } => {
-                    let lines = data[(self.rows.start - *first) * *stride..].chunks_mut(*stride);
+            // The match is outside of the loops, where it costs nothing; a row of few sums is short enough to feel it.
+            match (&mut *out, &correct) {
+                (Rows::Whole { data, stride, first }, None) => {
+                    let lines = data[(self.rows.start - *first) * *stride..].chunks_exact_mut(*stride);
+                    for ((_, (row, sums)), line) in rows.zip(lines) {
+                        put(
+                            convert.convert(&columns, row, sums.as_chunks().0[group]),
+                            &mut line[start..end],
+                        );
+                    }
+                }
+                (Rows::Whole { data, stride, first }, Some(correct)) => {
+                    let lines = data[(self.rows.start - *first) * *stride..].chunks_exact_mut(*stride);
                     for ((i, (row, sums)), line) in rows.zip(lines) {
-                        let sums = self.corrected(&correct, i, row, sums.as_chunks().0[group]);
+                        let sums = correct.apply(sums.as_chunks().0[group], row, self.a_sums.get(i));
                         put(convert.convert(&columns, row, sums), &mut line[start..end]);
                     }
                 }
-                Rows::Cut { rows: lines, first } => {
+                (Rows::Cut { rows: lines, first }, correct) => {
                     for ((i, (row, sums)), line) in rows.zip(&mut lines[self.rows.clone()]) {
-                        let sums = self.corrected(&correct, i, row, sums.as_chunks().0[group]);
+                        let mut sums = sums.as_chunks().0[group];
+                        if let Some(correct) = correct {
+                            sums = correct.apply(sums, row, self.a_sums.get(i));
+                        }
                         put(
                             convert.convert(&columns, row, sums),
                             &mut line[start - *first..end - *first],
@@ -250,21 +262,6 @@ impl Sums<'_> {
                     }
                 }
             }
-        }
-    }
-
-    /// The sums of row `row` of C, the `i`th of these.
-    #[inline(always)]
-    fn corrected<const W: usize>(
-        &self,
-        correct: &Option<Corrected<'_, W>>,
-        i: usize,
-        row: usize,
-        sums: [i32; W],
-    ) -> [i32; W] {
-        match correct {
-            Some(correct) => correct.apply(sums, row, self.a_sums.get(i)),
-            None => sums,
         }
     }
 }
