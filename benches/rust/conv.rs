@@ -1,5 +1,9 @@
 //! Convolution on every kernel, on one thread: GOPS read as `thrpt`, a multiplication and an addition being two.
-#![allow(clippy::cast_possible_truncation, reason = "test data")]
+#![allow(
+    missing_docs,
+    clippy::cast_possible_truncation,
+    reason = "test data, and what a macro writes"
+)]
 
 mod peak;
 

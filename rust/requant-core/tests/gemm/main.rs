@@ -267,6 +267,49 @@ fn requantized_results_are_those_of_the_requantizer() {
 }
 
 #[test]
+fn requantization_saturates_on_every_kernel() {
+    let (m, k, n) = (3, 5, 37);
+    let (a, b) = (
+        Bits::random(QuantType::I8, m, k, 1),
+        Bits::random(QuantType::I8, k, n, 2),
+    );
+    let sums = naive::matmul(&a.ints, &[0], &b.ints, &[0]);
+    // Products around the ends of the type, of 16 bits, of 32 bits and of f32.
+    let scale: Vec<f32> = (0..n).map(|j| 10f32.powi(j as i32 - 6)).collect();
+    for kernel in all() {
+        let packed = PackedWeights::with_kernel(kernel, b.matrix(), &[0]).unwrap();
+        for (zero_point, (min, max)) in [(-128, (-128, 127)), (0, (-100, 50)), (127, (127, 127))] {
+            let scales = Scales {
+                a: 1.0,
+                b: &scale,
+                y: 1.0,
+            };
+            let signed = Requantizer::new(Rounding::HalfEvenFloat, scales, QuantType::I8, zero_point).unwrap();
+            let signed = signed.with_clamp(min, max).unwrap();
+            let unsigned = Requantizer::new(Rounding::HalfEvenFloat, scales, QuantType::U8, zero_point + 128).unwrap();
+            let (mut s, mut u) = (vec![0; m * n], vec![0; m * n]);
+            matmul(a.matrix(), &[0], &packed, Output::I8(&mut s, &signed), 1).unwrap();
+            matmul(a.matrix(), &[0], &packed, Output::U8(&mut u, &unsigned), 1).unwrap();
+            for (at, &sum) in sums.iter().enumerate() {
+                let (sum, column) = (i32::try_from(sum).unwrap(), at % n);
+                assert_eq!(
+                    i32::from(s[at]),
+                    signed.apply(sum, column),
+                    "{} at {at}: {sum}",
+                    kernel.name()
+                );
+                assert_eq!(
+                    i32::from(u[at]),
+                    unsigned.apply(sum, column),
+                    "{} at {at}: {sum}",
+                    kernel.name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn misfits_are_refused() {
     let (a, b) = (
         Bits::random(QuantType::U8, 2, 3, 1),
