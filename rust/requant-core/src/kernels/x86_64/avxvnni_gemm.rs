@@ -16,7 +16,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::avx2_gemm::{store, transpose};
+use super::{
+    avx2_gemm::{store, transpose},
+    avx2_lanes::Avx2Lanes,
+};
 use crate::{
     gemm::{Bytes, Matrix, Strip},
     kernels::gemm::{GemmKernel, Tile},
@@ -97,7 +100,7 @@ fn sum(row: Bytes<'_>) -> i32 {
 
 #[target_feature(enable = "avx2")]
 fn finish(strip: Strip<'_, '_>) {
-    strip.finish::<COLUMNS>();
+    strip.finish_with::<COLUMNS>(Avx2Lanes::new());
 }
 
 /// How many sets of sums a tile has.

@@ -29,3 +29,4 @@ pub(super) mod avx512vnni_gemm;
 pub(super) mod avxvnni;
 pub(super) mod avxvnni_gemm;
 mod zmm;
+mod zmm_lanes;

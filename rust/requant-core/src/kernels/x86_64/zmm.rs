@@ -7,10 +7,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::zmm_lanes::ZmmLanes;
 use crate::gemm::{Bytes, Matrix, Strip};
 
 /// Dwords in a register.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// A tile: 24 of the 32 registers hold its sums.
 pub(super) const ROWS: usize = 12;
@@ -23,7 +24,7 @@ pub(super) fn sum(row: Bytes<'_>) -> i32 {
 
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn finish(strip: Strip<'_, '_>) {
-    strip.finish::<COLUMNS>();
+    strip.finish_with::<COLUMNS>(ZmmLanes::new());
 }
 
 /// Packs `R` rows side by side, `i32 [K / GROUP][R]`: 16 dwords of each are transposed at a time. What a dword holds
