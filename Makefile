@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test check lint rust-test python-test bench bench-rust bench-python wheel clean
+.PHONY: help demo test check lint rust-test python-test bench bench-rust bench-python bench-kernels wheel clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -49,7 +49,7 @@ rust-test: ## cargo tests
 python-test: $(VENV)/.installed-dev ## pytest
 	$(BIN)/python -m pytest
 
-bench: bench-rust bench-python ## all benchmarks; benches/record holds results
+bench: bench-rust bench-python bench-kernels ## all benchmarks; benches/record holds results
 
 bench-rust: ## criterion benchmarks of the core
 	cargo bench --package requant-core
@@ -58,8 +58,9 @@ bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxr
 	mkdir -p build
 	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json
 	$(BIN)/python benches/python/calibration_cost.py
-	$(BIN)/python benches/python/matmul.py
-	$(BIN)/python benches/python/conv.py
+
+bench-kernels: $(VENV)/.installed-dev ## every kernel beside its peers and limits; writes benches/record/kernels-DATE
+	$(BIN)/python benches/python/kernels --record benches/record/kernels-$$(date +%F)
 
 wheel: $(VENV)/.installed-dev ## build the wheel into dist
 	$(BIN)/maturin build --release --out dist

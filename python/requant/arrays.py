@@ -11,7 +11,7 @@ from requant.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["as_array", "as_float32", "as_reals", "output"]
+__all__ = ["as_array", "as_bytes", "as_float32", "as_integers", "as_reals", "output"]
 
 _FLOAT32 = np.dtype(np.float32)
 _CPU = 1  # DLDeviceType.kDLCPU
@@ -62,6 +62,36 @@ def as_reals(x: ArrayLike) -> NDArray[Any]:
     if array.dtype != _FLOAT32 and (array.dtype == np.float16 or _is_bfloat16(array.dtype)):
         return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "ALIGNED"])
     return as_float32(array)
+
+
+def as_bytes(name: str, value: ArrayLike) -> NDArray[Any]:
+    """``value`` as :func:`as_array`.
+
+    Raises:
+        TypeError: it is neither int8 nor uint8.
+    """
+    array = as_array(value)
+    if array.dtype not in (np.int8, np.uint8):
+        raise TypeError(f"expected {name} of dtype int8 or uint8, got {array.dtype}; quantize it first")
+    return array
+
+
+def as_integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None) -> NDArray[np.int32]:
+    """``value`` in int32, a scalar or of ``shape`` (None: of rank 1).
+
+    Raises:
+        TypeError: it does not hold integers.
+        ConfigError: it has another shape, or integers outside int32.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"expected integers as {name}, got dtype {array.dtype}")
+    if array.ndim and (array.ndim != 1 if shape is None else array.shape != shape):
+        raise ConfigError(f"expected {name} to be a scalar or of shape {shape or '(N,)'}, got {array.shape}")
+    limits = np.iinfo(np.int32)
+    if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
+        raise ConfigError(f"expected {name} within int32, got {int(array.min())}..{int(array.max())}")
+    return np.array(array, np.int32, order="C")
 
 
 def output(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any, *beside: NDArray[Any]) -> NDArray[Any]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays import as_bytes, as_integers, output
 from requant.errors import ConfigError
-from requant.matmul import Requantizer, _bytes, _integers, _result, _scales
+from requant.matmul import Requantizer, as_scales
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,14 +56,14 @@ class PackedConv:
         pads: Sequence[int] | None = None,
         groups: int = 1,
     ) -> None:
-        filters = _bytes("w", w)
+        filters = as_bytes("w", w)
         if filters.ndim not in (3, 4):
             raise ConfigError(
                 f"expected w of shape (M, C / groups, kh, kw) or (M, C / groups, k), got {filters.shape}",
                 hint="filters come first, as in ONNX",
             )
         self._rank = axes = filters.ndim - 2
-        self._zero_point = _integers("zero_point", zero_point, (filters.shape[0],))
+        self._zero_point = as_integers("zero_point", zero_point, (filters.shape[0],))
         stride, dilation = _each("strides", strides, axes, 1), _each("dilations", dilations, axes, 1)
         pad = _each("pads", pads, 2 * axes, 0)
         self._attributes = (stride, dilation, pad, _count(groups))
@@ -166,7 +167,7 @@ def qconv2d(
         ConfigError: Shapes or values that do not fit, or so many taps that a sum could leave int32.
         TypeError: ``x`` is neither int8 nor uint8, ``x_zero_point`` is no integer, or arguments exclude each other.
     """
-    array = np.ascontiguousarray(_bytes("x", x))
+    array = np.ascontiguousarray(as_bytes("x", x))
     shape = filters.output_shape(array.shape)
     if threads is not None and threads < 0:
         raise ConfigError(f"expected threads of at least 0, got {threads}")
@@ -175,11 +176,9 @@ def qconv2d(
         raise ConfigError(f"expected x_zero_point within int32, got {zero_point}")
     if requantizer is not None and not (x_scale is None and w_scale is None and bias is None):
         raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
-    scales = _scales(x_scale, w_scale, bias, (), shape[-1])
+    scales = as_scales(x_scale, w_scale, bias, (), shape[-1])
     dtype: Any = np.int32 if scales is None else np.float32
-    result = _result(out, shape, dtype if requantizer is None else requantizer.dtype)
-    if out is not None and np.may_share_memory(array, result):
-        raise ConfigError("expected out beside x, got memory that both use", hint="write to another array")
+    result = output(out, shape, dtype if requantizer is None else requantizer.dtype, array)
     core = None if requantizer is None else requantizer._core  # noqa: SLF001 - parts of one library
     images = filters._images(array.shape)  # noqa: SLF001
     ops.conv2d_into(array, images, zero_point, filters._core, result, scales, core, threads or 0)  # noqa: SLF001

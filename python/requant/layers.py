@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays import as_bytes, output
 from requant.conv import _each
 from requant.errors import ConfigError
-from requant.matmul import _bytes, _result
 from requant.types import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def qadd(
     if (left.shape, left.dtype) != (right.shape, right.dtype) or y.scheme.dtype.numpy != left.dtype:
         got = f"{left.shape} {left.dtype}, {right.shape} {right.dtype} and {y.scheme.dtype.value}"
         raise ConfigError(f"expected a, b and y of one shape and dtype, got {got}")
-    result = _result(out, left.shape, left.dtype)
+    result = output(out, left.shape, left.dtype)
     ops.add_into(left, right, result, _tensor("a", a.params), _tensor("b", b.params), _tensor("y", y), clamp)
     return QuantizedTensor(result, y)
 
@@ -93,7 +93,7 @@ class LookupTable:
         array = _contiguous("x", x)
         if array.dtype != self._x.scheme.dtype.numpy:
             raise ConfigError(f"expected x of dtype {self._x.scheme.dtype.numpy}, got {array.dtype}")
-        result = _result(out, array.shape, self._y.scheme.dtype.numpy)
+        result = output(out, array.shape, self._y.scheme.dtype.numpy)
         ops.look_up_into(self._table, array, result)
         return result
 
@@ -122,7 +122,7 @@ def qmax_pool(
         TypeError: ``x`` is neither int8 nor uint8.
     """
     array, attributes = _images(x), _window(kernel, strides, dilations, pads)
-    result = _result(out, _places(array.shape, *attributes), array.dtype)
+    result = output(out, _places(array.shape, *attributes), array.dtype)
     ops.max_pool_into(array, array.shape, attributes, result)
     return result
 
@@ -155,7 +155,7 @@ def qaverage_pool(
         TypeError: Data that is neither int8 nor uint8.
     """
     array, attributes = _images(x.data), _window(kernel, strides, dilations, pads)
-    result = _result(out, _places(array.shape, *attributes), y.scheme.dtype.numpy)
+    result = output(out, _places(array.shape, *attributes), y.scheme.dtype.numpy)
     x_params, y_params = _tensor("x", x.params), _tensor("y", y)
     ops.average_pool_into(array, array.shape, attributes, include_pad, x_params, y_params, result)
     return QuantizedTensor(result, y)
@@ -174,13 +174,13 @@ def qglobal_average_pool(x: QuantizedTensor, y: QuantParams, *, out: NDArray[Any
         TypeError: Data that is neither int8 nor uint8.
     """
     array = _images(x.data)
-    result = _result(out, (array.shape[0], 1, 1, array.shape[3]), y.scheme.dtype.numpy)
+    result = output(out, (array.shape[0], 1, 1, array.shape[3]), y.scheme.dtype.numpy)
     ops.global_average_pool_into(array, array.shape, _tensor("x", x.params), _tensor("y", y), result)
     return QuantizedTensor(result, y)
 
 
 def _contiguous(name: str, value: ArrayLike) -> NDArray[Any]:
-    return np.require(_bytes(name, value), requirements="C")
+    return np.require(as_bytes(name, value), requirements="C")
 
 
 def _images(x: ArrayLike) -> NDArray[Any]:

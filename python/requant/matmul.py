@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from requant import ops
-from requant.arrays import as_array, output
+from requant.arrays import as_bytes, as_integers, output
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ class PackedWeights:
     __slots__ = ("_core", "_zero_point")
 
     def __init__(self, b: ArrayLike, *, zero_point: ArrayLike = 0) -> None:
-        matrix = _bytes("b", b)
+        matrix = as_bytes("b", b)
         if matrix.ndim != 2:
             raise ConfigError(f"expected b of shape (K, N), got {matrix.shape}")
         k, n = matrix.shape
-        self._zero_point = _integers("zero_point", zero_point, (n,))
+        self._zero_point = as_integers("zero_point", zero_point, (n,))
         self._core = ops.PackedMatrix(np.ascontiguousarray(matrix), k, n, self._zero_point.reshape(-1))
 
     @property
@@ -114,7 +114,7 @@ class PackedBlocks:
     def __init__(
         self, q: ArrayLike, scales: ArrayLike, zero_points: ArrayLike | None = None, *, block_size: int = 32
     ) -> None:
-        matrix = _bytes("q", q)
+        matrix = as_bytes("q", q)
         if matrix.ndim != 2:
             raise ConfigError(f"expected q of shape (K, N), got {matrix.shape}")
         k, n = matrix.shape
@@ -124,7 +124,7 @@ class PackedBlocks:
             raise ConfigError(f"expected scales of shape {shape}, got {reals.shape}")
         if zero_points is None:
             zero_points = 8 if matrix.dtype == np.uint8 else 0
-        zeros = _integers("zero_points", zero_points, shape)
+        zeros = as_integers("zero_points", zero_points, shape)
         self._core = ops.BlockedMatrix(np.ascontiguousarray(matrix), k, n, block_size, reals, zeros.reshape(-1))
 
     @classmethod
@@ -248,8 +248,8 @@ class Requantizer:
         rounding: Literal["half_even_float", "gemmlowp"] = "half_even_float",
     ) -> None:
         name = np.dtype(dtype).name
-        zero_point = int(_integers("y_zero_point", y_zero_point, ()))
-        columns = None if bias is None else _integers("bias", bias, None).reshape(-1)
+        zero_point = int(as_integers("y_zero_point", y_zero_point, ()))
+        columns = None if bias is None else as_integers("bias", bias, None).reshape(-1)
         scale = ops.as_float32(b_scale).reshape(-1)
         self._core = ops.CoreRequantizer(
             rounding, float(a_scale), scale, float(y_scale), name, zero_point, columns, clamp
@@ -305,7 +305,7 @@ def qmatmul(
             33,025 is always possible.
         TypeError: ``a`` is neither int8 nor uint8, or arguments that exclude each other.
     """
-    array = ops.as_float32(a) if isinstance(weights, PackedBlocks) else _bytes("a", a)
+    array = ops.as_float32(a) if isinstance(weights, PackedBlocks) else as_bytes("a", a)
     k, n = weights.shape
     if array.ndim == 0 or array.shape[-1] != k:
         raise ConfigError(f"expected a of shape (..., {k}), got {array.shape}", hint=f"the weights are {weights!r}")
@@ -322,10 +322,10 @@ def qmatmul(
         return result
     if activations is not None:
         raise TypeError("expected activations with PackedBlocks only")
-    zero_point = _integers("a_zero_point", a_zero_point, rows_shape).reshape(-1)
+    zero_point = as_integers("a_zero_point", a_zero_point, rows_shape).reshape(-1)
     if requantizer is not None and not (a_scale is None and b_scale is None and bias is None):
         raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
-    scales = _scales(a_scale, b_scale, bias, rows_shape, n)
+    scales = as_scales(a_scale, b_scale, bias, rows_shape, n)
     dtype: Any = np.int32 if scales is None else np.float32
     result = output(out, (*rows_shape, n), dtype if requantizer is None else requantizer.dtype, array)
     data, stride = _rows(array)
@@ -335,30 +335,10 @@ def qmatmul(
     return result
 
 
-def _bytes(name: str, value: ArrayLike) -> NDArray[Any]:
-    array = as_array(value)
-    if array.dtype not in (np.int8, np.uint8):
-        raise TypeError(f"expected {name} of dtype int8 or uint8, got {array.dtype}; quantize it first")
-    return array
-
-
-def _integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None) -> NDArray[np.int32]:
-    """``value`` in int32, a scalar or of ``shape`` (None: of rank 1)."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"expected integers as {name}, got dtype {array.dtype}")
-    if array.ndim and (array.ndim != 1 if shape is None else array.shape != shape):
-        raise ConfigError(f"expected {name} to be a scalar or of shape {shape or '(N,)'}, got {array.shape}")
-    limits = np.iinfo(np.int32)
-    if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
-        raise ConfigError(f"expected {name} within int32, got {int(array.min())}..{int(array.max())}")
-    return np.array(array, np.int32, order="C")
-
-
-def _scales(
+def as_scales(
     a: ArrayLike | None, b: ArrayLike | None, bias: ArrayLike | None, rows: tuple[int, ...], n: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
-    """Scale of a, scale of b and bias, flat; none where sums are wanted."""
+    """Scale of a, scale of b and bias, flat and checked; None where sums are wanted."""
     if a is None and b is None and bias is None:
         return None
     if a is None or b is None:

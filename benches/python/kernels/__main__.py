@@ -19,6 +19,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import arrays  # noqa: E402 - NumPy reads the environment when it is imported
 import blocked  # noqa: E402
+import conv  # noqa: E402
 import harness  # noqa: E402
 import matmul  # noqa: E402
 import peers  # noqa: E402
@@ -26,7 +27,7 @@ import seen  # noqa: E402
 
 import requant  # noqa: E402
 
-GROUPS = (matmul, blocked, arrays, seen)
+GROUPS = (matmul, conv, blocked, arrays, seen)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import peers
 from harness import Claim, Row
 
 import requant
-from requant import PerBlock, PerChannel, PerToken, QuantScheme, QuantType
+from requant import PerBlock, PerChannel, PerTensor, PerToken, QuantScheme, QuantType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +30,7 @@ def rows(vnni: bool) -> Iterator[Row]:  # noqa: ARG001 - the asked ratios are th
 
 
 def tensor_params(x: np.ndarray, granularity: Any = None) -> requant.QuantParams:
-    scheme = QuantScheme(QuantType.UINT8) if granularity is None else QuantScheme(QuantType.UINT8, granularity=granularity)
-    return requant.params_from_data(x, scheme)
+    return requant.params_from_data(x, QuantScheme(QuantType.UINT8, granularity=granularity or PerTensor()))
 
 
 def constants() -> dict[str, np.ndarray]:
@@ -70,10 +69,11 @@ def granularities(name: str, x: np.ndarray) -> Row:
 
 def dequantize(name: str, x: np.ndarray) -> Row:
     quantized, out = requant.quantize_array(x, tensor_params(x)), np.empty(x.shape, np.float32)
+    peer = peers.one_node("DequantizeLinear", quantized.data, constants(), output=np.float32)
     runs = {
         "requant": lambda: requant.dequantize_array(quantized, threads=1),
         "requant, out=": lambda: requant.dequantize_array(quantized, threads=1, out=out),
-        "onnxruntime DequantizeLinear": peers.one_node("DequantizeLinear", quantized.data, constants(), output=np.float32),
+        "onnxruntime DequantizeLinear": peer,
     }
     at_least = 1.5 if x.size < 1 << 20 else 1.1
     claims = tuple(Claim(own, "onnxruntime DequantizeLinear", at_least) for own in ("requant", "requant, out="))
@@ -98,7 +98,7 @@ def packing(name: str, size: int) -> Row:
     runs = {
         "pack": lambda: requant.pack_int4(q),
         "unpack": lambda: requant.unpack_int4(packed, (size,), QuantType.INT4),
-        "onnx pack": lambda: onnx.numpy_helper._pack_4bitx2(q),
+        "onnx pack": lambda: onnx.numpy_helper._pack_4bitx2(q),  # noqa: SLF001 - there is no public one
         "onnx unpack": lambda: onnx.numpy_helper.to_array(tensor),
     }
     claims = (Claim("pack", "onnx pack", 8), Claim("unpack", "onnx unpack", 4))

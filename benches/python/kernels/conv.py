@@ -46,13 +46,20 @@ def row(layer: tuple[int, int, int, int, int], claims: list[Claim]) -> Row:
             x, packed, x_zero_point=128, requantizer=requantizer, threads=1, out=out
         )
         w_zero_point = np.full(filters, WEIGHT_ZERO_POINT[name], w.dtype)
+        zero_point = np.asarray(128, np.uint8)
         constants = {
-            "x_scale": np.asarray(0.02, np.float32), "x_zero_point": np.asarray(128, np.uint8), "w": w, "w_scale": w_scale,
-            "w_zero_point": w_zero_point, "y_scale": np.asarray(3, np.float32), "y_zero_point": np.asarray(128, np.uint8),
-        }  # fmt: skip
+            "x_scale": np.asarray(0.02, np.float32),
+            "x_zero_point": zero_point,
+            "w": w,
+            "w_scale": w_scale,
+            "w_zero_point": w_zero_point,
+            "y_scale": np.asarray(3, np.float32),
+            "y_zero_point": zero_point,
+        }
+        attributes = {"domain": "com.microsoft", "channels_last": 1, "pads": pads, "group": groups}
         runs[f"onnxruntime QLinearConv u8{name}"] = peers.one_node(
-            "QLinearConv", x, constants, output=np.uint8, domain="com.microsoft", channels_last=1, pads=pads, group=groups
-        )  # fmt: skip
+            "QLinearConv", x, constants, output=np.uint8, **attributes
+        )
     runs["onnxruntime Conv float32"] = peers.one_node(
         "Conv", first, {"w": weights["s8"].astype(np.float32)}, output=np.float32, pads=pads, group=groups
     )

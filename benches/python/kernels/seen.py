@@ -46,7 +46,10 @@ def histogram(name: str, x: np.ndarray) -> Row:
         f"NumPy histogram, {BINS} bins": lambda: np.histogram(x, BINS),
         "NumPy max: reads only": x.max,
     }
-    claims = (Claim("statistics", f"NumPy histogram, {BINS} bins", 10), Claim("statistics", "NumPy max: reads only", 1 / 3))
+    claims = (
+        Claim("statistics", f"NumPy histogram, {BINS} bins", 10),
+        Claim("statistics", "NumPy max: reads only", 1 / 3),
+    )
     return Row("range, moments, 4,096 bins", name, x.size, "value", runs, claims)
 
 
