@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from tests.models import Net, run, samples
 
 from requant.onnx.graph import Graph
-from requant.onnx.passes import prepare
+from requant.onnx.passes import cleanup, prepare
 from requant.onnx.passes.affine import fold_affine
 
 Build = Callable[[Net], list[str]]
@@ -283,6 +283,28 @@ def test_constants_in_every_form_become_initializers() -> None:
     prepared = prepared_equals(net.model(net.op("Gemm", x, weight, bias)))
     node = next(n for n in prepared.nodes if n.op_type == "Gemm")
     assert all(value.name in prepared.model.graph.initializers for value in node.inputs[1:] if value is not None)
+
+
+def test_a_large_weight_is_found_behind_what_rearranges_it() -> None:
+    """As recurrent weights of PyTorch are, whose gates ONNX has in another order."""
+    net = Net()
+    gates = net.normal(512, 256, scale=0.1)
+    one, zero, half, full = (net.const(np.array([i])) for i in (1, 0, 256, 512))
+    parts = [net.op("Slice", gates, start, end, zero) for start, end in ((half, full), (zero, half))]
+    weight = net.op("Transpose", net.op("Concat", *parts, axis=0), perm=[1, 0])
+    weight = net.op("Squeeze", net.op("Unsqueeze", weight, one), one)
+    prepared = prepared_equals(net.model(net.op("MatMul", net.input("x", ["n", 256]), weight)))
+    assert op_types(prepared) == {"MatMul": 1}
+    assert [value.shape for value in prepared.model.graph.initializers.values()] == [(256, 512)]
+
+
+def test_a_constant_joined_with_itself_may_grow_and_is_left_to_the_optimizer() -> None:
+    net = Net()
+    blocks = [net.normal(4, 4), net.normal(4, 4)]
+    joined = [net.op("Concat", *inputs, axis=0) for inputs in (blocks, blocks * 2)]
+    first, second = Graph.load(net.model(*joined)).nodes
+    assert cleanup._should_fold(first) is True
+    assert cleanup._should_fold(second) is None
 
 
 def test_inputs_and_outputs_keep_their_order() -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _FOLD_AT_MOST = 1 << 18
 #: Ops whose output may be far larger than their inputs.
 _GROWING = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"})
+#: Ops that only rearrange: behind them stand weights, whatever their size.
+_REARRANGING = frozenset({"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def simplify(model: ir.Model) -> int:
@@ -29,7 +31,9 @@ def simplify(model: ir.Model) -> int:
 
 
 def _should_fold(node: ir.Node) -> bool | None:
-    """False where folding could fill the memory; otherwise the optimizer decides."""
+    """True where it only rearranges, False where it could fill the memory; otherwise the optimizer decides."""
+    if node.domain == "" and node.op_type in _REARRANGING and not _repeats(node):
+        return True
     for value in node.outputs:
         if value.shape is None or not all(isinstance(d, int) for d in value.shape):
             if node.op_type in _GROWING:
@@ -37,6 +41,11 @@ def _should_fold(node: ir.Node) -> bool | None:
         elif math.prod(value.shape.numpy()) > _FOLD_AT_MOST:
             return False
     return None
+
+
+def _repeats(node: ir.Node) -> bool:
+    """Whether a Concat takes one tensor several times: what it gives may be of any size then."""
+    return node.op_type == "Concat" and len(set(node.inputs)) < len(node.inputs)
 
 
 def drop_unused(model: ir.Model) -> int:
