@@ -334,11 +334,14 @@ def test_control_flow_that_reads_outer_tensors_survives() -> None:
     y = net.op("Mul", net.conv(x, 3, 4), net.const(2.0), output="outer")
     bodies = {}
     for branch, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
-        node = onnx.helper.make_node(op, [y], [branch])
+        node = onnx.helper.make_node(op, [y], [branch], name="twice")
         info = onnx.helper.make_tensor_value_info(branch, 1, ["n", 4, 6, 6])
         bodies[branch] = onnx.helper.make_graph([node], branch, [], [info])
     model = net.model(net.op("If", flag, **bodies))
     prepared, _ = prepare(Graph.load(model))
+    names = [node.name for node in prepared.all_nodes()]
+    assert all(names)
+    assert len(set(names)) == len(names) == 4
     for value in (True, False):
         feeds = {"x": samples(conv_input())["x"], "flag": np.array(value)}
         np.testing.assert_allclose(run(prepared.to_bytes(), feeds)[0], run(model, feeds)[0], rtol=1e-5, atol=1e-5)

@@ -58,14 +58,16 @@ def drop_unused(model: ir.Model) -> int:
 
 
 def name_everything(model: ir.Model) -> int:
-    """Give every node a name of its own; returns how many had none."""
+    """Give every node, of bodies too, a name of its own; returns how many had none."""
     nameless = 0
     taken = {node.name for node in model.graph.all_nodes() if node.name}
+    seen: set[str] = set()
     for node in model.graph.all_nodes():
-        if not node.name:
+        if not node.name or node.name in seen:
             nameless += 1
             output = next((v.name for v in node.outputs if v.name), "")
             node.name = free_name(f"{node.op_type}_{output}", taken)
+        seen.add(node.name)
     common.NameFixPass()(model)
     return nameless
 
