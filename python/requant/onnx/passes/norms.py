@@ -1,0 +1,90 @@
+"""Even out the gains of normalization layers that some channels stand far out of.
+
+An activation has one scale for all channels, so a channel that is fifty times the others leaves them few steps. Behind
+a normalization the size of a channel is known without data: normalized values have unit variance, so gain g and bias b
+give about ``a = sqrt(g^2 + b^2)``. Where the products that read it alone have weights W, the function stays the same
+when g and b are divided by s and the rows of W multiplied by s; ``s_j = sqrt(a_j / max|W_j|)`` makes activations and
+weights vary alike (Xiao et al., SmoothQuant, 2023, with alpha = 0.5 and the gain in place of measured maxima).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from requant.onnx.graph import constant, int_attribute, set_constant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+_NORMS = ("LayerNormalization", "RMSNormalization")
+_OUTSTANDING = 8.0  # times the median channel
+
+
+def even_out_norms(model: ir.Model) -> int:
+    """Move outstanding gains of normalizations into the products behind them; returns how many were moved."""
+    return sum(_even_out(node) for node in model.graph if node.domain == "" and node.op_type in _NORMS)
+
+
+def _even_out(norm: ir.Node) -> bool:
+    readers = [use for use in norm.outputs[0].uses() if use.node.op_type != "Shape"]
+    products = [use.node for use in readers]
+    weights = [w for w in map(_weight, products) if w is not None]
+    if not readers or len(weights) < len(readers) or any(use.idx != 0 for use in readers):
+        return False
+    elsewhere = any(reader not in products for node in products for reader in _weight_readers(node))
+    if norm.outputs[0].is_graph_output() or elsewhere:
+        return False
+    rows = np.max([np.abs(w).max(axis=1) for w in weights], axis=0)
+    gains = {index: constant(value) for index, value in enumerate(norm.inputs) if index and value is not None}
+    if any(gain is None or gain.shape != rows.shape or gain.dtype != np.float32 for gain in gains.values()):
+        return False
+    arrays = {index: gain for index, gain in gains.items() if gain is not None}
+    step = _steps(np.sqrt(sum(np.square(gain.astype(np.float64)) for gain in arrays.values())), rows)
+    if step is None:
+        return False
+    for index, gain in arrays.items():
+        set_constant(norm, index, (gain / step).astype(np.float32), "evened")
+    evened: dict[ir.Value | None, ir.Value | None] = {}
+    for node, weight in zip(products, weights, strict=True):
+        shared = node.inputs[1]
+        if shared in evened:
+            node.replace_input_with(1, evened[shared])
+            continue
+        array = (weight * step[:, None]).astype(np.float32)
+        set_constant(node, 1, array.T if _transposed(node) else array, "evened")
+        evened[shared] = node.inputs[1]
+    return True
+
+
+def _steps(size: NDArray[np.float64], rows: NDArray[Any]) -> NDArray[np.float64] | None:
+    """What to divide each channel by, 1 on average: powers of two, so that no result changes; None if all are alike."""
+    live = np.isfinite(size) & (size > 0) & (rows > 0)
+    if not live.any() or not np.isfinite(size).all() or size.max() < _OUTSTANDING * np.median(size[live]):
+        return None
+    logs = np.log2(np.where(live, size, 1.0)) / 2 - np.log2(np.where(live, rows, 1.0)) / 2
+    steps: NDArray[np.float64] = np.exp2(np.where(live, np.rint(logs - logs[live].mean()), 0.0))
+    return steps
+
+
+def _weight_readers(product: ir.Node) -> Iterable[ir.Node]:
+    weight = product.inputs[1]
+    return () if weight is None else (use.node for use in weight.uses())
+
+
+def _weight(node: ir.Node) -> NDArray[Any] | None:
+    """The weight [terms, outputs] of a product with a constant matrix, else None."""
+    if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or int_attribute(node, "transA", 0):
+        return None
+    array = constant(node.inputs[1])
+    if array is None or array.ndim != 2 or array.dtype != np.float32 or not np.isfinite(array).all():
+        return None
+    return array.T if _transposed(node) else array
+
+
+def _transposed(node: ir.Node) -> bool:
+    return bool(int_attribute(node, "transB", 0))
