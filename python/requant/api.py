@@ -7,20 +7,24 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from requant.calibration import CalibrationTable, calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
-from requant.errors import DataError, ModelError
+from requant.data.dataset import HOLD_BACK_AT_MOST
+from requant.dynamic import plan_dynamic, plan_rest, resolve_dynamic
+from requant.errors import ConfigError, DataError, ModelError
 from requant.files import check_outputs, write_atomically
+from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.passes.widen import without_bfloat16
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate, place
-from requant.plan import build_plan
+from requant.plan import Form, build_plan
 from requant.report import Report
 from requant.resolve import resolve
 from requant.runtime import saturates
@@ -32,12 +36,13 @@ from requant.verify import (
     measure_top1,
     one_sample,
     tensor_quality,
+    weight_quality,
     zero_feeds,
 )
 from requant.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from requant.calibration import Progress
@@ -51,12 +56,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A verified quantized model: its bytes, the report, and what led to it."""
+    """A verified quantized model: bytes, the report, and what led to it; no ``table`` where nothing was calibrated."""
 
     data: bytes
     report: Report
     plan: QuantPlan
-    table: CalibrationTable
+    table: CalibrationTable | None
     sources: tuple[Path, ...]
 
     def save(self, path: str | Path) -> None:
@@ -106,7 +111,8 @@ def quantize(
     Args:
         model: path, bytes or ModelProto of the float model.
         data: calibration samples: a path (.npz, .npy, a folder of them, of images or of ``test_data_set_*``), an array,
-            a dict of arrays, or any iterable of such samples. Not needed with ``table``.
+            a dict of arrays, or any iterable of such samples. Not needed with ``table``; with ``dynamic=True`` they
+            only serve to compare the two models.
         config: how to quantize, as a ``QuantConfig`` or its options by name; ``overrides`` change single options.
         table: statistics collected earlier by ``calibrate`` for this model.
         data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
@@ -130,26 +136,23 @@ def quantize(
     with watch("load"):
         graph = load_float(model)
         options = _data_options(config, data_options)
-        if data is None and table is None:
-            raise DataError(
-                "static quantization needs calibration data, and none was given",
-                hint="pass samples (data=..., --data FILE) or statistics of an earlier run (table=..., --table FILE)",
-            )
-        dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=True)
+        _check_sources(config, data, table)
+        dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=not config.dynamic)
         whole = replace(options, samples=None, seed=None)
         labelled = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
-        plan = build_plan(prepared, config)
+        plan = _planned(prepared, config)
         _refuse_empty(plan, graph.origin)
     with watch("calibrate"):
-        if table is None:
+        if table is None and plan.calibrated:
             assert dataset is not None  # refused above
             table = calibrate_graph(prepared, plan, dataset, config, progress)
-        table.check(graph)
-    batches, note = _verification_batches(dataset)
+        if table is not None:
+            table.check(graph)
+    batches, note = _verification_batches(dataset, config)
     feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
-    ranges = table.ranges(plan, config)
+    ranges = {} if table is None else table.ranges(plan, config)
     with watch("quantize"):
         build = _builder(graph, prepared, config, plan, ranges)
         if config.optimize == "latency":
@@ -157,34 +160,38 @@ def quantize(
             note = (*note, placed)
         else:
             chosen = build({})
-        plan, resolved, quantized = chosen.plan, chosen.resolved, chosen.model
+        plan = chosen.plan
     with watch("verify"):
-        runners = check_model(graph, quantized, feeds, threads=1)  # latency is that of one thread
+        runners = check_model(graph, chosen.model, feeds, threads=1)  # latency is that of one thread
         names = [output.name for output in graph.outputs]
         outputs = compare_outputs(runners, names, batches, workers=config.cores) if batches else ()
         latency = measure_latency(runners, feeds) if batches else None
         accuracy = None if labelled is None else measure_top1(runners, labelled, workers=config.cores)
-        tensors = tensor_quality(prepared, plan, resolved, table)
+        tensors = (
+            *tensor_quality(prepared, plan, chosen.resolved, table),
+            *weight_quality(prepared, plan, chosen.weights),
+        )
     report = Report(
         version=__version__,
         model=graph.origin,
         config=config.to_dict(),
         float_bytes=graph.size,
-        quantized_bytes=len(quantized),
+        quantized_bytes=len(chosen.model),
         prepared=describe(changes),
-        quantized=dict(Counter(node.op_type for node in plan.nodes)),
+        quantized=dict(Counter(plan.op_types)),
+        stored=dict(Counter(node.op_type for node in plan.dynamic if node.form is Form.STORED)),
         skipped=plan.skipped,
-        data=dataset.description if dataset is not None else "calibration table",
-        calibration_samples=table.samples,
+        data=_describe_data(dataset, table),
+        calibration_samples=0 if table is None else table.samples,
         verification_samples=sum(batch.count for batch in batches),
         outputs=outputs,
         tensors=tensors,
         latency=latency,
         accuracy=accuracy,
-        notes=(*_notes(config, graph, dataset, resolved.widened), *chosen.notes, *note),
+        notes=(*_notes(config, graph, dataset, chosen.resolved.widened), *chosen.notes, *note),
         seconds=dict(watch.seconds),
     )
-    return QuantizedModel(quantized, report, plan, table, graph.file.files)
+    return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
 
 
 def calibrate(
@@ -198,6 +205,8 @@ def calibrate(
 ) -> CalibrationTable:
     """Collect the statistics from which every method's ranges follow; arguments as for ``quantize``."""
     config = _configured(config, overrides)
+    if config.dynamic:
+        raise ConfigError("dynamic quantization has nothing to calibrate", hint="quantize with dynamic=True right away")
     graph = load_float(model)
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
@@ -221,7 +230,7 @@ def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None,
         op_types=dict(Counter(node.op_type for node in graph.all_nodes()).most_common()),
         weight_bytes=sum(v.const_value.nbytes for v in initializers if v.const_value is not None),
         prepared=describe(changes),
-        plan=build_plan(prepared, config),
+        plan=_planned(prepared, config),
         quantized_ops=tuple(graph.quantized_ops()),
     )
 
@@ -252,8 +261,36 @@ def _refuse_quantized(present: Sequence[str], origin: str) -> None:
 
 
 def _refuse_empty(plan: QuantPlan, origin: str) -> None:
-    if not plan.nodes:
+    if not plan.nodes and not plan.dynamic:
         raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
+
+
+def _planned(prepared: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
+    """The plan that ``config`` asks for; the nodes ``left_out`` multiply in float, for the reasons given there."""
+    if config.dynamic:
+        return plan_dynamic(prepared, config)
+    plan = build_plan(prepared, config, left_out)
+    return plan_rest(prepared, config, plan, left_out) if config.rest == "int8" else plan
+
+
+def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | None) -> None:
+    """Refuse a static run with nothing to calibrate on, and statistics that a dynamic one would not use."""
+    if config.dynamic and table is not None:
+        raise ConfigError(
+            "a table holds calibrated ranges, and dynamic quantization has none", hint="leave out table or dynamic"
+        )
+    if not config.dynamic and data is None and table is None:
+        raise DataError(
+            "static quantization needs calibration data, and none was given",
+            hint="pass samples (data=..., --data FILE) or statistics of an earlier run (table=..., --table FILE); "
+            "dynamic=True (--dynamic) needs none",
+        )
+
+
+def _describe_data(dataset: Dataset | None, table: CalibrationTable | None) -> str:
+    if dataset is not None:
+        return dataset.description
+    return "no data" if table is None else "calibration table"
 
 
 def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
@@ -278,8 +315,10 @@ def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptio
     )
 
 
-def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
+def _verification_batches(dataset: Dataset | None, config: QuantConfig) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
     """Samples to compare the two models on, and what must be said of them."""
+    if dataset is not None and config.dynamic:  # has seen no sample yet
+        return tuple(_first(dataset.batches(), HOLD_BACK_AT_MOST)), ()
     if dataset is not None:
         held_back = tuple(dataset.held_back())
         if held_back:
@@ -287,7 +326,20 @@ def _verification_batches(dataset: Dataset | None) -> tuple[tuple[Batch, ...], t
         with suppress(DataError):  # of a source that can be read only once nothing is left
             few = "too few samples to hold some back: the outputs were compared on calibration samples"
             return tuple(islice(dataset.batches(), 1)), (few,)
-    return (), ("no samples to compare the two models on: output error and latency were not measured",)
+    return (), (
+        "no samples to compare the two models on: output error and latency were not measured, "
+        "and that the model runs was checked on zeros",
+    )
+
+
+def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
+    """Batches until they make up that many samples."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.count
+        if seen >= samples:
+            return
 
 
 def _builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
@@ -295,19 +347,20 @@ def _builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, r
     known = {tensor.name: tensor.fixed or ranges[tensor.source or tensor.name] for tensor in plan.tensors.values()}
 
     def build(left_out: Mapping[str, str]) -> Candidate:
-        part = build_plan(graph, config, left_out) if left_out else plan
+        part = _planned(graph, config, left_out) if left_out else plan
         resolved = resolve(graph, part, known, config)
-        model, stored = insert_qdq(graph, part, resolved), Stored()
+        weights = resolve_dynamic(graph, part, config)
+        model, stored = insert_dynamic(insert_qdq(graph, part, resolved), part, weights), Stored()
         if config.rest == "float16" or given.holds_half():
-            model, stored = store_half(model, exactly=config.rest == "keep")
-        return Candidate(part, resolved, model.to_bytes(), tuple(_storage_notes(stored)))
+            model, stored = store_half(model, exactly=config.rest != "float16")
+        return Candidate(part, resolved, weights, model.to_bytes(), tuple(_storage_notes(stored)))
 
     return build
 
 
 def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
     target = get_target(config.target)
-    if config.activations not in target.activations:
+    if not config.dynamic and config.activations not in target.activations:
         yield (
             f"{config.target} runs {config.activations} activations in float on x86, "
             "unless session.qdqisint8allowed is set; uint8 runs on integers everywhere"

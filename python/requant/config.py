@@ -14,10 +14,12 @@ from requant.targets import TARGETS
 from requant.types import PerTensor, QuantScheme, QuantType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 #: Calibration methods, as the compiled core lists them (kept equal by a test).
 METHODS = ("minmax", "percentile", "entropy", "mse", "sqnr")
+#: Options of static quantization: refused beside ``dynamic``.
+STATIC_ONLY = frozenset({"method", "symmetric", "percentile", "activations", "optimize", "rest"})
 VERSION = 1
 _RECIPES = Path(__file__).parent / "recipes"
 
@@ -35,8 +37,11 @@ class QuantConfig:
         activations: integer type of the activations, uint8 or int8.
         saturation: ``safe`` scales int8 weights so that no CPU saturates (x86 before VNNI adds pairs of uint8 x int8
             products in 16 bits); ``full`` always uses all 8 bits.
-        rest: how constants that stay float are stored: ``keep`` as in the model, or ``float16``, half as large.
+        rest: what becomes of the weights that static quantization leaves out: ``int8`` for what ``dynamic`` does with
+            them (LSTM, embedding tables, bodies of If), ``float16`` to store them in half the bytes, or ``keep``.
         target: where the model will run; decides which ops are quantized.
+        dynamic: quantize activations at run time, each from its own values: nothing is calibrated, and ``method``,
+            ``symmetric``, ``percentile``, ``activations``, ``optimize`` and ``rest`` are refused.
         optimize: ``latency`` measures on this machine which nodes are faster in integers, and leaves the others float;
             ``none`` quantizes all that the target can run.
         include: quantize only nodes that one of these matches: names, op types or regular expressions (see ``Rule``).
@@ -56,8 +61,9 @@ class QuantConfig:
     weights: str = "int8"
     activations: str = "uint8"
     saturation: str = "safe"
-    rest: str = "keep"
+    rest: str = "int8"
     target: str = "ort-cpu"
+    dynamic: bool = False
     optimize: str = "none"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -86,6 +92,8 @@ class QuantConfig:
                 raise ConfigError(f"{name} is {value}, expected at least {low}")
         if not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}, expected a number above 0 and at most 100")
+        if self.dynamic:
+            _refuse_static(f.name for f in fields(self) if f.name in STATIC_ONLY and getattr(self, f.name) != f.default)
         if self.version != VERSION:
             raise ConfigError(f"version is {self.version}, this requant reads version {VERSION}")
 
@@ -114,7 +122,10 @@ class QuantConfig:
             ConfigError: an option does not exist or its value does not fit.
         """
         _refuse_unknown(options)
-        return replace(self, **options)
+        changed = replace(self, **options)
+        if changed.dynamic:
+            _refuse_static(options.keys() & STATIC_ONLY)
+        return changed
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> QuantConfig:
@@ -122,8 +133,9 @@ class QuantConfig:
         return cls().with_options(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option by name, as JSON and TOML know them; those that are unset or empty are left out."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Every option by name, as JSON and TOML know them, but those that are unset, empty or without meaning."""
+        unused = STATIC_ONLY if self.dynamic else ()
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
         values["rules"] = tuple(rule.to_dict() for rule in self.rules)
         return {name: value for name, value in values.items() if value not in (None, ())}
 
@@ -172,7 +184,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("int8", "uint8"),
     "activations": ("uint8", "int8"),
     "saturation": ("safe", "full"),
-    "rest": ("keep", "float16"),
+    "rest": ("int8", "float16", "keep"),
     "target": tuple(TARGETS),
     "optimize": ("none", "latency"),
 }
@@ -199,6 +211,15 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(
             f"{what} is {value!r}{closest(str(value), choices)}", hint=f"choose one of {', '.join(choices)}"
+        )
+
+
+def _refuse_static(names: Iterable[str]) -> None:
+    """Refuse options of static quantization in a dynamic configuration."""
+    for name in sorted(names):
+        raise ConfigError(
+            f"{name} belongs to static quantization, and dynamic quantization calibrates nothing",
+            hint=f"leave out {name} or dynamic",
         )
 
 

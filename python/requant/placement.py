@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from requant.dynamic import IntegerWeights
     from requant.onnx.graph import Graph
     from requant.plan import QuantPlan
     from requant.resolve import Resolved
@@ -52,6 +53,7 @@ class Candidate:
 
     plan: QuantPlan
     resolved: Resolved
+    weights: IntegerWeights
     model: bytes
     notes: tuple[str, ...] = ()
 
@@ -79,7 +81,7 @@ def place(graph: Graph, reference: bytes, build: Build, feeds: Feeds) -> tuple[C
     for price in _PRICES:
         slower = _slower_nodes(graph, whole.plan, times, feeds, price)
         candidate = build(slower)
-        if candidate.integer:
+        if candidate.plan.nodes or candidate.plan.dynamic:
             candidates.setdefault(candidate.integer, candidate)
     # Most integers first; another must be faster by more than noise.
     order = sorted(candidates.values(), key=lambda candidate: -len(candidate.integer))

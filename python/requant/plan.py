@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -73,6 +74,33 @@ class NodePlan:
     bias: str | None = None
 
 
+class Form(Enum):
+    """What becomes of a node whose activations are not calibrated."""
+
+    INTEGER = "integer"  # it runs on integers: its activation is quantized at run time
+    STORED = "stored"  # it runs in float: its weights are integers in the file, and reals once that is loaded
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPlan:
+    """A weight that becomes integer: input index, name, axes whose indices have a scale each, axis of the sums."""
+
+    index: int
+    name: str
+    axes: tuple[int, ...]
+    terms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicNode:
+    """A node, of the main graph or of a body, with integer weights and an activation that is not calibrated."""
+
+    name: str
+    op_type: str
+    form: Form
+    weights: tuple[WeightPlan, ...]
+
+
 @dataclass(frozen=True)
 class QuantPlan:
     """Everything that will become integer, and every float node that will not."""
@@ -80,6 +108,13 @@ class QuantPlan:
     nodes: tuple[NodePlan, ...]
     tensors: Mapping[str, TensorPlan]
     skipped: tuple[Skip, ...]
+    dynamic: tuple[DynamicNode, ...] = ()
+
+    @property
+    def op_types(self) -> tuple[str, ...]:
+        """The op type of each node that runs on integers."""
+        integer = tuple(node.op_type for node in self.dynamic if node.form is Form.INTEGER)
+        return tuple(node.op_type for node in self.nodes) + integer
 
     @cached_property
     def calibrated(self) -> tuple[str, ...]:
@@ -90,7 +125,7 @@ class QuantPlan:
 def count_reasons(skipped: Iterable[Skip]) -> dict[tuple[str, str], int]:
     """Number of float nodes for each op type and reason: ops that compute first, then by number."""
     counts = Counter((skip.op_type, skip.reason) for skip in skipped)
-    compute = {op_type for op_type, row in OPS.items() if row.kind is Kind.COMPUTE}
+    compute = {op_type for op_type, row in OPS.items() if row.kind in (Kind.COMPUTE, Kind.RECURRENT)}
     return dict(sorted(counts.items(), key=lambda item: (item[0][0] not in compute, -item[1])))
 
 
@@ -102,15 +137,43 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     return _Planner(graph, config, get_target(config.target), left_out).plan()
 
 
+def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
+    """The nodes, of bodies too, that the rules of ``config`` keep in float, each with its reason.
+
+    Raises:
+        ConfigError: a rule matches nothing.
+    """
+    left: dict[str, str] = {}
+    rules = config.ordered_rules
+    unused = dict.fromkeys(rules)
+    for node in graph.all_nodes():
+        names = _names(node)
+        for rule in rules:
+            if not rule.matches(*names):
+                continue
+            unused.pop(rule, None)
+            if rule.quantize is False:
+                left[node.name or ""] = "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
+            elif rule.quantize:
+                left.pop(node.name or "", None)
+    missed = [rule for rule in unused if not any(rule.matches(spec.name) for spec in graph.inputs)]
+    if missed:
+        known = [name for node in graph.all_nodes() for name in _names(node)]
+        raise ConfigError(
+            f"{missed[0].match!r} matches no node, op type or tensor of the model{closest(missed[0].match, known)}",
+            hint="`requant inspect --json` lists the nodes",
+        )
+    return left
+
+
 class _Planner:
     def __init__(self, graph: Graph, config: QuantConfig, target: Target, left_out: Mapping[str, str]) -> None:
         self.config = config
         self.rules = config.ordered_rules
         self.target = target
         self.nodes = graph.nodes
-        self.inputs = [spec.name for spec in graph.inputs]
         self.inner = [node for node in graph.all_nodes() if node.graph is not graph.model.graph]
-        self.left_out = self._left_out() | dict(left_out)
+        self.left_out = excluded(graph, config) | dict(left_out)
         self.chosen: dict[ir.Node, OpSpec] = {}
         self.reasons: dict[ir.Node, str] = {}
 
@@ -128,46 +191,16 @@ class _Planner:
         inner = tuple(
             Skip(node.name or "", node.op_type, "it stands inside If, Loop or Scan")
             for node in self.inner
-            if _may_touch_float(node)
+            if may_touch_float(node)
         )
         return QuantPlan(nodes, tensors, skipped + inner)
-
-    def _left_out(self) -> dict[str, str]:
-        """The nodes that rules keep in float.
-
-        Raises:
-            ConfigError: a rule matches nothing.
-        """
-        left: dict[str, str] = {}
-        unused = dict.fromkeys(self.rules)
-        for node in self.nodes:
-            names = _names(node)
-            for rule in self.rules:
-                if not rule.matches(*names):
-                    continue
-                unused.pop(rule, None)
-                if rule.quantize is False:
-                    left[node.name or ""] = (
-                        "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
-                    )
-                elif rule.quantize:
-                    left.pop(node.name or "", None)
-        unused = {rule: None for rule in unused if not any(rule.matches(name) for name in self.inputs)}
-        if unused:
-            match = next(iter(unused)).match
-            known = [name for node in self.nodes for name in _names(node)]
-            raise ConfigError(
-                f"{match!r} matches no node, op type or tensor of the model{closest(match, known)}",
-                hint="`requant inspect --json` lists the nodes",
-            )
-        return left
 
     # -- which nodes -------------------------------------------------------------------------------------------------
 
     def _choose_compute(self) -> None:
         for node in self.nodes:
             row = row_of(node)
-            if not _may_touch_float(node):
+            if not may_touch_float(node):
                 continue  # shapes, indices and masks are no business of ours
             if row is None:
                 self.reasons[node] = f"{node.op_type} has no integer form here"
@@ -188,7 +221,7 @@ class _Planner:
             array = constant(value)
             if role is Role.ACTIVATION and array is not None:
                 return "its activation input is a constant"
-            if role is Role.ACTIVATION and not _is_float(value):
+            if role is Role.ACTIVATION and not is_float(value):
                 return f"its input is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
             if role is not Role.ACTIVATION and array is None:
                 return f"its {role.value} is computed at run time"
@@ -205,7 +238,7 @@ class _Planner:
     def _choose_followers(self) -> None:
         for node in self.nodes:
             row = row_of(node)
-            if row is None or row.kind is Kind.COMPUTE or not _may_touch_float(node):
+            if row is None or row.kind is Kind.COMPUTE or not may_touch_float(node):
                 continue
             self.reasons[node] = self.left_out.get(node.name or "") or self._refuse_follower(node, row) or ""
             if not self.reasons[node]:
@@ -218,12 +251,12 @@ class _Planner:
         supported = self.target.moves if row.kind is Kind.MOVE else self.target.fused
         if node.op_type not in supported:
             return f"{self.target.name} has no integer kernel for {node.op_type}"
-        if any(out.uses() and not _is_float(out) for out in node.outputs):
+        if any(out.uses() and not is_float(out) for out in node.outputs):
             return "its output of indices is used"
         for _, value in _activations(node, row):
             if constant(value) is not None:
                 return "one of its inputs is a constant"
-            if not _is_float(value):
+            if not is_float(value):
                 return "its input is not float32"
             if not self._is_integer(value):
                 return "its input is float"
@@ -302,7 +335,7 @@ class _Planner:
                 continue
             for _, value in _activations(node, row):
                 add(value)
-            for out in filter(_is_float, node.outputs):
+            for out in filter(is_float, node.outputs):
                 result = self._after_clamp(out)
                 if node.op_type in self.target.float_output and not self._is_read(result):
                     continue
@@ -370,11 +403,12 @@ def _is_clamp(node: ir.Node) -> bool:
     return all(bound is None or constant(bound) is not None for bound in node.inputs[1:])
 
 
-def _is_float(value: ir.Value) -> bool:
+def is_float(value: ir.Value) -> bool:
+    """Whether a tensor is known to be float32."""
     return value.dtype is not None and value.dtype.name == _FLOAT
 
 
-def _may_touch_float(node: ir.Node) -> bool:
+def may_touch_float(node: ir.Node) -> bool:
     """Whether a tensor of the node is float, or of a type that shape inference could not tell."""
     return any(
         v is not None and (v.dtype is None or v.dtype.is_floating_point()) for v in (*node.inputs, *node.outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,7 +68,11 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of ``requant.quantize`` in figures."""
+    """The result of ``requant.quantize`` in figures.
+
+    ``quantized`` counts the nodes that run on integers by op type, ``stored`` those in float whose weights are integers
+    in the file.
+    """
 
     version: str
     model: str
@@ -87,6 +91,7 @@ class Report:
     accuracy: Accuracy | None
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
+    stored: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def worst(self) -> tuple[TensorQuality, ...]:
@@ -106,10 +111,14 @@ class Report:
         total = sum(self.quantized.values())
         ratio = self.float_bytes / max(self.quantized_bytes, 1)
         change = f"{ratio:.2f} x smaller" if ratio >= 1 else f"{1 / ratio:.2f} x larger"
+        weights = sum(self.stored.values())
+        stored = f" ({weights} of them with int8 weights in the file)" if weights else ""
         rows = [
             ("size", f"{self.float_bytes:,} -> {self.quantized_bytes:,} bytes ({change})"),
-            ("ops", f"{total} quantized, {len(self.skipped)} float"),
+            ("ops", f"{total} quantized, {len(self.skipped)} float{stored}"),
         ]
+        if not self.verification_samples and self.accuracy is None:
+            rows.append(("accuracy", "not measured: no data"))
         if self.accuracy is not None:
             a = self.accuracy
             rows.append(

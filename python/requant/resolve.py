@@ -64,8 +64,8 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
     for node in plan.nodes:
         if node.weight is None:
             continue
-        weight = _finite(constants[node.weight], node.weight)
-        bias = None if node.bias is None else _finite(constants[node.bias], node.bias).reshape(-1)
+        weight = finite(constants[node.weight], node.weight)
+        bias = None if node.bias is None else finite(constants[node.bias], node.bias).reshape(-1)
         groups = _groups(graph, node)
         input_scale = float(activations[node.activations[0][1]].scale)
         scheme, scale = _weight_scale(weight, node, config, groups)
@@ -88,9 +88,8 @@ def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: i
     scheme = QuantScheme(QuantType(config.weights), symmetric=True, granularity=granularity, narrow=True)
     rows = _rows(weight, node, axis)
     peak = np.abs(rows).max(axis=1)
-    pairs = get_target(config.target).pair_products and config.saturation == "safe" and config.weights == "int8"
-    if pairs and not _is_depthwise(node, weight, groups):
-        peak = np.maximum(peak, _largest_pair(rows))
+    if saturating_pairs(config) and not _is_depthwise(node, weight, groups):
+        peak = np.maximum(peak, largest_pair(rows))
     if isinstance(granularity, PerTensor):
         peak = peak.max()
     live = peak > 0
@@ -112,7 +111,12 @@ def _rows(weight: Floats, node: NodePlan, axis: int) -> Floats:
     return rows.astype(np.float64)
 
 
-def _largest_pair(rows: Floats) -> Floats:
+def saturating_pairs(config: QuantConfig) -> bool:
+    """Whether pairs of neighbouring weights must be kept from saturating."""
+    return get_target(config.target).pair_products and config.saturation == "safe" and config.weights == "int8"
+
+
+def largest_pair(rows: Floats) -> Floats:
     """For each row the largest sum of two terms of one sign at 2i and 2i + 1: what a kernel adds in 16 bits."""
     if rows.shape[1] % 2:
         rows = np.pad(rows, ((0, 0), (0, 1)))
@@ -144,7 +148,8 @@ def _zero_points(scale: Floats, scheme: QuantScheme) -> NDArray[Any]:
     return np.full(scale.shape, centre, scheme.dtype.numpy)
 
 
-def _finite(array: NDArray[Any] | None, name: str) -> Floats:
+def finite(array: NDArray[Any] | None, name: str) -> Floats:
+    """``array``, refused where it is missing or holds NaN or infinity."""
     if array is None:
         raise ModelError(f"weight {name!r} is not a constant")
     bad = ~np.isfinite(array)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from requant.calibration import CalibrationTable
     from requant.data import Batch, Dataset, InputSpec
+    from requant.dynamic import IntegerWeights
     from requant.onnx.graph import Graph
     from requant.plan import QuantPlan
     from requant.resolve import Resolved
@@ -189,14 +190,14 @@ def _class_labels(labels: NDArray[Any], count: int, scores: tuple[int, ...]) -> 
 
 
 def tensor_quality(
-    graph: Graph, plan: QuantPlan, resolved: Resolved, table: CalibrationTable
+    graph: Graph, plan: QuantPlan, resolved: Resolved, table: CalibrationTable | None
 ) -> tuple[TensorQuality, ...]:
     """Granular and overload error of every quantized activation (from its histogram) and weight (from its values)."""
     from requant.onnx.graph import constant
 
     found = []
     for tensor in plan.tensors.values():
-        seen = table.get(tensor.source or tensor.name)
+        seen = None if table is None else table.get(tensor.source or tensor.name)
         if seen is None:
             continue
         params = resolved.activations[tensor.name]
@@ -225,24 +226,38 @@ def tensor_quality(
         weight = constant(graph.model.graph.initializers[node.weight])
         if weight is None:
             continue
-        signal = float(np.mean(np.square(weight, dtype=np.float64)))
-        noise = float(np.mean(np.square(weight.astype(np.float64) - ops.dequantize_array(quantized))))
-        scale = float(np.max(quantized.params.scale))
-        found.append(
-            TensorQuality(
-                node.weight,
-                "weight",
-                float(weight.min()),
-                float(weight.max()),
-                scale,
-                int(quantized.params.zero_point.flat[0]),
-                noise,
-                0.0,
-                0.0,
-                decibels(signal, noise),
-            )
-        )
+        used = quantized.params
+        centre = int(used.zero_point.flat[0])
+        found.append(_rounding(node.weight, weight, ops.dequantize_array(quantized), used.scale, centre))
     return tuple(found)
+
+
+def weight_quality(graph: Graph, plan: QuantPlan, weights: IntegerWeights) -> tuple[TensorQuality, ...]:
+    """Rounding error of every weight of a plan without calibration."""
+    from requant.onnx.graph import constant
+
+    nodes = {node.name: node for node in graph.all_nodes()}
+    found = {}
+    for node in plan.dynamic:
+        for weight in node.weights:
+            array = constant(nodes[node.name].inputs[weight.index])
+            integers = weights[node.name, weight.index]
+            if array is not None and (weight.name, id(integers)) not in found:
+                reals = integers.dequantize()
+                found[weight.name, id(integers)] = _rounding(
+                    weight.name, array, reals, integers.scale, integers.zero_point
+                )
+    return tuple(found.values())
+
+
+def _rounding(
+    name: str, weight: NDArray[Any], reals: NDArray[Any], scale: NDArray[Any], zero_point: int
+) -> TensorQuality:
+    """What rounding does to a weight; nothing is clipped."""
+    signal = float(np.mean(np.square(weight, dtype=np.float64)))
+    noise = float(np.mean(np.square(weight.astype(np.float64) - reals)))
+    lo, hi, step = float(weight.min()), float(weight.max()), float(np.max(scale))
+    return TensorQuality(name, "weight", lo, hi, step, zero_point, noise, 0.0, 0.0, decibels(signal, noise))
 
 
 def one_sample(batch: Batch, inputs: Sequence[InputSpec]) -> Feeds:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import requant
 from requant.cli import main
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -88,6 +89,46 @@ def test_dry_run_and_inspect_need_no_data_and_write_nothing(folder: Path, capsys
     assert not list(folder.iterdir())
 
 
+def test_dynamic_needs_no_data_and_says_that_nothing_was_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["quantize", MODEL, "--dynamic", "-o", "out.onnx", "--report", "r.json", "--save-recipe", "r.toml"]) == 0
+    )
+    out = capsys.readouterr().out
+    for word in ("not measured: no data", "found at run time", "Weights stored as int8", "checked on zeros"):
+        assert word in out
+    report = json.loads(Path("r.json").read_text())
+    assert report["data"] == "no data"
+    assert report["outputs"] == []
+    assert report["latency"] is None
+    assert report["config"]["dynamic"] is True
+    assert "method" not in report["config"]
+    assert sum(report["stored"].values()) >= 5
+    assert main(["quantize", MODEL, "--recipe", "r.toml", "-o", "again.onnx", "-q"]) == 0
+    assert Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
+
+
+def test_dynamic_with_data_compares_the_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", MODEL, "--dynamic", "--data", CALIB, "--eval", EVAL, "-o", "out.onnx"]) == 0
+    out = capsys.readouterr().out
+    for word in ("top1", "SQNR", "latency", "(32 samples)"):
+        assert word in out
+    assert "not measured" not in out
+
+
+def test_a_dynamic_plan_is_printed_without_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", MODEL, "--dynamic", "--dry-run", "--json"]) == 0
+    dry = json.loads(capsys.readouterr().out)
+    assert main(["inspect", MODEL, "--dynamic", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == dry
+    assert {node["form"] for node in dry["dynamic"]} == {"stored"}
+    assert all(skip["reason"] for skip in dry["skipped"])
+    assert main(["inspect", MODEL, "--dynamic"]) == 0
+    assert "Weights would be stored as int8: Conv" in capsys.readouterr().out
+    assert not list(folder.iterdir())
+
+
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -140,6 +181,16 @@ def _write_bad_inputs() -> None:
         (["quantize", "model.onnx", "--data", "CALIB", "--recipe", "bad.toml"], ["methd", "did you mean 'method'"]),
         (["quantize", "model.onnx", "--table", "table.json"], ["not a calibration table"]),
         (["calibrate", "model.onnx", "--data", "CALIB"], ["--output"]),
+        (
+            ["quantize", "model.onnx", "--dynamic", "--method", "mse"],
+            ["method", "dynamic quantization calibrates nothing"],
+        ),
+        (["quantize", "model.onnx", "--dynamic", "--asymmetric"], ["symmetric", "leave out symmetric or dynamic"]),
+        (["quantize", "model.onnx", "--dynamic", "--activations", "uint8"], ["activations", "leave out"]),
+        (["quantize", "model.onnx", "--dynamic", "--recipe", "npu"], ["activations", "leave out"]),
+        (["quantize", "model.onnx", "--dynamic", "--table", "TABLE"], ["table holds calibrated ranges", "leave out"]),
+        (["calibrate", "model.onnx", "--data", "CALIB", "-o", "t.json", "--dynamic"], ["--dynamic"]),
+        (["quantize", "model.onnx", "--dynamic", "--data", "nan.npz"], ["sample 17", "NaN", "'image'"]),
     ],
 )
 def test_bad_input_is_told_in_six_lines(
@@ -148,7 +199,11 @@ def test_bad_input_is_told_in_six_lines(
     _write_bad_inputs()
     before = sorted(p.name for p in folder.iterdir())
     model = Path("model.onnx").read_bytes()
-    assert main([CALIB if a == "CALIB" else a for a in arguments]) == 2
+    if "TABLE" in arguments:
+        requant.calibrate(MODEL, CALIB, samples=8).save("good.json")
+        before = sorted([*before, "good.json"])
+    names = {"CALIB": CALIB, "TABLE": "good.json"}
+    assert main([names.get(a, a) for a in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error[RQ")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, strategies as st
 
-from requant.config import QuantConfig, choices, recipe_names
+from requant.config import STATIC_ONLY, QuantConfig, choices, recipe_names
 from requant.errors import ConfigError, MissingFileError
 from requant.types import PerTensor, QuantScheme, QuantType
 
@@ -41,6 +41,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"threads": None}, "threads is None, expected int"),
     ({"seed": -1}, "at least 0"),
     ({"version": 2}, "reads version 1"),
+    ({"dynamic": 1}, "dynamic is 1, expected bool"),
+    (
+        {"dynamic": True, "method": "mse"},
+        "method belongs to static quantization, and dynamic quantization calibrates nothing",
+    ),
+    ({"dynamic": True, "rest": "int8"}, "rest belongs to static"),
+    ({"rest": "int4"}, "choose one of int8, float16, keep"),
+    ({"dynamic": True, "symmetric": False}, "symmetric belongs to static"),
+    ({"dynamic": True, "percentile": 99.0}, "percentile belongs to static"),
+    ({"dynamic": True, "activations": "int8"}, "help: leave out activations or dynamic"),
 ]
 
 
@@ -81,6 +91,7 @@ configs = st.builds(
     activations=st.sampled_from(choices("activations")),
     saturation=st.sampled_from(choices("saturation")),
     target=st.sampled_from(choices("target")),
+    rest=st.sampled_from(choices("rest")),
     samples=optional,
     batch_size=optional,
     threads=st.integers(0, 99),
@@ -88,13 +99,35 @@ configs = st.builds(
 )
 
 
-@given(config=configs)
+dynamic_configs = st.builds(
+    QuantConfig,
+    dynamic=st.just(value=True),
+    per_channel=st.booleans(),
+    weights=st.sampled_from(choices("weights")),
+    saturation=st.sampled_from(choices("saturation")),
+    threads=st.integers(0, 99),
+)
+
+
+@given(config=configs | dynamic_configs)
 def test_dicts_and_recipes_give_back_the_config(config: QuantConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert QuantConfig.from_dict(config.to_dict()) == config
     path = tmp_path_factory.getbasetemp() / "recipe.toml"
     path.write_text(config.to_toml(), "utf-8")
     assert QuantConfig.from_recipe(path) == config
     assert QuantConfig.from_recipe(str(path)) == config
+
+
+def test_a_static_recipe_made_dynamic_is_refused_where_it_chooses_ranges() -> None:
+    message = "belongs to static quantization"
+    with pytest.raises(ConfigError, match=message):
+        QuantConfig(method="entropy").with_options(dynamic=True)
+    with pytest.raises(ConfigError, match=message):
+        QuantConfig(dynamic=True).with_options(method="mse")
+    with pytest.raises(ConfigError, match=message):
+        QuantConfig(dynamic=True, symmetric=True)
+    assert QuantConfig().with_options(dynamic=True) == QuantConfig(dynamic=True)
+    assert not STATIC_ONLY & QuantConfig(dynamic=True).to_dict().keys()
 
 
 def test_shipped_recipes_come_by_name() -> None:

@@ -30,7 +30,7 @@ DOORS = {
 LAYERS = (
     ("types", "errors", "version", "files", "parallel", "mincut", "targets", "rules", "config"),
     ("_requant", "arrays", "ops", "boundary", "matmul", "conv", "layers", "data", "observers", "runtime", "onnx"),
-    ("plan", "calibration", "resolve", "report", "verify", "placement"),
+    ("plan", "calibration", "resolve", "dynamic", "report", "verify", "placement"),
     ("api", "editing"),
     ("cli", "__main__"),
 )

@@ -84,7 +84,7 @@ def test_a_measured_plan_is_part_of_the_whole_one_and_runs() -> None:
     whole = requant.quantize(model, data)
     placed = requant.quantize(model, data, optimize="latency")
     kept = {node.name for node in placed.plan.nodes}
-    assert kept
+    assert kept or placed.plan.dynamic  # weights may be all that is integer
     assert kept <= {node.name for node in whole.plan.nodes}
     assert set(placed.plan.tensors) <= set(whole.plan.tensors)
     assert any("--optimize latency tried" in note for note in placed.report.notes)
@@ -102,7 +102,7 @@ def test_a_plan_is_kept_only_if_it_is_faster(monkeypatch: pytest.MonkeyPatch) ->
 
     def build(left_out: Mapping[str, str]) -> placement.Candidate:
         part = build_plan(graph, QuantConfig(), left_out)
-        return placement.Candidate(part, None, graph.to_bytes())  # type: ignore[arg-type]  # not looked at
+        return placement.Candidate(part, None, {}, graph.to_bytes())  # type: ignore[arg-type]  # not looked at
 
     feeds = {"x": np.zeros((1, 4, 8, 8), np.float32)}
     monkeypatch.setattr(placement, "_slower_nodes", lambda *_: {names[0]: "slow"})

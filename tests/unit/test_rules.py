@@ -72,11 +72,12 @@ def test_ranges_are_fixed_clipped_and_chosen_by_another_method() -> None:
     data = samples_of(net())
     options: dict[str, Any] = {"rules": [Rule("x", range=(-2, 3)), Rule("Conv", clip=0.25), Rule("b", method="minmax")]}
     result = requant.quantize(net(), data, **options)
-    tensors = result.plan.tensors
+    tensors, table = result.plan.tensors, result.table
+    assert table is not None
     assert (tensors["x"].fixed, tensors["b"].method) == (requant.Range(-2.0, 3.0), "minmax")
-    ranges = result.table.ranges(result.plan, QuantConfig(**options))
+    ranges = table.ranges(result.plan, QuantConfig(**options))
     assert ranges["a"] == requant.Range(0.0, 0.25)  # behind the clamp of a convolution
-    assert "x" not in result.table  # a fixed range needs no data
+    assert "x" not in table  # a fixed range needs no data
 
 
 def samples_of(model: bytes) -> dict[str, Any]:

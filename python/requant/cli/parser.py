@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _EPILOG = "exit status: 0 done, 1 quality gate missed, 2 wrong input or output, 101 a bug, 130 interrupted"
 #: Options that are fields of ``QuantConfig``; unset ones keep the recipe's or the default value.
 CONFIG_OPTIONS = (
+    "dynamic",
     "method",
     "symmetric",
     "percentile",
@@ -98,7 +99,9 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         return sub
 
     quantize = command(
-        "quantize", "MODEL --data DATA [-o FILE] [options]", "Float model and samples in, verified quantized model out."
+        "quantize",
+        "MODEL (--data DATA | --dynamic) [-o FILE] [options]",
+        "Float model and samples in, verified quantized model out.",
     )
     quantize.add_argument("model", help="the float model, .onnx")
     quantize.add_argument(
@@ -176,6 +179,18 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     )
     if ranges_only:
         return
+    group.add_argument(
+        "--dynamic",
+        action="store_true",
+        default=None,
+        help="quantize activations at run time: needs no data (--data then only serves to compare the models)",
+    )
+    group.add_argument(
+        "--rest",
+        choices=choices("rest"),
+        help="weights that stay float otherwise (LSTM, tables, bodies of If): int8: treated as by --dynamic "
+        "(default); float16: stored so; keep",
+    )
     group.add_argument("--method", choices=choices("method"), help="calibration method (default: mse)")
     _add_pair(
         group,
@@ -195,11 +210,6 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         "--optimize",
         choices=choices("optimize"),
         help="latency: measure here what is faster in integers, the rest stays float; none: all that can be (default)",
-    )
-    group.add_argument(
-        "--rest",
-        choices=choices("rest"),
-        help="constants that stay float are stored as in the model (keep, default), or as float16",
     )
 
 

@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from requant.plan import count_reasons
+from requant.plan import Form, count_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -80,14 +80,18 @@ def report(result: Report, output: Path) -> None:
     for label, text in result.summary():
         headline.add_row(Text(label, style="bold"), text)
     config = result.config
-    method = f"{config['method']}, {'symmetric' if config['symmetric'] else 'asymmetric'} {config['activations']}"
-    headline.add_row(
-        Text("ranges", style="bold"), f"{method}, from {result.calibration_samples} samples ({result.data})"
-    )
+    if config["dynamic"]:
+        ranges = "found at run time, asymmetric uint8"
+    else:
+        method = f"{config['method']}, {'symmetric' if config['symmetric'] else 'asymmetric'} {config['activations']}"
+        ranges = f"{method}, from {result.calibration_samples} samples ({result.data})"
+    headline.add_row(Text("ranges", style="bold"), ranges)
     console.print(Panel(headline, title=Text(f"{result.model} -> {output}"), title_align="left", border_style="green"))
     if result.prepared:
         console.print(_lines_of("Prepared", result.prepared))
     console.print(_counts("Quantized", result.quantized))
+    if result.stored:
+        console.print(_counts("Weights stored as int8", result.stored))
     if result.skipped:
         console.print(_reasons(result.skipped))
     worst = Table(
@@ -136,10 +140,14 @@ def inspection(found: Inspection) -> None:
         return
     if found.prepared:
         console.print(_lines_of("Would be prepared", found.prepared))
-    console.print(_counts("Would be quantized", _count(node.op_type for node in found.plan.nodes)))
-    console.print(
-        f"{len(found.plan.tensors)} activations become integer, {len(found.plan.calibrated)} need calibration data"
-    )
+    console.print(_counts("Would be quantized", _count(found.plan.op_types)))
+    stored = _count(node.op_type for node in found.plan.dynamic if node.form is Form.STORED)
+    if stored:
+        console.print(_counts("Weights would be stored as int8", stored))
+    if found.plan.tensors:
+        console.print(
+            f"{len(found.plan.tensors)} activations become integer, {len(found.plan.calibrated)} need calibration data"
+        )
     if found.plan.skipped:
         console.print(_reasons(found.plan.skipped))
 
@@ -164,6 +172,7 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
         "prepared": list(found.prepared),
         "already_quantized": list(found.quantized_ops),
         "nodes": [asdict(node) for node in found.plan.nodes],
+        "dynamic": [asdict(node) | {"form": node.form.value} for node in found.plan.dynamic],
         "activations": list(found.plan.tensors),
         "calibrated": list(found.plan.calibrated),
         "skipped": [asdict(skip) for skip in found.plan.skipped],

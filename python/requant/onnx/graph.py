@@ -137,7 +137,10 @@ class Graph:
 
     def quantized_ops(self) -> list[str]:
         """The op types present that mean the model is quantized already."""
-        return sorted({node.op_type for node in self.all_nodes()} & _QUANTIZED_OPS)
+        found = {node.op_type for node in self.all_nodes()} & _QUANTIZED_OPS
+        if any(_widens_weights(node) for node in self.all_nodes()):
+            found.add("Cast of int8 weights")
+        return sorted(found)
 
     def to_bytes(self, fetch: Iterable[str] = ()) -> bytes:
         """The model as a file's bytes, with the tensors named in ``fetch`` as its outputs instead of its own.
@@ -207,6 +210,14 @@ def int_attribute(node: ir.Node, name: str, default: int) -> int:
 def rank(value: ir.Value | None) -> int | None:
     """Number of dimensions, or None if unknown."""
     return None if value is None or value.shape is None else len(value.shape)
+
+
+def _widens_weights(node: ir.Node) -> bool:
+    """Whether a node turns stored int8 weights into reals."""
+    if node.op_type != "Cast" or node.attributes["to"].as_int() != ir.DataType.FLOAT:
+        return False
+    array = constant(node.inputs[0])
+    return array is not None and array.dtype == np.int8 and array.ndim > 1
 
 
 def _name(value: ir.Value) -> str:

@@ -10,4 +10,5 @@ TARGET = Target(
     fused=frozenset(t for t, row in OPS.items() if row.kind in (Kind.COMPUTE, Kind.FOLLOW)),
     float_output=frozenset(),
     moves=frozenset(t for t, row in OPS.items() if row.kind is Kind.MOVE),
+    dynamic={"Conv": 0, "Gemm": 0, "MatMul": 0},
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,8 @@ class Target:
         activations: integer types of activations that its kernels take; others run in float between Q and DQ.
         pair_products: whether the target multiplies neighbouring uint8 x int8 pairs with 16-bit saturation on some of
             its machines, so that int8 weights must keep ``255 * (w[2i] + w[2i+1])`` inside int16.
+        dynamic: op types with an integer kernel for activations that are quantized at run time, each with the number
+            of weight values from which it is faster than float.
     """
 
     name: str
@@ -25,3 +31,4 @@ class Target:
     moves: frozenset[str]
     activations: frozenset[str] = frozenset({"uint8", "int8"})
     pair_products: bool = False
+    dynamic: Mapping[str, int] = field(default_factory=dict)

@@ -64,6 +64,26 @@ def test_outstanding_gains_move_and_not_a_bit_changes(op_type: str, bias: bool) 
     assert sum("evened" in name for name in constants(changed)) == 1 + bias + (2 if op_type == "MatMul" else 1)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_normalization_spelled_out_is_found(bias: bool, first: int) -> None:
+    net = Normed(bias=False)
+    net.nodes.clear()
+    x = net.inputs[0].name
+    mean = net.op("ReduceMean", net.op("Mul", x, x), axes=[-1])
+    y = net.op("Div", x, net.op("Sqrt", net.op("Add", mean, net.const(1e-5))))
+    y = net.op("Mul", *(("gain", y) if first else (y, "gain")))
+    if bias:
+        shift = net.const(net.gain * net.rng.standard_normal(WIDE), "bias")
+        y = net.op("Add", *((shift, y) if first else (y, shift)))
+    model = net.model(net.op("MatMul", y, net.weight("w")))
+    count, changed = evened(model)
+    assert count == 1
+    feeds = samples(model)
+    np.testing.assert_array_equal(run(model, feeds, optimize=False), run(changed, feeds, optimize=False))
+    assert np.ptp(np.log2(next(a for name, a in constants(changed).items() if "evened" in name and a.ndim == 1))) < 7
+
+
 def unlike(net: Normed, what: str) -> onnx.ModelProto:
     product = net.op("MatMul", net.x, net.weight("w"))
     outputs = {
@@ -73,6 +93,7 @@ def unlike(net: Normed, what: str) -> onnx.ModelProto:
         "a weight read elsewhere": [product, net.op("Relu", "w")],
         "a weight of rank 3": [net.op("MatMul", net.x, net.normal(1, WIDE, 8))],
         "a computed weight": [net.op("MatMul", net.x, net.op("Relu", "w"))],
+        "a gain of something else": [net.op("MatMul", net.op("Mul", net.x, "gain"), "w")],
         "not the first input": [net.op("MatMul", net.const(np.ones((3, 4))), net.x)],
     }[what]
     used = {name for node in net.nodes for name in node.input} | set(outputs)
@@ -89,6 +110,7 @@ def unlike(net: Normed, what: str) -> onnx.ModelProto:
         "a weight read elsewhere",
         "a weight of rank 3",
         "a computed weight",
+        "a gain of something else",
         "not the first input",
     ],
 )
@@ -104,6 +126,12 @@ def test_degenerate_gains_are_left_alone(values: Any) -> None:
     net = Normed(bias=False)
     net.initializers[0].CopyFrom(numpy_helper.from_array(np.full(WIDE, values, np.float32), "gain"))
     assert evened(net.model(net.op("MatMul", net.x, net.normal(WIDE, 8))))[0] == 0
+
+
+def test_weights_that_would_leave_float32_are_left_alone() -> None:
+    net = Normed(bias=False)
+    w = np.full((WIDE, 8), 3e38, np.float32)
+    assert evened(net.model(net.op("MatMul", net.x, net.const(w))))[0] == 0
 
 
 def test_dead_channels_stay_as_they_are() -> None:

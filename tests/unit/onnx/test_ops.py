@@ -52,8 +52,8 @@ def test_ops_exist_with_the_inputs_of_their_row(row: OpSpec) -> None:
 def test_rows_are_consistent(row: OpSpec) -> None:
     roles = list(row.inputs.values())
     assert row.inputs[0] is Role.ACTIVATION
-    assert (Role.WEIGHT in roles) == (row.kind is Kind.COMPUTE) == (row.weight_axis is not None)
-    assert roles.count(Role.WEIGHT) <= 1
+    assert (Role.WEIGHT in roles) == (row.kind in (Kind.COMPUTE, Kind.RECURRENT)) == (row.weight_axis is not None)
+    assert roles.count(Role.WEIGHT) <= (2 if row.kind is Kind.RECURRENT else 1)
     assert (row.tie is Tie.SAME_AS_INPUT) == (row.kind is Kind.MOVE)
     assert not (row.tie is Tie.SAME_AS_INPUT and row.fixed_range), "a range cannot be tied and fixed"
     if row.fixed_range:
@@ -71,6 +71,7 @@ def test_targets_name_only_ops_that_have_a_row(name: str) -> None:
     assert not target.fused & target.moves
     assert {OPS[op_type].kind for op_type in target.fused} <= {Kind.COMPUTE, Kind.FOLLOW}
     assert {OPS[op_type].kind for op_type in target.moves} == {Kind.MOVE}
+    assert {OPS[op_type].kind for op_type in target.dynamic} <= {Kind.COMPUTE, Kind.RECURRENT}
 
 
 def test_an_unknown_target_is_refused_with_a_suggestion() -> None:

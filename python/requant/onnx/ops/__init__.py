@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from requant.onnx.ops import compute, elementwise, movement, pooling
+from requant.onnx.ops import compute, elementwise, movement, pooling, recurrent
 from requant.onnx.ops.spec import Kind, OpSpec, Role, Tie, WeightAxis
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-ROWS: tuple[OpSpec, ...] = (*compute.ROWS, *elementwise.ROWS, *pooling.ROWS, *movement.ROWS)
+ROWS: tuple[OpSpec, ...] = (
+    *compute.ROWS,
+    *recurrent.ROWS,
+    *elementwise.ROWS,
+    *pooling.ROWS,
+    *movement.ROWS,
+)
 OPS: dict[str, OpSpec] = {op_type: row for row in ROWS for op_type in row.op_types}
 
 

@@ -14,7 +14,6 @@ ROWS = (
             "Unsqueeze",
             "Slice",
             "Split",
-            "Gather",
             "Expand",
             "Tile",
             "DepthToSpace",
@@ -24,4 +23,5 @@ ROWS = (
         Kind.MOVE,
         tie=Tie.SAME_AS_INPUT,
     ),
+    OpSpec(("Gather",), Kind.MOVE, tie=Tie.SAME_AS_INPUT, lookup=True),
 )

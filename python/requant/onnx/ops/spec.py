@@ -32,9 +32,10 @@ class Tie(Enum):
 
 
 class Kind(Enum):
-    """Why one quantizes it: it computes, it follows quantized neighbours, it only moves values, or it clamps them."""
+    """Why one quantizes it: it computes, once or in steps, follows its neighbours, moves values, or clamps them."""
 
     COMPUTE = "compute"
+    RECURRENT = "recurrent"
     FOLLOW = "follow"
     MOVE = "move"
     CLAMP = "clamp"
@@ -42,7 +43,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class WeightAxis:
-    """The weight's output-channel axis (negative: from the end), or ``transposed`` where attribute ``flag`` is 1."""
+    """The weight's output-channel axis (negative: from the end), or ``transposed`` where attribute ``flag`` is 1.
+
+    Axes before it stand for a stack of weights, where the op has such.
+    """
 
     axis: int
     flag: str | None = None
@@ -51,12 +55,13 @@ class WeightAxis:
 
 @dataclass(frozen=True, slots=True)
 class OpSpec:
-    """One row: ops of equal behaviour."""
+    """One row: ops of equal behaviour; ``lookup`` marks those that pick rows from their first input."""
 
     op_types: tuple[str, ...]
     kind: Kind
     inputs: Mapping[int, Role] = field(default_factory=lambda: {0: Role.ACTIVATION})
     variadic: bool = False
+    lookup: bool = False
     weight_axis: WeightAxis | None = None
     tie: Tie = Tie.NONE
     fixed_range: Range | None = None

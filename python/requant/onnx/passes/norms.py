@@ -27,10 +27,39 @@ _OUTSTANDING = 8.0  # times the median channel
 
 def even_out_norms(model: ir.Model) -> int:
     """Move outstanding gains of normalizations into the products behind them; returns how many were moved."""
-    return sum(_even_out(node) for node in model.graph if node.domain == "" and node.op_type in _NORMS)
+    return sum(_even_out(node, gains) for node in model.graph if (gains := _gains(node)))
 
 
-def _even_out(norm: ir.Node) -> bool:
+def _gains(node: ir.Node) -> list[tuple[ir.Node, int]]:
+    """Where the gain and bias stand of a normalization that ends with ``node``; nothing where none does.
+
+    As an op of its own, or spelled ``x / Sqrt(...) * gain (+ bias)``.
+    """
+    if node.domain != "":
+        return []
+    if node.op_type in _NORMS:
+        return [(node, index) for index, value in enumerate(node.inputs) if index and value is not None]
+    if node.op_type not in ("Mul", "Add"):
+        return []
+    for index in (0, 1):
+        before = node.inputs[1 - index]
+        producer = None if before is None or constant(node.inputs[index]) is None else before.producer()
+        if producer is None or producer.domain != "":
+            continue
+        if node.op_type == "Mul" and producer.op_type == "Div" and _is_root(producer.inputs[1]):
+            return [(node, index)]
+        if node.op_type == "Add" and producer.op_type == "Mul" and len(producer.outputs[0].uses()) == 1:
+            gain = [] if producer.outputs[0].is_graph_output() else _gains(producer)
+            return [*gain, (node, index)] if gain else []
+    return []
+
+
+def _is_root(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.domain == "" and producer.op_type == "Sqrt"
+
+
+def _even_out(norm: ir.Node, places: list[tuple[ir.Node, int]]) -> bool:
     readers = [use for use in norm.outputs[0].uses() if use.node.op_type != "Shape"]
     products = [use.node for use in readers]
     weights = [w for w in map(_weight, products) if w is not None]
@@ -40,15 +69,14 @@ def _even_out(norm: ir.Node) -> bool:
     if norm.outputs[0].is_graph_output() or elsewhere:
         return False
     rows = np.max([np.abs(w).max(axis=1) for w in weights], axis=0)
-    gains = {index: constant(value) for index, value in enumerate(norm.inputs) if index and value is not None}
-    if any(gain is None or gain.shape != rows.shape or gain.dtype != np.float32 for gain in gains.values()):
+    gains = [gain for node, index in places if (gain := constant(node.inputs[index])) is not None]
+    if len(gains) < len(places) or any(g.shape != rows.shape or g.dtype != np.float32 for g in gains):
         return False
-    arrays = {index: gain for index, gain in gains.items() if gain is not None}
-    step = _steps(np.sqrt(sum(np.square(gain.astype(np.float64)) for gain in arrays.values())), rows)
-    if step is None:
+    step = _steps(np.sqrt(sum(np.square(gain.astype(np.float64)) for gain in gains)), rows)
+    if step is None or np.max(rows * step) > np.finfo(np.float32).max:
         return False
-    for index, gain in arrays.items():
-        set_constant(norm, index, (gain / step).astype(np.float32), "evened")
+    for (node, index), gain in zip(places, gains, strict=True):
+        set_constant(node, index, (gain / step).astype(np.float32), "evened")
     evened: dict[ir.Value | None, ir.Value | None] = {}
     for node, weight in zip(products, weights, strict=True):
         shared = node.inputs[1]
