@@ -6,15 +6,14 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
-from types import MappingProxyType
+from itertools import islice, tee
 from typing import TYPE_CHECKING, Any
 
 from requant.calibration import CalibrationTable, calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
-from requant.dynamic import plan_dynamic, plan_rest, resolve_dynamic
+from requant.dynamic import plan_whole, resolve_dynamic
 from requant.errors import ConfigError, DataError, ModelError
 from requant.files import check_outputs, write_atomically
 from requant.onnx.dynamic import insert_dynamic
@@ -29,6 +28,7 @@ from requant.report import Report
 from requant.resolve import resolve
 from requant.runtime import saturates
 from requant.targets import get_target
+from requant.transforms import Transformed, repeat, transform
 from requant.verify import (
     check_model,
     compare_outputs,
@@ -142,14 +142,18 @@ def quantize(
         labelled = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
-        plan = _planned(prepared, config)
+        plan = plan_whole(prepared, config)
         _refuse_empty(plan, graph.origin)
     with watch("calibrate"):
         if table is None and plan.calibrated:
             assert dataset is not None  # refused above
-            table = calibrate_graph(prepared, plan, dataset, config, progress)
-        if table is not None:
+            transformed, table = _observe(prepared, plan, dataset, config, progress)
+        elif table is not None:
             table.check(graph)
+            transformed = repeat(prepared, plan, config, table.factors)
+        else:
+            transformed = Transformed(prepared, plan)
+        prepared, plan = transformed.graph, transformed.plan
     batches, note = _verification_batches(dataset, config)
     feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
     ranges = {} if table is None else table.ranges(plan, config)
@@ -177,7 +181,7 @@ def quantize(
         config=config.to_dict(),
         float_bytes=graph.size,
         quantized_bytes=len(chosen.model),
-        prepared=describe(changes),
+        prepared=(*describe(changes), *transformed.done),
         quantized=dict(Counter(plan.op_types)),
         stored=dict(Counter(node.op_type for node in plan.dynamic if node.form is Form.STORED)),
         skipped=plan.skipped,
@@ -188,7 +192,7 @@ def quantize(
         tensors=tensors,
         latency=latency,
         accuracy=accuracy,
-        notes=(*_notes(config, graph, dataset, chosen.resolved.widened), *chosen.notes, *note),
+        notes=(*transformed.notes, *_notes(config, graph, dataset, chosen.resolved.widened), *chosen.notes, *note),
         seconds=dict(watch.seconds),
     )
     return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
@@ -211,7 +215,7 @@ def calibrate(
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
     dataset = open_data(data, graph.inputs, _data_options(config, data_options), hold_back=True)
-    return calibrate_graph(prepared, plan, dataset, config, progress)
+    return _observe(prepared, plan, dataset, config, progress)[1]
 
 
 def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None, **overrides: Any) -> Inspection:
@@ -230,7 +234,7 @@ def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None,
         op_types=dict(Counter(node.op_type for node in graph.all_nodes()).most_common()),
         weight_bytes=sum(v.const_value.nbytes for v in initializers if v.const_value is not None),
         prepared=describe(changes),
-        plan=_planned(prepared, config),
+        plan=plan_whole(prepared, config),
         quantized_ops=tuple(graph.quantized_ops()),
     )
 
@@ -263,14 +267,6 @@ def _refuse_quantized(present: Sequence[str], origin: str) -> None:
 def _refuse_empty(plan: QuantPlan, origin: str) -> None:
     if not plan.nodes and not plan.dynamic:
         raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
-
-
-def _planned(prepared: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
-    """The plan that ``config`` asks for; the nodes ``left_out`` multiply in float, for the reasons given there."""
-    if config.dynamic:
-        return plan_dynamic(prepared, config)
-    plan = build_plan(prepared, config, left_out)
-    return plan_rest(prepared, config, plan, left_out) if config.rest == "int8" else plan
 
 
 def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | None) -> None:
@@ -315,6 +311,18 @@ def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptio
     )
 
 
+def _observe(
+    graph: Graph, plan: QuantPlan, dataset: Dataset, config: QuantConfig, progress: Progress | None
+) -> tuple[Transformed, CalibrationTable]:
+    """The prepared ``graph`` as its data wants it, and the statistics of that."""
+    # One pass, since some data can be read only once: what the transforms read of it comes again.
+    ahead, batches = tee(dataset.batches())
+    transformed = transform(graph, plan, config, ahead)
+    del ahead  # otherwise all batches would be kept for it
+    table = calibrate_graph(transformed.graph, transformed.plan, dataset, config, progress, batches=batches)
+    return transformed, table.with_factors(transformed.factors)
+
+
 def _verification_batches(dataset: Dataset | None, config: QuantConfig) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
     """Samples to compare the two models on, and what must be said of them."""
     if dataset is not None and config.dynamic:  # has seen no sample yet
@@ -347,7 +355,7 @@ def _builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, r
     known = {tensor.name: tensor.fixed or ranges[tensor.source or tensor.name] for tensor in plan.tensors.values()}
 
     def build(left_out: Mapping[str, str]) -> Candidate:
-        part = _planned(graph, config, left_out) if left_out else plan
+        part = plan_whole(graph, config, left_out) if left_out else plan
         resolved = resolve(graph, part, known, config)
         weights = resolve_dynamic(graph, part, config)
         model, stored = insert_dynamic(insert_qdq(graph, part, resolved), part, weights), Stored()

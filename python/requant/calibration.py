@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +28,14 @@ from requant.runtime import open_runner
 from requant.types import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from requant.config import QuantConfig
     from requant.data import Batch, Dataset
     from requant.onnx.graph import Graph
+    from requant.onnx.rescale import Factors
     from requant.plan import QuantPlan, TensorPlan
     from requant.types import QuantScheme
 
@@ -44,16 +48,24 @@ logger = logging.getLogger(__name__)
 WORKERS = 4
 
 FORMAT = "requant-calibration"
-VERSION = 1
+VERSION = 2
 
 
 class CalibrationTable(Mapping[str, ops.TensorStatistics]):
-    """Statistics by tensor name, for the model whose digest it carries."""
+    """Statistics by tensor name, for the model whose digest it carries, rescaled by ``factors``."""
 
-    def __init__(self, statistics: Mapping[str, ops.TensorStatistics], *, digest: str, samples: int) -> None:
+    def __init__(
+        self,
+        statistics: Mapping[str, ops.TensorStatistics],
+        *,
+        digest: str,
+        samples: int,
+        factors: Factors = MappingProxyType({}),
+    ) -> None:
         self._statistics = dict(statistics)
         self.digest = digest
         self.samples = samples
+        self.factors = dict(factors)
 
     def __getitem__(self, name: str) -> ops.TensorStatistics:
         return self._statistics[name]
@@ -63,6 +75,10 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
 
     def __len__(self) -> int:
         return len(self._statistics)
+
+    def with_factors(self, factors: Factors) -> CalibrationTable:
+        """The same statistics, said to be of a model that was rescaled by ``factors``."""
+        return CalibrationTable(self._statistics, digest=self.digest, samples=self.samples, factors=factors)
 
     def range(self, name: str, method: str, scheme: QuantScheme, percentile: float) -> Range:
         """The range that ``method`` chooses for tensor ``name``.
@@ -129,6 +145,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             "version": VERSION,
             "model_digest": self.digest,
             "samples": self.samples,
+            "factors": {name: [float(factor) for factor in each] for name, each in self.factors.items()},
             "tensors": tensors,
         }
         write_atomically(path, (json.dumps(table, indent=1, allow_nan=False) + "\n").encode())
@@ -148,7 +165,8 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 name: ops.TensorStatistics.from_bytes(base64.b64decode(entry["statistics"], validate=True))
                 for name, entry in table["tensors"].items()
             }
-            return cls(statistics, digest=str(table["model_digest"]), samples=int(table["samples"]))
+            factors = {name: _factors(each) for name, each in table["factors"].items()}
+            return cls(statistics, digest=str(table["model_digest"]), samples=int(table["samples"]), factors=factors)
         except FileNotFoundError:
             raise MissingFileError(f"calibration table {path} does not exist") from None
         except OSError as problem:
@@ -161,9 +179,17 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
 
 
 def calibrate_graph(
-    graph: Graph, plan: QuantPlan, dataset: Dataset, config: QuantConfig, progress: Progress | None = None
+    graph: Graph,
+    plan: QuantPlan,
+    dataset: Dataset,
+    config: QuantConfig,
+    progress: Progress | None = None,
+    *,
+    batches: Iterable[Batch] | None = None,
 ) -> CalibrationTable:
     """Statistics of every tensor that ``plan`` calibrates, over all batches of ``dataset``.
+
+    ``batches`` are those of ``dataset``, where they are being read already.
 
     Raises:
         DataError: the data set is empty.
@@ -200,7 +226,7 @@ def calibrate_graph(
     logger.info("calibrating %d tensors on %s", len(names), dataset.description)
     samples = 0
     stop = runner.stop if runner is not None else lambda: None
-    with closing(in_order(observe, dataset.batches(), workers, stop=stop)) as counts:
+    with closing(in_order(observe, dataset.batches() if batches is None else batches, workers, stop=stop)) as counts:
         for count in counts:
             samples += count
             if progress is not None:
@@ -214,6 +240,13 @@ def calibrate_graph(
         for seen, other in zip(statistics, others, strict=True):
             seen.merge(other)
     return CalibrationTable(dict(zip(names, statistics, strict=True)), digest=graph.digest, samples=samples)
+
+
+def _factors(values: Any) -> NDArray[np.float32]:
+    factors = np.array(values, np.float32)
+    if factors.ndim != 1 or not np.all((factors > 0) & np.isfinite(factors)):
+        raise ValueError("a factor is not positive")
+    return factors
 
 
 def _expect_format(table: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from requant import ops
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
-from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan, excluded, is_float, may_touch_float
+from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan, build_plan, excluded, is_float, may_touch_float
 from requant.resolve import finite, largest_pair, saturating_pairs
 from requant.targets import Target, get_target
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
@@ -62,6 +63,17 @@ class IntegerWeight:
         """The reals that it stands for."""
         reals: NDArray[np.float32] = (self.data.astype(np.float32) - np.float32(self.zero_point)) * self.scale
         return reals
+
+
+def plan_whole(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
+    """The plan that ``config`` asks for; pure, the graph is not changed.
+
+    The nodes ``left_out`` multiply in float, for the reasons given there.
+    """
+    if config.dynamic:
+        return plan_dynamic(graph, config)
+    plan = build_plan(graph, config, left_out)
+    return plan_rest(graph, config, plan, left_out) if config.rest == "int8" else plan
 
 
 def plan_dynamic(graph: Graph, config: QuantConfig) -> QuantPlan:

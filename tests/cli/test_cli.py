@@ -229,7 +229,7 @@ def test_a_bug_has_its_own_status_and_a_traceback_on_demand(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(requant.api, "build_plan", broken)
+    monkeypatch.setattr(requant.api, "plan_whole", broken)
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "q.onnx"]) == 101
     assert "Traceback" not in capsys.readouterr().err
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "q.onnx", "--debug"]) == 101

@@ -201,6 +201,15 @@ def test_a_table_is_read_back_whole(table: CalibrationTable, tmp_path: Path) -> 
         ]
 
 
+def test_factors_are_read_back(table: CalibrationTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table.with_factors({"x": np.array([0.25, 8.0], np.float32)}).save(path)
+    loaded = CalibrationTable.load(path)
+    assert {name: list(each) for name, each in loaded.factors.items()} == {"x": [0.25, 8.0]}
+    assert bits(loaded) == bits(table)
+    assert table.factors == {}
+
+
 def test_ranges_are_written_beside_for_reading(table: CalibrationTable, tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     scheme = QuantScheme(QuantType.UINT8)
@@ -253,7 +262,8 @@ def flipped(document: dict[str, Any]) -> object:
 
 DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "format": change("format", "other"),
-    "version": change("version", 2),
+    "version": change("version", 1),
+    "factors": change("factors", {"x": [1.0, -2.0]}),
     "no tensors": change("tensors", None),
     "a list": lambda document: [document],
     "text": lambda document: "table",
@@ -273,7 +283,7 @@ def test_a_damaged_table_is_refused(case: str, table: CalibrationTable, tmp_path
     path = tmp_path / "table.json"
     table.save(path)
     path.write_text(json.dumps(DAMAGE[case](json.loads(path.read_text()))))
-    with pytest.raises(CalibrationError, match="is not a calibration table of version 1, or it is damaged"):
+    with pytest.raises(CalibrationError, match="is not a calibration table of version 2, or it is damaged"):
         CalibrationTable.load(path)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, strategies as st
 
-from requant.config import STATIC_ONLY, QuantConfig, choices, recipe_names
+from requant.config import SMOOTH, STATIC_ONLY, QuantConfig, choices, recipe_names
 from requant.errors import ConfigError, MissingFileError
 from requant.types import PerTensor, QuantScheme, QuantType
 
@@ -33,6 +33,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"percentile": math.nan}, "above 0 and at most 100"),
     ({"percentile": True}, "percentile is True, expected float"),
     ({"percentile": "99"}, "percentile is '99', expected float"),
+    ({"smooth": "atuo"}, r"smooth is 'atuo'; did you mean 'auto'\?"),
+    ({"smooth": 1.5}, "smooth is 1.5, expected an alpha from 0 to 1"),
+    ({"smooth": math.nan}, "expected an alpha from 0 to 1"),
+    ({"smooth": True}, "smooth is True, expected str"),
+    ({"equalize": 1}, "equalize is 1, expected bool"),
     ({"samples": 0}, "samples is 0, expected at least 1"),
     ({"samples": 1.5}, "samples is 1.5, expected int or unset"),
     ({"samples": True}, "samples is True"),
@@ -89,6 +94,8 @@ configs = st.builds(
     per_channel=st.booleans(),
     weights=st.sampled_from(choices("weights")),
     activations=st.sampled_from(choices("activations")),
+    equalize=st.booleans(),
+    smooth=st.sampled_from(SMOOTH) | st.floats(0, 1),
     saturation=st.sampled_from(choices("saturation")),
     target=st.sampled_from(choices("target")),
     rest=st.sampled_from(choices("rest")),

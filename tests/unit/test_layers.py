@@ -31,6 +31,7 @@ LAYERS = (
     ("types", "errors", "version", "files", "parallel", "mincut", "targets", "rules", "config"),
     ("_requant", "arrays", "ops", "boundary", "matmul", "conv", "layers", "data", "observers", "runtime", "onnx"),
     ("plan", "calibration", "resolve", "dynamic", "report", "verify", "placement"),
+    ("transforms",),
     ("api", "editing"),
     ("cli", "__main__"),
 )

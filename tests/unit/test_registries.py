@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import requant
-from requant import cli, config, errors, ops, targets, types
+from requant import cli, config, errors, ops, targets, transforms, types
 from requant.onnx import ops as onnx_ops, passes
 from requant.types import QuantType
 
@@ -54,6 +54,11 @@ def test_every_pass_file_is_used() -> None:
     used = {step.__module__.rpartition(".")[2] for _, step in passes.PASSES}
     assert used == modules("requant.onnx.passes")
     assert all(what for what, _ in passes.PASSES)
+
+
+def test_every_transform_file_is_used() -> None:
+    used = {transform.__module__.rpartition(".")[2] for transform in transforms.TRANSFORMS}
+    assert used == modules("requant.transforms", but=("change",))
 
 
 def test_recipes_are_read_and_name_real_options() -> None:

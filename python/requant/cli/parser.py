@@ -26,6 +26,8 @@ CONFIG_OPTIONS = (
     "activations",
     "saturation",
     "rest",
+    "equalize",
+    "smooth",
     "target",
     "optimize",
     "include",
@@ -173,6 +175,13 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     group.add_argument("--percentile", type=float, metavar="P", help="percent of values kept inside (default: 99.99)")
     group.add_argument("--activations", choices=choices("activations"), help="integer type (default: uint8)")
     group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
+    group.add_argument(
+        "--smooth",
+        type=_smooth,
+        metavar="ALPHA",
+        help="move outliers of activations into weights: auto (default: where it clearly helps), none, or an alpha",
+    )
+    _add_pair(group, "equalize", "no-equalize", "equalize the weights of neighbouring layers", "do not (default)")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads; 0 uses all cores (default)")
     _add_selection(
         parser.add_argument_group("single nodes and tensors", "NAME: a name, an op type or a regular expression")
@@ -222,6 +231,14 @@ def _add_selection(group: Any) -> None:
     ):
         kind = functools.partial(_rule, option)
         group.add_argument(f"--{option}", dest="rules", action="append", type=kind, metavar=metavar, help=text)
+
+
+def _smooth(text: str) -> str | float:
+    """``--smooth``: a number or a word; which words, the config says."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _rule(option: str, text: str) -> dict[str, Any]:

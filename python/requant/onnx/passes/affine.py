@@ -46,7 +46,7 @@ def _fold_next(graph: ir.Graph, linear: ir.Node) -> bool:
     follower = uses[0].node
     if follower.graph is not graph or not _plain(linear):
         return False
-    channels = _channels(linear, weight)
+    channels = channels_of(linear, weight)
     affine = _affine(follower, out, channels, weight.ndim)
     if affine is None:
         return False
@@ -56,7 +56,7 @@ def _fold_next(graph: ir.Graph, linear: ir.Node) -> bool:
         return False  # unknown, or a Gemm bias that differs between rows
     with np.errstate(over="ignore", invalid="ignore"):
         new_bias = (old.reshape(-1) * scale + shift).astype(np.float32)
-        new_weight = (weight * _along_channels(linear, weight, scale)).astype(np.float32)
+        new_weight = (weight * along_channels(linear, weight, scale)).astype(np.float32)
     if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
         return False  # the products leave float32
     if linear.op_type == "MatMul":
@@ -87,12 +87,13 @@ def _channel_axis(linear: ir.Node) -> int:
     return row.transposed if row.flag and int_attribute(linear, row.flag, 0) else row.axis
 
 
-def _channels(linear: ir.Node, weight: Array) -> int:
+def channels_of(linear: ir.Node, weight: Array) -> int:
+    """Number of output channels of a linear op."""
     groups = int_attribute(linear, "group", 1) if linear.op_type == "ConvTranspose" else 1
     return int(weight.shape[_channel_axis(linear)]) * int(groups or 1)
 
 
-def _along_channels(linear: ir.Node, weight: Array, scale: Array) -> Array:
+def along_channels(linear: ir.Node, weight: Array, scale: Array) -> Array:
     """``scale`` in a shape that multiplies ``weight`` channel by channel."""
     groups = int_attribute(linear, "group", 1)
     if linear.op_type == "ConvTranspose" and groups > 1:  # weight is [in, out / groups, ...]: rows belong to a group

@@ -1,0 +1,259 @@
+"""Where the magnitude of channels can move along the graph without changing its function.
+
+A *source* has constants that scale each channel of what it gives: a linear op, the gain and shift of a normalization,
+or a product with a vector. When everything that reads its output scales with it, channel by channel, up to linear ops
+(the *sinks*), the source's constants may be divided by any positive factor to a channel and the sinks' weights
+multiplied by it. Ops that scale with their input: ReLU (``relu(x / s) = relu(x) / s``), pooling, a product with
+something else (the gate of SwiGLU); constants added on the way are divided, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from requant.onnx.graph import constant, int_attribute, rank
+from requant.onnx.passes.affine import channels_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx_ir as ir
+
+    from requant.onnx.graph import Graph
+
+#: Normalizations over the last axis, and the inputs that hold their gain and shift.
+NORMS = {
+    ("", "LayerNormalization"): (1, 2),
+    ("", "RMSNormalization"): (1,),
+    ("", "SimplifiedLayerNormalization"): (1,),
+    ("com.microsoft", "SkipLayerNormalization"): (2, 3),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): (2,),
+}
+_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_SAME = frozenset({"Dropout", "Identity", "LeakyRelu", "Relu"})
+_POOLING = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A linear op, the tensor it reads, and how many neighbouring inputs make one channel (behind Flatten)."""
+
+    node: str
+    op_type: str
+    reads: str
+    span: int
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """A constant with the channels on ``axis``, counted from the end, ``span`` neighbours to a channel."""
+
+    node: str
+    index: int
+    axis: int
+    span: int
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A source, named after the tensor it gives, and what has to change with it.
+
+    ``weight`` says whether the source is linear, with a weight as input 1; ``divided`` holds the other constants;
+    ``path`` names every tensor that is divided.
+    """
+
+    tensor: str
+    source: str
+    op_type: str
+    channels: int
+    weight: bool
+    divided: tuple[Divided, ...]
+    sinks: tuple[Sink, ...]
+    path: frozenset[str]
+
+
+def find_sites(graph: Graph) -> tuple[tuple[Site, ...], dict[str, str]]:
+    """The sites of ``graph`` in its order, no sink in two of them, and why each other linear op is the sink of none."""
+    sites: list[Site] = []
+    taken: set[str] = set()
+    blocked: dict[ir.Value, str] = {}
+    for node in reversed(graph.nodes):  # a sink belongs to the source that is nearest
+        found = _Walk.from_source(node)
+        if found is None:
+            continue
+        names = {sink.node for sink in found.sinks}
+        if found.blocked:
+            blocked |= dict.fromkeys(found.values, found.blocked)
+        elif names and not names & taken:
+            sites.append(found.site())
+            taken |= names
+    reasons = {
+        node.name or "": _reason(node.inputs[0], blocked)
+        for node in graph.nodes
+        if node.domain == "" and node.op_type in _LINEAR and node.name not in taken and _weight(node) is not None
+    }
+    return tuple(reversed(sites)), reasons
+
+
+def _reason(value: ir.Value | None, blocked: Mapping[ir.Value, str]) -> str:
+    """Why nothing can divide ``value``."""
+    if value is not None and value in blocked:
+        return blocked[value]
+    producer = None if value is None else value.producer()
+    return "it reads an input of the model" if producer is None else f"{producer.op_type} before it takes no factors"
+
+
+@dataclass(slots=True)
+class _Walk:
+    """From a source forwards to its sinks; ``blocked`` says what stands in the way, if anything does."""
+
+    source: ir.Node
+    channels: int
+    divided: list[Divided]
+    sinks: list[Sink] = field(default_factory=list)
+    values: dict[ir.Value, None] = field(default_factory=dict)
+    products: list[ir.Node] = field(default_factory=list)
+    blocked: str = ""
+
+    @classmethod
+    def from_source(cls, node: ir.Node) -> _Walk | None:
+        """The walk from ``node``; None where it is no source."""
+        name = node.name or ""
+        axis = -1
+        if (node.domain, node.op_type) in NORMS:
+            indices = [
+                i for i in NORMS[node.domain, node.op_type] if i < len(node.inputs) and node.inputs[i] is not None
+            ]
+            arrays = [constant(node.inputs[i]) for i in indices]
+            dims = rank(node.inputs[0])
+            last = int_attribute(node, "axis", -1) in (-1, None if dims is None else dims - 1)
+            if not arrays or not last or any(not _is_vector(a) for a in arrays):
+                return None
+            walk = cls(node, len(arrays[0]), [Divided(name, i, -1, 1) for i in indices])  # type: ignore[arg-type]
+        elif node.domain == "" and node.op_type in _LINEAR:
+            weight = _weight(node)
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            if weight is None or (bias is not None and not _is_float(constant(bias))):
+                return None
+            axis = 1 - weight.ndim if node.op_type.startswith("Conv") else -1
+            beside = [] if bias is None else [Divided(name, 2, -1, 1)]
+            walk = cls(node, channels_of(node, weight), beside)
+        elif node.domain == "" and node.op_type == "Mul":
+            gains = [(i, constant(v)) for i, v in enumerate(node.inputs)]
+            vectors = [(i, a) for i, a in gains if a is not None and _is_float(a) and 1 < a.size == a.shape[-1]]
+            if len(vectors) != 1:
+                return None
+            index, gain = vectors[0]
+            walk = cls(node, gain.size, [Divided(name, index, -1, 1)])
+        else:
+            return None
+        walk._follow(node.outputs[0], axis, 1)
+        if any(sum(v in walk.values for v in product.inputs) > 1 for product in walk.products):
+            walk.blocked = walk.blocked or "it is multiplied with itself"
+        return walk
+
+    def site(self) -> Site:
+        node = self.source
+        return Site(
+            tensor=node.outputs[0].name or "",
+            source=node.name or "",
+            op_type=node.op_type,
+            channels=self.channels,
+            weight=node.op_type in _LINEAR,
+            divided=tuple(self.divided),
+            sinks=tuple(self.sinks),
+            path=frozenset(value.name or "" for value in self.values),
+        )
+
+    def _follow(self, value: ir.Value, axis: int, span: int) -> None:
+        if value in self.values:
+            return
+        self.values[value] = None
+        if value.is_graph_output():
+            self.blocked = self.blocked or "an output of the model depends on it"
+        for node, index in value.uses():
+            if not self._enter(node, index, axis, span):
+                self.blocked = self.blocked or f"{node.op_type} does not scale with its input"
+
+    def _enter(self, node: ir.Node, index: int, axis: int, span: int) -> bool:
+        """Go on behind ``node``; False where it does not scale with its input ``index``."""
+        if node.domain != "" or node.graph is not self.source.graph:
+            return False
+        value, op_type = node.inputs[index], node.op_type
+        dims = rank(value)
+        if op_type in _LINEAR:
+            return index == 0 and self._end(node, axis, span)
+        if op_type in _SAME or (op_type in _POOLING and dims is not None and axis == 1 - dims):
+            self._follow(node.outputs[0], axis, span)
+            return True
+        if op_type in ("Mul", "Div"):
+            other = node.inputs[1 - index]
+            if op_type == "Div" and index != 0:
+                return False
+            if constant(other) is None:
+                self.products.append(node)
+            self._follow(node.outputs[0], axis, span)
+            return True
+        if op_type in ("Add", "Sub") and _is_float(constant(node.inputs[1 - index])):
+            self.divided.append(Divided(node.name or "", 1 - index, axis, span))
+            self._follow(node.outputs[0], axis, span)
+            return True
+        inner = _flattened(node) if value is not None and axis != -1 else None
+        if inner is not None and dims is not None and axis == 1 - dims:
+            self._follow(node.outputs[0], -1, span * inner)
+            return True
+        return False
+
+    def _end(self, node: ir.Node, axis: int, span: int) -> bool:
+        weight, value = _weight(node), node.inputs[0]
+        if weight is None or value is None:
+            return False
+        if node.op_type.startswith("Conv"):
+            grouped = node.op_type == "Conv"
+            inputs = weight.shape[1] * int_attribute(node, "group", 1) if grouped else weight.shape[0]
+            fits = axis == 1 - weight.ndim and inputs == self.channels
+        else:
+            inputs = weight.shape[1 if int_attribute(node, "transB", 0) else 0]
+            fits = axis == -1 and inputs == self.channels * span and not int_attribute(node, "transA", 0)
+        if fits:
+            self.sinks.append(Sink(node.name or "", node.op_type, value.name or "", span))
+        return fits
+
+
+def _flattened(node: ir.Node) -> int | None:
+    """How many neighbours each channel becomes in a Flatten, or a Reshape that does the same; None in other ops."""
+    shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+    if shape is None:
+        return None
+    dims = [d for d in shape[1:] if isinstance(d, int)]
+    if len(dims) != len(shape) - 1:
+        return None
+    if node.op_type == "Reshape":
+        target = constant(node.inputs[1])
+        rows = (0, shape[0]) if isinstance(shape[0], int) else (0,)
+        flat = target is not None and (
+            target.tolist()[1:] == [prod(dims)] or target.tolist() in [[n, -1] for n in rows]
+        )
+    else:
+        flat = node.op_type == "Flatten" and int_attribute(node, "axis", 1) == 1
+    return prod(dims[1:]) if flat else None
+
+
+def _weight(node: ir.Node) -> np.ndarray | None:
+    """The constant weight of a linear op; None where it has none, or a stack of matrices."""
+    weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if weight is None or weight.dtype != np.float32 or not weight.size:
+        return None
+    return weight if node.op_type.startswith("Conv") or weight.ndim == 2 else None
+
+
+def _is_float(array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype == np.float32
+
+
+def _is_vector(array: np.ndarray | None) -> bool:
+    return array is not None and array.dtype == np.float32 and array.ndim == 1

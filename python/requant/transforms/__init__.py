@@ -1,0 +1,90 @@
+"""What makes a float model easier to quantize and leaves its function as it is: magnitude moves between its constants.
+
+A transform is a function ``(graph, plan, config, sample) -> Change`` that chooses a factor for each channel of some
+sites (see ``requant.onnx.sites``); the graph is rescaled here. A new transform is a file and a line in ``TRANSFORMS``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from requant.dynamic import plan_whole
+from requant.errors import CalibrationError
+from requant.onnx.rescale import rescale
+from requant.transforms import equalize, smooth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from requant.config import QuantConfig
+    from requant.data import Batch
+    from requant.onnx.graph import Graph
+    from requant.onnx.rescale import Factors
+    from requant.plan import QuantPlan
+    from requant.transforms.change import Change
+
+#: Each transform, in the order in which they are done; ``sample`` gives the first batches.
+TRANSFORMS: tuple[Callable[[Graph, QuantPlan, QuantConfig, Callable[[], Sequence[Batch]]], Change], ...] = (
+    equalize.equalize,
+    smooth.smooth,
+)
+
+_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """A graph, its plan, the factors by which its tensors were divided, what was done, and what to know of it."""
+
+    graph: Graph
+    plan: QuantPlan
+    factors: Factors = field(default_factory=dict)
+    done: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def transform(graph: Graph, plan: QuantPlan, config: QuantConfig, batches: Iterable[Batch]) -> Transformed:
+    """Let every transform that ``config`` asks for do what it can; ``batches`` are read as far as one needs them."""
+
+    @cache
+    def sample() -> tuple[Batch, ...]:
+        first, count = [], 0
+        for batch in batches:
+            first.append(batch)
+            count += batch.count
+            if count >= _SAMPLES:
+                break
+        return tuple(first)
+
+    result = Transformed(graph, plan)
+    for choose in TRANSFORMS:
+        change = choose(result.graph, result.plan, config, sample)
+        result = _apply(result, change.factors, config)
+        result = replace(result, done=(*result.done, *change.done), notes=(*result.notes, *change.notes))
+    return result
+
+
+def repeat(graph: Graph, plan: QuantPlan, config: QuantConfig, factors: Factors) -> Transformed:
+    """Do again what gave ``factors``.
+
+    Raises:
+        CalibrationError: they do not fit the graph.
+    """
+    try:
+        result = _apply(Transformed(graph, plan), factors, config)
+    except (KeyError, ValueError) as problem:
+        raise CalibrationError(
+            f"the calibration table rescales what the model does not have ({problem})",
+            hint="run `requant calibrate` on this model with this version",
+        ) from None
+    return replace(result, done=(f"{len(factors)} tensors rescaled as the table says",) if factors else ())
+
+
+def _apply(result: Transformed, factors: Factors, config: QuantConfig) -> Transformed:
+    if not factors:
+        return result
+    graph = rescale(result.graph, factors)
+    merged = dict(result.factors) | {name: result.factors.get(name, 1) * each for name, each in factors.items()}
+    return replace(result, graph=graph, plan=plan_whole(graph, config), factors=merged)
