@@ -23,7 +23,7 @@ use std::{borrow::Cow, ops::Range};
 pub(crate) use arrays::Cut;
 use arrays::Packed;
 use drive::{Prepared, Scratch, for_each_tile};
-use layout::Layout;
+use layout::{Layout, Segment};
 use tiling::Tiling;
 
 pub use arrays::{Integers, IntegersMut, Reals, RealsMut};
@@ -33,7 +33,7 @@ pub use rounding::Rounding;
 
 use crate::{
     Error, Granularity, QuantType, Result,
-    kernels::elementwise::{self, ElementwiseKernel, Slices},
+    kernels::elementwise::{self, Divisors, ElementwiseKernel, Slices},
     pack,
 };
 
@@ -215,8 +215,7 @@ impl<'a> Affine<'a> {
         self.check_holds(q.container())?;
         self.check_lengths(q.len(), out.len())?;
         for_each_tile((q, out), self.threads, |first, (q, out), scratch| {
-            let Scratch { reals, prepared, .. } = scratch;
-            self.dequantize_tile(first, q, out, reals, prepared);
+            self.dequantize_tile(first, q, out, &mut scratch.reals);
         });
         Ok(())
     }
@@ -232,12 +231,10 @@ impl<'a> Affine<'a> {
         check_length("packed data", self.elements.div_ceil(per_byte), q.len())?;
         let q = Packed::new(q, per_byte, self.elements);
         for_each_tile((q, out), self.threads, |first, (packed, out), scratch| {
-            let Scratch {
-                reals, held, prepared, ..
-            } = scratch;
+            let Scratch { reals, held, .. } = scratch;
             let mut q = held.integers(self.dtype.signed(), out.len());
             self.kernel.unpack(packed.bytes, per_byte, q.part(0..out.len()));
-            self.dequantize_tile(first, q.borrowed(), out, reals, prepared);
+            self.dequantize_tile(first, q.borrowed(), out, reals);
         });
         Ok(())
     }
@@ -270,8 +267,8 @@ impl<'a> Affine<'a> {
         self.check_lengths(x.len(), out.len())?;
         check_length("mask", self.elements, mask.len())?;
         for_each_tile(((x, out), mask), self.threads, |first, ((x, out), mask), scratch| {
-            self.fake_quantize_tile(first, x, out, scratch, |elements, x, slices| {
-                self.kernel.in_range(x, slices, self.rounding, &mut mask[elements]);
+            self.fake_quantize_tile(first, x, out, scratch, |elements, x, divisors| {
+                self.kernel.in_range(x, divisors, self.rounding, &mut mask[elements]);
             });
         });
         Ok(())
@@ -287,22 +284,15 @@ impl<'a> Affine<'a> {
         prepared: &mut Prepared,
     ) {
         let x = self.widened(x, reals);
-        self.for_each_segment(first, x.len(), prepared, |elements, slices| {
+        self.for_each_divided(first, x.len(), prepared, |elements, divisors| {
             let out = out.part(elements.clone());
-            self.kernel.quantize(&x[elements], slices, self.rounding, out);
+            self.kernel.quantize(&x[elements], divisors, self.rounding, out);
         });
     }
 
-    fn dequantize_tile(
-        &self,
-        first: usize,
-        q: Integers<'_>,
-        out: RealsMut<'_>,
-        reals: &mut Vec<f32>,
-        prepared: &mut Prepared,
-    ) {
+    fn dequantize_tile(&self, first: usize, q: Integers<'_>, out: RealsMut<'_>, reals: &mut Vec<f32>) {
         self.narrowed(out, reals, |out| {
-            self.for_each_segment(first, q.len(), prepared, |elements, slices| {
+            self.for_each_segment(first, q.len(), |elements, _, slices| {
                 self.kernel
                     .dequantize(q.part(elements.clone()), slices, &mut out[elements]);
             });
@@ -316,7 +306,7 @@ impl<'a> Affine<'a> {
         x: Reals<'_>,
         out: RealsMut<'_>,
         scratch: &mut Scratch,
-        mut beside: impl FnMut(Range<usize>, &[f32], Slices<'_>),
+        mut beside: impl FnMut(Range<usize>, &[f32], Divisors<'_>),
     ) {
         let Scratch {
             reals,
@@ -326,11 +316,11 @@ impl<'a> Affine<'a> {
         } = scratch;
         let x = self.widened(x, reals);
         self.narrowed(out, results, |out| {
-            self.for_each_segment(first, x.len(), prepared, |elements, slices| {
+            self.for_each_divided(first, x.len(), prepared, |elements, divisors| {
                 let x = &x[elements.clone()];
                 self.kernel
-                    .fake_quantize(x, slices, self.rounding, &mut out[elements.clone()]);
-                beside(elements, x, slices);
+                    .fake_quantize(x, divisors, self.rounding, &mut out[elements.clone()]);
+                beside(elements, x, divisors);
             });
         });
     }
@@ -356,18 +346,30 @@ impl<'a> Affine<'a> {
     }
 
     /// Calls `f` for the parts of a tile whose slices follow one another, with their places in the tile.
-    fn for_each_segment(
+    fn for_each_segment(&self, first: usize, len: usize, mut f: impl FnMut(Range<usize>, Segment, Slices<'_>)) {
+        self.layout.for_each_segment(first..first + len, |segment| {
+            let elements = segment.elements.start - first..segment.elements.end - first;
+            let slices = Slices {
+                run: segment.run,
+                scale: &self.scale[segment.slices.clone()],
+                zero_point: &self.zero_point[segment.slices.clone()],
+                limits: self.limits,
+            };
+            f(elements, segment, slices);
+        });
+    }
+
+    /// [`Self::for_each_segment`] with all that dividing takes.
+    fn for_each_divided(
         &self,
         first: usize,
         len: usize,
         prepared: &mut Prepared,
-        mut f: impl FnMut(Range<usize>, Slices<'_>),
+        mut f: impl FnMut(Range<usize>, Divisors<'_>),
     ) {
-        let (scale, zero_point) = (&*self.scale, &*self.zero_point);
-        self.layout.for_each_segment(first..first + len, |segment| {
-            prepared.prepare(&segment.window, scale, zero_point, self.limits);
-            let slices = prepared.slices(segment.run, segment.slices(), scale, zero_point);
-            f(segment.elements.start - first..segment.elements.end - first, slices);
+        self.for_each_segment(first, len, |elements, segment, slices| {
+            prepared.prepare(&segment.window, &self.scale, &self.zero_point, self.limits);
+            f(elements, prepared.divisors(slices, segment.slices));
         });
     }
 

@@ -7,7 +7,7 @@ use super::{
     layout::TILE,
 };
 use crate::{
-    kernels::elementwise::{ORDINARY, Slices},
+    kernels::elementwise::{Divisors, ORDINARY, Slices},
     threads,
 };
 
@@ -85,14 +85,13 @@ pub(super) fn first<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut 
     &mut buffer[..len]
 }
 
-/// What follows from the parameters of a window of slices.
+/// What dividing by the scales of a window of slices takes.
 #[derive(Default)]
 pub(super) struct Prepared {
     window: Range<usize>,
     inverse: Vec<f32>,
     min: Vec<f32>,
     max: Vec<f32>,
-    limits: (i32, i32),
     ordinary: bool,
 }
 
@@ -103,13 +102,13 @@ impl Prepared {
         window: &Range<usize>,
         scale: &[f32],
         zero_point: &[i32],
-        limits @ (qmin, qmax): (i32, i32),
+        (qmin, qmax): (i32, i32),
     ) {
         if self.window == *window {
             return;
         }
         let (scale, zero_point) = (&scale[window.clone()], &zero_point[window.clone()]);
-        (self.window, self.limits) = (window.clone(), limits);
+        self.window = window.clone();
         let slices = || scale.iter().zip(zero_point);
         refill(&mut self.inverse, scale.iter().map(|s| 1.0 / s));
         refill(&mut self.min, slices().map(|(s, z)| steps(qmin - z) * s));
@@ -117,23 +116,14 @@ impl Prepared {
         self.ordinary = scale.iter().fold(true, |all, s| all & ORDINARY.contains(s));
     }
 
-    /// `run` elements to a slice, of which `slices` are meant; they lie in the window.
-    pub(super) fn slices<'a>(
-        &'a self,
-        run: usize,
-        slices: Range<usize>,
-        scale: &'a [f32],
-        zero_point: &'a [i32],
-    ) -> Slices<'a> {
-        let inside = slices.start - self.window.start..slices.end - self.window.start;
-        Slices {
-            run,
-            scale: &scale[slices.clone()],
-            zero_point: &zero_point[slices],
+    /// Those of `slices`, which are the slices `range`, all in the window.
+    pub(super) fn divisors<'a>(&'a self, slices: Slices<'a>, range: Range<usize>) -> Divisors<'a> {
+        let inside = range.start - self.window.start..range.end - self.window.start;
+        Divisors {
+            slices,
             inverse: &self.inverse[inside.clone()],
             min: &self.min[inside.clone()],
             max: &self.max[inside],
-            limits: self.limits,
             ordinary: self.ordinary,
         }
     }

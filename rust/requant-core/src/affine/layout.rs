@@ -32,17 +32,10 @@ pub(super) struct Segment {
     pub(super) elements: Range<usize>,
     /// How many elements share a slice.
     pub(super) run: usize,
-    /// The first element's slice.
-    pub(super) slice: usize,
+    /// The slices of its elements.
+    pub(super) slices: Range<usize>,
     /// Slices that are worth preparing together: those of the segment and of its neighbours.
     pub(super) window: Range<usize>,
-}
-
-impl Segment {
-    /// The slices of its elements.
-    pub(super) fn slices(&self) -> Range<usize> {
-        self.slice..self.slice + self.elements.len().div_ceil(self.run)
-    }
 }
 
 impl Layout {
@@ -116,9 +109,9 @@ impl Layout {
                 for_each_row(range, row, |r, at, elements| {
                     let first = (r / rows * blocks + r % rows / height) * row;
                     f(Segment {
-                        elements,
                         run: 1,
-                        slice: first + at,
+                        slices: first + at..first + at + elements.len(),
+                        elements,
                         window: first..first + row,
                     });
                 });
@@ -177,9 +170,9 @@ fn in_runs_from(
     let mut segment = |elements: Range<usize>, slice| {
         if !elements.is_empty() {
             f(Segment {
-                elements,
                 run,
-                slice,
+                slices: slice..slice + elements.len().div_ceil(run),
+                elements,
                 window: window.clone(),
             });
         }

@@ -20,16 +20,23 @@ pub struct Slices<'a> {
     pub run: usize,
     /// Finite and positive.
     pub scale: &'a [f32],
-    /// `1 / scale`, infinite where the scale is subnormal enough.
-    pub inverse: &'a [f32],
-    /// The real of `qmin`, in f32; infinite where the scale is huge.
-    pub min: &'a [f32],
-    /// The real of `qmax`.
-    pub max: &'a [f32],
     /// The integer that stands for 0.0.
     pub zero_point: &'a [i32],
     /// Smallest and largest integer in use.
     pub limits: (i32, i32),
+}
+
+/// [`Slices`], and what dividing by their scales takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Divisors<'a> {
+    /// Whose.
+    pub slices: Slices<'a>,
+    /// `1 / scale`, infinite where the scale is subnormal enough.
+    pub inverse: &'a [f32],
+    /// The real of the smallest integer, in f32; infinite where the scale is huge.
+    pub min: &'a [f32],
+    /// The real of the largest integer.
+    pub max: &'a [f32],
     /// Whether all scales lie within [`ORDINARY`].
     pub ordinary: bool,
 }
@@ -38,42 +45,79 @@ pub struct Slices<'a> {
 /// numbers, and where a remainder does, the quotient is below 1/4.
 pub const ORDINARY: RangeInclusive<f32> = 7.888_609e-31..=1.267_650_6e30; // 2^-100 to 2^100
 
-/// One of [`Slices`].
-#[derive(Clone, Copy)]
-pub(super) struct Slice {
-    pub(super) scale: f32,
-    pub(super) inverse: f32,
-    pub(super) min: f32,
-    pub(super) max: f32,
-    pub(super) zero_point: i32,
-    pub(super) limits: (i32, i32),
+/// [`Slices`] or [`Divisors`].
+pub(super) trait Params: Copy {
+    /// What belongs to one of them.
+    type One: Copy;
+
+    fn run(&self) -> usize;
+
+    /// `count` of them; one check that all arrays have them, instead of one at each access.
+    fn part(&self, first: usize, count: usize) -> Self;
+
+    fn get(&self, i: usize) -> Self::One;
 }
 
-impl Slices<'_> {
-    /// `count` of them; one check that all arrays have them, instead of one at each access.
+impl Params for Slices<'_> {
+    /// Scale and zero point.
+    type One = (f32, i32);
+
     #[inline(always)]
-    pub(super) fn part(&self, first: usize, count: usize) -> Self {
+    fn run(&self) -> usize {
+        self.run
+    }
+
+    #[inline(always)]
+    fn part(&self, first: usize, count: usize) -> Self {
         Self {
-            run: self.run,
             scale: &self.scale[first..][..count],
-            inverse: &self.inverse[first..][..count],
-            min: &self.min[first..][..count],
-            max: &self.max[first..][..count],
             zero_point: &self.zero_point[first..][..count],
-            limits: self.limits,
-            ordinary: self.ordinary,
+            ..*self
         }
     }
 
     #[inline(always)]
-    pub(super) fn get(&self, i: usize) -> Slice {
-        Slice {
-            scale: self.scale[i],
+    fn get(&self, i: usize) -> (f32, i32) {
+        (self.scale[i], self.zero_point[i])
+    }
+}
+
+/// One of [`Divisors`].
+#[derive(Clone, Copy)]
+pub(super) struct Divisor {
+    pub(super) scale: f32,
+    pub(super) inverse: f32,
+    pub(super) zero_point: i32,
+    pub(super) limits: (i32, i32),
+}
+
+impl Params for Divisors<'_> {
+    type One = Divisor;
+
+    #[inline(always)]
+    fn run(&self) -> usize {
+        self.slices.run
+    }
+
+    #[inline(always)]
+    fn part(&self, first: usize, count: usize) -> Self {
+        Self {
+            slices: self.slices.part(first, count),
+            inverse: &self.inverse[first..][..count],
+            min: &self.min[first..][..count],
+            max: &self.max[first..][..count],
+            ..*self
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, i: usize) -> Divisor {
+        let (scale, zero_point) = self.slices.get(i);
+        Divisor {
+            scale,
             inverse: self.inverse[i],
-            min: self.min[i],
-            max: self.max[i],
-            zero_point: self.zero_point[i],
-            limits: self.limits,
+            zero_point,
+            limits: self.slices.limits,
         }
     }
 }
@@ -84,16 +128,16 @@ pub trait ElementwiseKernel: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// The integer of each real. `out` holds the type.
-    fn quantize(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: IntegersMut<'_>);
+    fn quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>);
 
     /// The real of each integer.
     fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]);
 
     /// The real of the integer of each real.
-    fn fake_quantize(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [f32]);
+    fn fake_quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [f32]);
 
     /// Whether the integer of each real lies within the type before it is clamped; false for NaN.
-    fn in_range(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [bool]);
+    fn in_range(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [bool]);
 
     /// Each real as f32, exactly.
     fn widen(&self, x: Reals<'_>, out: &mut [f32]);

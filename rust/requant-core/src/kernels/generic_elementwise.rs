@@ -4,7 +4,7 @@
 //! wherever it has none of its own.
 
 use super::{
-    elementwise::{ElementwiseKernel, Slice, Slices},
+    elementwise::{Divisor, Divisors, ElementwiseKernel, Params, Slices},
     halves,
 };
 use crate::affine::{Integer, Integers, IntegersMut, Reals, RealsMut, Rounding};
@@ -21,20 +21,20 @@ impl ElementwiseKernel for Generic {
         "generic"
     }
 
-    fn quantize(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: IntegersMut<'_>) {
-        quantize(x, slices, rounding, out);
+    fn quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>) {
+        quantize(x, divisors, rounding, out);
     }
 
     fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
         dequantize(q, slices, out);
     }
 
-    fn fake_quantize(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [f32]) {
-        fake_quantize(x, slices, rounding, out);
+    fn fake_quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [f32]) {
+        fake_quantize(x, divisors, rounding, out);
     }
 
-    fn in_range(&self, x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [bool]) {
-        in_range(x, slices, rounding, out);
+    fn in_range(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [bool]) {
+        in_range(x, divisors, rounding, out);
     }
 
     fn widen(&self, x: Reals<'_>, out: &mut [f32]) {
@@ -55,56 +55,46 @@ impl ElementwiseKernel for Generic {
 }
 
 #[inline(always)]
-pub(super) fn quantize(x: &[f32], slices: Slices<'_>, rounding: Rounding, out: IntegersMut<'_>) {
+fn quantize(x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>) {
     match out {
-        IntegersMut::I8(out) => quantize_to(x, slices, rounding, out),
-        IntegersMut::U8(out) => quantize_to(x, slices, rounding, out),
-        IntegersMut::I16(out) => quantize_to(x, slices, rounding, out),
-        IntegersMut::U16(out) => quantize_to(x, slices, rounding, out),
+        IntegersMut::I8(out) => quantize_to(x, divisors, rounding, out),
+        IntegersMut::U8(out) => quantize_to(x, divisors, rounding, out),
+        IntegersMut::I16(out) => quantize_to(x, divisors, rounding, out),
+        IntegersMut::U16(out) => quantize_to(x, divisors, rounding, out),
     }
 }
 
 #[inline(always)]
-fn quantize_to<Q: Integer>(x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [Q]) {
-    with_level!(rounding, level => map(x, slices, out, |x, slice| {
-        Q::narrow(steps(level(x, slice), slice) + slice.zero_point)
+fn quantize_to<Q: Integer>(x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [Q]) {
+    with_level!(rounding, level => map(x, divisors, out, |x, divisor| {
+        Q::narrow(steps(level(x, divisor), divisor) + divisor.zero_point)
     }));
 }
 
 #[inline(always)]
-pub(super) fn fake_quantize(x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [f32]) {
-    with_level!(rounding, level => map(x, slices, out, |x, slice| {
-        to_f32(steps(level(x, slice), slice)) * slice.scale
+fn fake_quantize(x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [f32]) {
+    with_level!(rounding, level => map(x, divisors, out, |x, divisor| {
+        to_f32(steps(level(x, divisor), divisor)) * divisor.scale
     }));
 }
 
 #[inline(always)]
-pub(super) fn in_range(x: &[f32], slices: Slices<'_>, rounding: Rounding, out: &mut [bool]) {
-    with_level!(rounding, level => map(x, slices, out, |x, slice| {
-        let (v, origin) = level(x, slice);
+fn in_range(x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [bool]) {
+    with_level!(rounding, level => map(x, divisors, out, |x, divisor| {
+        let (v, origin) = level(x, divisor);
         let v = v.round_ties_even();
-        let (lo, hi) = bounds(origin, slice);
+        let (lo, hi) = bounds(origin, divisor);
         (v >= lo) & (v <= hi)
     }));
 }
 
 #[inline(always)]
-pub(super) fn dequantize(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
+fn dequantize(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
     #[inline(always)]
     fn from<Q: Integer>(q: &[Q], slices: Slices<'_>, out: &mut [f32]) {
-        let f = |q: Q, slice: Slice| to_f32(q.widen() - slice.zero_point) * slice.scale;
-        match slices.run {
-            1 => {
-                for (((out, q), scale), zero_point) in out.iter_mut().zip(q).zip(slices.scale).zip(slices.zero_point) {
-                    *out = to_f32(q.widen() - zero_point) * scale;
-                }
-            }
-            16 => map_short::<_, _, 1>(q, slices, out, f),
-            32 => map_short::<_, _, 2>(q, slices, out, f),
-            64 => map_short::<_, _, 4>(q, slices, out, f),
-            128 => map_short::<_, _, 8>(q, slices, out, f),
-            _ => map(q, slices, out, f),
-        }
+        map(q, slices, out, |q, (scale, zero_point)| {
+            to_f32(q.widen() - zero_point) * scale
+        });
     }
     match q {
         Integers::I8(q) => from(q, slices, out),
@@ -114,30 +104,30 @@ pub(super) fn dequantize(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
     }
 }
 
-/// Evaluates an expression with `level`, a function from a real and its slice to the number that is rounded and to where
+/// Evaluates an expression with `level`, a function from a real and its divisor to the number that is rounded and to where
 /// zero lies on that number's axis.
 macro_rules! with_level {
     ($rounding:expr, $level:ident => $body:expr) => {
         match $rounding {
             Rounding::Onnx => {
-                let $level = |x: f32, slice: Slice| (x / slice.scale, 0.0);
+                let $level = |x: f32, divisor: Divisor| (x / divisor.scale, 0.0);
                 $body
             }
             Rounding::TorchFakeQuantize => {
-                let $level = |x: f32, slice: Slice| (x * slice.inverse, 0.0);
+                let $level = |x: f32, divisor: Divisor| (x * divisor.inverse, 0.0);
                 $body
             }
             Rounding::TorchPerTensor => {
-                let $level = |x: f32, slice: Slice| {
-                    let zero = to_f32(slice.zero_point);
-                    (x.mul_add(slice.inverse, zero), zero)
+                let $level = |x: f32, divisor: Divisor| {
+                    let zero = to_f32(divisor.zero_point);
+                    (x.mul_add(divisor.inverse, zero), zero)
                 };
                 $body
             }
             Rounding::TorchPerChannel => {
-                let $level = |x: f32, slice: Slice| {
-                    let zero = to_f32(slice.zero_point);
-                    (x * slice.inverse + zero, zero)
+                let $level = |x: f32, divisor: Divisor| {
+                    let zero = to_f32(divisor.zero_point);
+                    (x * divisor.inverse + zero, zero)
                 };
                 $body
             }
@@ -153,8 +143,8 @@ const MAGIC: f32 = 12_582_912.0;
 /// The distance of the integer from the zero point. Clamped before it is rounded, so infinities and 3e9 saturate; both
 /// orders give the same integers since the bounds are integers.
 #[inline(always)]
-fn steps((v, origin): (f32, f32), slice: Slice) -> i32 {
-    let (lo, hi) = bounds(origin, slice);
+fn steps((v, origin): (f32, f32), divisor: Divisor) -> i32 {
+    let (lo, hi) = bounds(origin, divisor);
     let v = if v.is_nan() { origin } else { v };
     // Not f32::clamp, which asserts its bounds at each element.
     let v = if v < lo { lo } else { v };
@@ -165,9 +155,9 @@ fn steps((v, origin): (f32, f32), slice: Slice) -> i32 {
 
 /// Smallest and largest integer in use, on an axis where zero lies at `origin`.
 #[inline(always)]
-fn bounds(origin: f32, slice: Slice) -> (f32, f32) {
-    let (qmin, qmax) = slice.limits;
-    let bound = |q| to_f32(q - slice.zero_point) + origin;
+fn bounds(origin: f32, divisor: Divisor) -> (f32, f32) {
+    let (qmin, qmax) = divisor.limits;
+    let bound = |q| to_f32(q - divisor.zero_point) + origin;
     (bound(qmin), bound(qmax))
 }
 
@@ -177,70 +167,42 @@ fn to_f32(q: i32) -> f32 {
     q as f32
 }
 
-/// What ONNX's formula makes of one value.
-#[inline(always)]
-pub(super) fn quantize_one<Q: Integer>(x: f32, slice: Slice) -> Q {
-    Q::narrow(steps((x / slice.scale, 0.0), slice) + slice.zero_point)
-}
-
-/// What ONNX's formula, there and back, makes of one value.
-#[inline(always)]
-pub(super) fn fake_quantize_one(x: f32, slice: Slice) -> f32 {
-    to_f32(steps((x / slice.scale, 0.0), slice)) * slice.scale
-}
-
 /// Elements that are computed before any is written: known not to overlap the input, they need no check that they do not.
 const GROUP: usize = 16;
 
-/// `out[i] = f(x[i], slice of i)`.
+/// `out[i] = f(x[i], parameters of i)`.
 #[inline(always)]
-fn map<X: Copy, Y: Copy + Default>(x: &[X], slices: Slices<'_>, out: &mut [Y], f: impl Fn(X, Slice) -> Y) {
-    let slices = slices.part(0, x.len().div_ceil(slices.run));
-    if slices.run == 1 {
+fn map<X: Copy, Y: Copy + Default, P: Params>(x: &[X], params: P, out: &mut [Y], f: impl Fn(X, P::One) -> Y) {
+    let params = params.part(0, x.len().div_ceil(params.run()));
+    if params.run() == 1 {
         let groups = |g: usize| {
-            let group = slices.part(g * GROUP, GROUP);
+            let group = params.part(g * GROUP, GROUP);
             move |i| group.get(i)
         };
-        each(x, out, groups, |i| slices.get(i), f);
+        each(x, out, groups, |i| params.get(i), f);
     } else {
-        for (i, (x, out)) in x.chunks(slices.run).zip(out.chunks_mut(slices.run)).enumerate() {
-            let slice = slices.get(i);
-            each(x, out, |_| move |_| slice, |_| slice, &f);
+        for (i, (x, out)) in x.chunks(params.run()).zip(out.chunks_mut(params.run())).enumerate() {
+            let one = params.get(i);
+            each(x, out, |_| move |_| one, |_| one, &f);
         }
     }
 }
 
-/// [`map`] for runs of `GROUPS` groups.
+/// `groups(g)(i)` are the parameters of the `i`-th value of the `g`-th group, `one(i)` those of the `i`-th of all.
 #[inline(always)]
-fn map_short<X: Copy, Y: Copy + Default, const GROUPS: usize>(
-    x: &[X],
-    slices: Slices<'_>,
-    out: &mut [Y],
-    f: impl Fn(X, Slice) -> Y,
-) {
-    let slices = slices.part(0, x.len().div_ceil(slices.run));
-    let groups = |g: usize| {
-        let slice = slices.get(g / GROUPS);
-        move |_| slice
-    };
-    each(x, out, groups, |i| slices.get(i / (GROUPS * GROUP)), f);
-}
-
-/// `groups(g)(i)` is the slice of the `i`-th value of the `g`-th group, `one(i)` that of the `i`-th of all.
-#[inline(always)]
-fn each<X: Copy, Y: Copy + Default, G: Fn(usize) -> Slice>(
+fn each<X: Copy, Y: Copy + Default, One, G: Fn(usize) -> One>(
     x: &[X],
     out: &mut [Y],
     groups: impl Fn(usize) -> G,
-    one: impl Fn(usize) -> Slice,
-    f: impl Fn(X, Slice) -> Y,
+    one: impl Fn(usize) -> One,
+    f: impl Fn(X, One) -> Y,
 ) {
     let ((blocks, rest), (outs, out_rest)) = (x.as_chunks::<GROUP>(), out.as_chunks_mut::<GROUP>());
     for (g, (x, out)) in blocks.iter().zip(outs).enumerate() {
-        let slice = groups(g);
+        let of_group = groups(g);
         let mut results = [Y::default(); GROUP];
         for (i, (result, x)) in results.iter_mut().zip(x).enumerate() {
-            *result = f(*x, slice(i));
+            *result = f(*x, of_group(i));
         }
         *out = results;
     }
