@@ -51,7 +51,7 @@ def slice_ranges(
     """Smallest and largest value of the tensor (shape ``[]``), each channel of ``axis``, or each block along it."""
 
 # Scale, zero point, dtype, axis, block size, narrow, rounding, threads (0: as many as the size is worth).
-_Spec = tuple[NDArray[np.float32], NDArray[np.int32], str, int | None, int | None, bool, str, int]
+_Spec = tuple[float | NDArray[np.float32], int | NDArray[np.int32], str, int | None, int | None, bool, str, int]
 
 def quantize(x: NDArray[Any], spec: _Spec, out: NDArray[Any], packed: bool) -> None:
     """Integers of ``x`` (float32, float16, bfloat16); scales have shape ``[]``, ``[channels]`` or the blocked shape."""
@@ -62,11 +62,11 @@ def dequantize(q: NDArray[Any], spec: _Spec, out: NDArray[Any], packed: bool) ->
 def fake_quantize(x: NDArray[Any], spec: _Spec, out: NDArray[Any], mask: NDArray[np.bool_] | None) -> None:
     """Quantize, then dequantize; ``mask`` tells what was not clamped."""
 
-def pack(q: NDArray[Any], dtype: str) -> NDArray[np.uint8]:
-    """Integers of 2 or 4 bits (held in int8 or uint8), several to a byte, low bits first, flattened."""
+def pack(q: NDArray[Any], dtype: str, out: NDArray[np.uint8]) -> None:
+    """Integers of 2 or 4 bits (held in int8 or uint8), several to a byte, low bits first."""
 
-def unpack(data: NDArray[np.uint8], count: int, dtype: str) -> NDArray[Any]:
-    """The inverse of ``pack``: ``count`` integers, int8 or uint8."""
+def unpack(data: NDArray[np.uint8], dtype: str, out: NDArray[Any]) -> None:
+    """The inverse of ``pack``: as many integers as ``out`` holds, int8 or uint8."""
 
 @final
 class TensorStatistics:

@@ -9,11 +9,12 @@ import numpy as np
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["as_array", "as_bytes", "as_float32", "as_integers", "as_reals", "output"]
+__all__ = ["as_array", "as_bytes", "as_float32", "as_integers", "as_reals", "in_order", "output", "real_dtype"]
 
 _FLOAT32 = np.dtype(np.float32)
+_FLOAT16 = np.dtype(np.float16)
 _CPU = 1  # DLDeviceType.kDLCPU
 
 
@@ -46,21 +47,21 @@ def as_float32(x: ArrayLike) -> NDArray[np.float32]:
         TypeError: ``x`` does not hold real numbers, or lies in the memory of another device.
     """
     array = as_array(x)
-    if array.dtype == _FLOAT32 and array.flags.carray:
-        return array
+    if array.dtype == _FLOAT32:
+        return in_order(array, _FLOAT32)
     # bfloat16 and other extension floats are of kind V, and differ from structs by having no fields.
     if array.dtype.kind not in "fiub" and not _is_bfloat16(array.dtype):
         raise TypeError(f"expected an array of real numbers, got dtype {array.dtype}")
     # An overflow of float64 to infinity is for the caller's finiteness check to report, not for a warning.
     with np.errstate(over="ignore"):
-        return np.require(array, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+        return in_order(array, _FLOAT32)
 
 
 def as_reals(x: ArrayLike) -> NDArray[Any]:
     """As :func:`as_float32`, but float16 and bfloat16 stay as they are: the core widens them, exactly."""
     array = as_array(x)
     if array.dtype != _FLOAT32 and (array.dtype == np.float16 or _is_bfloat16(array.dtype)):
-        return np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "ALIGNED"])
+        return in_order(array, array.dtype.newbyteorder("="))
     return as_float32(array)
 
 
@@ -94,6 +95,13 @@ def as_integers(name: str, value: ArrayLike, shape: tuple[int, ...] | None) -> N
     return np.array(array, np.int32, order="C")
 
 
+def in_order(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """``array`` as ``dtype``, C-contiguous and aligned; copied only where it is not."""
+    if array.dtype == dtype and array.flags.carray:
+        return array
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+
+
 def output(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any, *beside: NDArray[Any]) -> NDArray[Any]:
     """``out``, or a new array where it is ``None``.
 
@@ -111,6 +119,18 @@ def output(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any, *beside
     if any(np.may_share_memory(out, array) for array in beside):
         raise ConfigError("expected out beside the input, got memory that both use", hint="write to another array")
     return out
+
+
+def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """``dtype``, if the core writes reals of it.
+
+    Raises:
+        TypeError: It is not float32, float16 or bfloat16.
+    """
+    found = np.dtype(dtype)
+    if found in (_FLOAT32, _FLOAT16) or _is_bfloat16(found):
+        return found
+    raise TypeError(f"expected float32, float16 or bfloat16, got dtype {found}")
 
 
 def _is_bfloat16(dtype: np.dtype[Any]) -> bool:

@@ -32,7 +32,7 @@ from requant._requant import (
     matmul_blocked as matmul_blocked_into,
     max_pool as max_pool_into,
 )
-from requant.arrays import as_array, as_float32, as_reals, output
+from requant.arrays import as_array, as_float32, as_reals, in_order, output, real_dtype
 from requant.errors import ConfigError, DataError
 from requant.types import (
     PerBlock,
@@ -122,7 +122,7 @@ def quantize_array(
     array = as_reals(x)
     q = output(out, array.shape, params.scheme.dtype.numpy, array)
     shape, spec = _spec(array.shape, params, rounding, threads)
-    _requant.quantize(array.reshape(shape), spec, q.reshape(shape), False)
+    _requant.quantize(_rows(array, shape), spec, _rows(q, shape), False)
     return QuantizedTensor(q, params)
 
 
@@ -147,12 +147,12 @@ def dequantize_array(
     """
     integers = tensor.params.scheme.dtype.numpy
     data = as_array(tensor.data)
-    if data.dtype.newbyteorder("=") != integers:
+    if data.dtype != integers and data.dtype.newbyteorder("=") != integers:
         raise TypeError(f"expected an array of {integers}, got dtype {data.dtype}")
-    array = np.require(data, integers, ["C_CONTIGUOUS", "ALIGNED"])
-    y = output(out, array.shape, _real_dtype(dtype), array)
+    array = in_order(data, integers)
+    y = output(out, array.shape, real_dtype(dtype), array)
     shape, spec = _spec(array.shape, tensor.params, "onnx", threads)
-    _requant.dequantize(array.reshape(shape), spec, y.reshape(shape), False)
+    _requant.dequantize(_rows(array, shape), spec, _rows(y, shape), False)
     return y
 
 
@@ -219,7 +219,7 @@ def quantize_packed(
     array, dtype = as_reals(x), _packed_dtype(params.scheme.dtype)
     packed = output(out, (-(-array.size * dtype.bits // 8),), np.uint8, array)
     shape, spec = _spec(array.shape, params, rounding, threads)
-    _requant.quantize(array.reshape(shape), spec, packed, True)
+    _requant.quantize(_rows(array, shape), spec, packed, True)
     return packed
 
 
@@ -240,9 +240,9 @@ def dequantize_packed(
     """
     packed = _packed_bytes(data)
     _packed_dtype(params.scheme.dtype)
-    y = output(out, tuple(shape), _real_dtype(dtype), packed)
+    y = output(out, tuple(shape), real_dtype(dtype), packed)
     flat_shape, spec = _spec(tuple(shape), params, "onnx", threads)
-    _requant.dequantize(packed, spec, y.reshape(flat_shape), True)
+    _requant.dequantize(packed, spec, _rows(y, flat_shape), True)
     return y
 
 
@@ -404,16 +404,25 @@ def _spec(shape: tuple[int, ...], params: QuantParams, rounding: str, threads: i
     """The shape that the core sees, and its other arguments, once the shapes of ``params`` are seen to fit."""
     scheme = params.scheme
     expected = scale_shape(shape, scheme.granularity)
-    for name, value in (("scale", params.scale), ("zero_point", params.zero_point)):
-        if np.shape(value) != expected:
-            message = f"expected {name} of shape {expected} for data of shape {shape}, got {np.shape(value)}"
+    scale, zero_point = as_float32(params.scale), np.asarray(params.zero_point)
+    for name, value in (("scale", scale), ("zero_point", zero_point)):
+        if value.shape != expected:
+            message = f"expected {name} of shape {expected} for data of shape {shape}, got {value.shape}"
             raise ConfigError(message, hint=f"the granularity is {scheme.granularity}")
     if threads is not None and threads < 0:
         raise ConfigError(f"expected threads of at least 0, got {threads}")
-    zero_point = np.array(params.zero_point, np.int32, order="C")
+    numbers: tuple[Any, Any]
+    if expected:
+        numbers = scale, np.require(zero_point, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
+    else:
+        # Numbers cost less than arrays to hand over, which shows where there is little data.
+        numbers = scale.item(), int(zero_point)
     shape, axis, block_size = _flat_form(shape, scheme.granularity)
-    spec = as_float32(params.scale), zero_point, scheme.dtype, axis, block_size, scheme.narrow, rounding, threads or 0
-    return shape, spec
+    return shape, (*numbers, scheme.dtype, axis, block_size, scheme.narrow, rounding, threads or 0)
+
+
+def _rows(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    return array if array.shape == shape else array.reshape(shape)
 
 
 def _fake_quantize(
@@ -426,18 +435,11 @@ def _fake_quantize(
     out: NDArray[Any] | None,
     mask: NDArray[np.bool_] | None,
 ) -> NDArray[Any]:
-    y = output(out, array.shape, _real_dtype(dtype), array)
+    y = output(out, array.shape, real_dtype(dtype), array)
     shape, spec = _spec(array.shape, params, rounding, threads)
-    rows = None if mask is None else mask.reshape(shape)
-    _requant.fake_quantize(array.reshape(shape), spec, y.reshape(shape), rows)
+    rows = None if mask is None else _rows(mask, shape)
+    _requant.fake_quantize(_rows(array, shape), spec, _rows(y, shape), rows)
     return y
-
-
-def _real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    found = np.dtype(dtype)
-    if found.name not in {"float32", "float16", "bfloat16"}:
-        raise TypeError(f"expected float32, float16 or bfloat16, got dtype {found}")
-    return found
 
 
 def _packed_dtype(dtype: QuantType) -> QuantType:
@@ -450,7 +452,7 @@ def _packed_bytes(data: ArrayLike) -> NDArray[np.uint8]:
     array = as_array(data)
     if array.dtype != np.uint8:
         raise TypeError(f"expected an array of uint8, got dtype {array.dtype}")
-    return np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"])
+    return in_order(array, array.dtype)
 
 
 def _pack(q: ArrayLike, signed: QuantType, unsigned: QuantType) -> NDArray[np.uint8]:
@@ -458,11 +460,15 @@ def _pack(q: ArrayLike, signed: QuantType, unsigned: QuantType) -> NDArray[np.ui
     if array.dtype not in (np.int8, np.uint8):
         raise TypeError(f"expected an array of int8 or uint8, got dtype {array.dtype}")
     dtype = signed if array.dtype == np.int8 else unsigned
-    return _requant.pack(np.require(array, requirements=["C_CONTIGUOUS", "ALIGNED"]), dtype.value)
+    packed = np.empty(-(-array.size * dtype.bits // 8), np.uint8)
+    _requant.pack(in_order(array, array.dtype), dtype.value, packed)
+    return packed
 
 
 def _unpack(data: ArrayLike, shape: Sequence[int], dtype: QuantType, bits: int) -> NDArray[Any]:
     packed = _packed_bytes(data)
     if dtype.bits != bits:
         raise ConfigError(f"expected int{bits} or uint{bits}, got {dtype.value}")
-    return _requant.unpack(packed, math.prod(shape), dtype.value).reshape(shape)
+    q = np.empty(tuple(shape), dtype.numpy)
+    _requant.unpack(packed, dtype.value, q)
+    return q

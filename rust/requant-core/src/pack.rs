@@ -7,7 +7,7 @@
 
 use crate::{
     Error, QuantType, Result,
-    affine::{Cut, Integer, Integers, check_length},
+    affine::{Cut, Integer, Integers, IntegersMut, check_length},
     kernels::elementwise,
 };
 
@@ -32,16 +32,27 @@ pub fn per_byte(dtype: QuantType) -> Result<usize> {
 /// An integer outside `dtype`, a machine integer of the other signedness, a `dtype` wider than 4 bits.
 pub fn pack<'q>(q: impl Into<Integers<'q>>, dtype: QuantType) -> Result<Vec<u8>> {
     let q = q.into();
+    let mut packed = vec![0; q.len().div_ceil(check_held(q.container(), dtype)?)];
+    pack_into(q, dtype, &mut packed)?;
+    Ok(packed)
+}
+
+/// [`pack`] to where the caller wants it; of no use after an error.
+///
+/// # Errors
+/// As [`pack`], or a length of `out` other than that of the packed integers.
+pub fn pack_into<'q>(q: impl Into<Integers<'q>>, dtype: QuantType, out: &mut [u8]) -> Result<()> {
+    let q = q.into();
     let per_byte = check_held(q.container(), dtype)?;
-    let mut packed = vec![0; q.len().div_ceil(per_byte)];
+    check_length("packed data", q.len().div_ceil(per_byte), out.len())?;
     let kernel = elementwise::current();
-    for (i, packed) in packed.chunks_mut(PIECE / per_byte).enumerate() {
+    for (i, packed) in out.chunks_mut(PIECE / per_byte).enumerate() {
         let piece = q.part(i * PIECE..q.len().min((i + 1) * PIECE));
         if !kernel.pack(piece, per_byte, packed) {
             return Err(overflow(q, dtype));
         }
     }
-    Ok(packed)
+    Ok(())
 }
 
 /// The first `count` integers of `data`, one to a byte, those of a signed type sign-extended.
@@ -49,11 +60,21 @@ pub fn pack<'q>(q: impl Into<Integers<'q>>, dtype: QuantType) -> Result<Vec<u8>>
 /// # Errors
 /// A length of `data` other than `count` takes, a machine integer of the other signedness, a `dtype` wider than 4 bits.
 pub fn unpack<Q: Integer>(data: &[u8], count: usize, dtype: QuantType) -> Result<Vec<Q>> {
-    let per_byte = check_held(Q::TYPE, dtype)?;
-    check_length("packed data", count.div_ceil(per_byte), data.len())?;
     let mut q = vec![Q::default(); count];
-    elementwise::current().unpack(data, per_byte, (&mut q[..]).into());
+    unpack_into(data, dtype, &mut q)?;
     Ok(q)
+}
+
+/// [`unpack`] to where the caller wants it, as many as fit there.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_into<'q>(data: &[u8], dtype: QuantType, out: impl Into<IntegersMut<'q>>) -> Result<()> {
+    let out = out.into();
+    let per_byte = check_held(out.container(), dtype)?;
+    check_length("packed data", out.len().div_ceil(per_byte), data.len())?;
+    elementwise::current().unpack(data, per_byte, out);
+    Ok(())
 }
 
 /// How many integers to a byte, if integers of `dtype` are held in those of `container`.

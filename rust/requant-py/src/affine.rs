@@ -1,7 +1,12 @@
 //! Affine maps and packing on numpy arrays.
 
-use numpy::{PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
-use pyo3::{exceptions::PyTypeError, prelude::*, pybacked::PyBackedStr};
+use numpy::{Element, PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use pyo3::{
+    exceptions::PyTypeError,
+    prelude::*,
+    pybacked::PyBackedStr,
+    types::{PyFloat, PyInt},
+};
 use requant_core::{
     Granularity, QuantScheme, QuantType, Range,
     affine::{self, Affine},
@@ -15,7 +20,6 @@ use crate::{
 };
 
 type Reals<'py> = PyReadonlyArrayDyn<'py, f32>;
-type ZeroPoints<'py> = PyReadonlyArrayDyn<'py, i32>;
 type Pair<'py, A, B> = (Bound<'py, PyArrayDyn<A>>, Bound<'py, PyArrayDyn<B>>);
 
 /// The integer type of a name.
@@ -86,11 +90,48 @@ pub(crate) fn slice_ranges<'py>(
     Ok((moved(py, &shape, lo)?, moved(py, &shape, hi)?))
 }
 
+/// One parameter, or an array of them.
+pub(crate) enum Values<'py, T: Element> {
+    One([T; 1]),
+    Many(PyReadonlyArrayDyn<'py, T>),
+}
+
+impl<T: Element> Values<'_, T> {
+    fn slice(&self) -> PyResult<&[T]> {
+        match self {
+            Self::One(value) => Ok(value),
+            Self::Many(values) => slice(values),
+        }
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Values<'py, f32> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(match value.cast::<PyFloat>() {
+            Ok(value) => Self::One([value.extract()?]),
+            Err(_) => Self::Many(value.extract()?),
+        })
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Values<'py, i32> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(match value.cast::<PyInt>() {
+            Ok(value) => Self::One([value.extract()?]),
+            Err(_) => Self::Many(value.extract()?),
+        })
+    }
+}
+
 /// How a call quantizes, and where: the flat form of a scheme; ops.py has the value types.
 #[derive(FromPyObject)]
 pub(crate) struct Spec<'py>(
-    Reals<'py>,
-    ZeroPoints<'py>,
+    Values<'py, f32>,
+    Values<'py, i32>,
     PyBackedStr,
     Option<usize>,
     Option<usize>,
@@ -104,7 +145,7 @@ impl Spec<'_> {
         let Self(scale, zero_point, dtype, axis, block_size, narrow, rounding, threads) = self;
         let (granularity, dtype) = (granularity(*axis, *block_size), parse(dtype)?);
         let rounding = rounding.parse().map_err(|error| to_py(&error))?;
-        Affine::new(shape, granularity, dtype, *narrow, slice(scale)?, slice(zero_point)?)
+        Affine::new(shape, granularity, dtype, *narrow, scale.slice()?, zero_point.slice()?)
             .map(|map| map.with_rounding(rounding).with_threads(*threads))
             .map_err(|error| to_py(&error))
     }
@@ -175,35 +216,26 @@ pub(crate) fn fake_quantize(
 
 /// Several integers of 2 or 4 bits to a byte.
 #[pyfunction]
-pub(crate) fn pack<'py>(q: &Bound<'py, PyAny>, dtype: &str) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
-    let (py, dtype, q) = (q.py(), parse(dtype)?, IntegerArray::new(q)?);
+pub(crate) fn pack(
+    py: Python<'_>,
+    q: &Bound<'_, PyAny>,
+    dtype: &str,
+    mut out: PyReadwriteArrayDyn<'_, u8>,
+) -> PyResult<()> {
+    let (q, dtype, bytes) = (IntegerArray::new(q)?, parse(dtype)?, out.as_slice_mut()?);
     let integers = q.integers()?;
-    let bytes = detached(py, || packing::pack(integers, dtype))?;
-    moved(py, &[bytes.len()], bytes)
+    detached(py, || packing::pack_into(integers, dtype, bytes))
 }
 
 /// The inverse of `pack`.
 #[pyfunction]
-pub(crate) fn unpack<'py>(
-    py: Python<'py>,
-    data: PyReadonlyArrayDyn<'py, u8>,
-    count: usize,
+pub(crate) fn unpack(
+    py: Python<'_>,
+    data: PyReadonlyArrayDyn<'_, u8>,
     dtype: &str,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (bytes, dtype) = (slice(&data)?, parse(dtype)?);
-    if dtype.signed() {
-        Ok(moved(
-            py,
-            &[count],
-            detached(py, || packing::unpack::<i8>(bytes, count, dtype))?,
-        )?
-        .into_any())
-    } else {
-        Ok(moved(
-            py,
-            &[count],
-            detached(py, || packing::unpack::<u8>(bytes, count, dtype))?,
-        )?
-        .into_any())
-    }
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (bytes, dtype, mut out) = (slice(&data)?, parse(dtype)?, IntegerArrayMut::new(out)?);
+    let integers = out.integers()?;
+    detached(py, || packing::unpack_into(bytes, dtype, integers))
 }

@@ -97,8 +97,8 @@ macro_rules! integer_arrays {
 
         impl<'py> IntegerArray<'py> {
             pub(crate) fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
-                $(if let Ok(array) = array.extract() {
-                    return Ok(Self::$variant(array));
+                $(if let Ok(array) = array.cast::<PyArrayDyn<$type>>() {
+                    return Ok(Self::$variant(array.try_readonly()?));
                 })*
                 Err(PyTypeError::new_err("expected an array of int8, uint8, int16 or uint16"))
             }
@@ -117,8 +117,8 @@ macro_rules! integer_arrays {
 
         impl<'py> IntegerArrayMut<'py> {
             pub(crate) fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
-                $(if let Ok(array) = array.extract() {
-                    return Ok(Self::$variant(array));
+                $(if let Ok(array) = array.cast::<PyArrayDyn<$type>>() {
+                    return Ok(Self::$variant(array.try_readwrite()?));
                 })*
                 Err(PyTypeError::new_err("expected a writable array of int8, uint8, int16 or uint16"))
             }
