@@ -349,12 +349,7 @@ impl<'a> Affine<'a> {
     fn for_each_segment(&self, first: usize, len: usize, mut f: impl FnMut(Range<usize>, Segment, Slices<'_>)) {
         self.layout.for_each_segment(first..first + len, |segment| {
             let elements = segment.elements.start - first..segment.elements.end - first;
-            let slices = Slices {
-                run: segment.run,
-                scale: &self.scale[segment.slices.clone()],
-                zero_point: &self.zero_point[segment.slices.clone()],
-                limits: self.limits,
-            };
+            let slices = self.slices(segment.run, segment.slices.clone());
             f(elements, segment, slices);
         });
     }
@@ -368,9 +363,19 @@ impl<'a> Affine<'a> {
         mut f: impl FnMut(Range<usize>, Divisors<'_>),
     ) {
         self.for_each_segment(first, len, |elements, segment, slices| {
-            prepared.prepare(&segment.window, &self.scale, &self.zero_point, self.limits);
+            let of_window = self.slices(segment.run, segment.window.clone());
+            prepared.prepare(self.kernel, &segment.window, of_window);
             f(elements, prepared.divisors(slices, segment.slices));
         });
+    }
+
+    fn slices(&self, run: usize, range: Range<usize>) -> Slices<'_> {
+        Slices {
+            run,
+            scale: &self.scale[range.clone()],
+            zero_point: &self.zero_point[range],
+            limits: self.limits,
+        }
     }
 
     fn check_holds(&self, container: QuantType) -> Result<()> {

@@ -7,7 +7,7 @@ use super::{
     layout::TILE,
 };
 use crate::{
-    kernels::elementwise::{Divisors, ORDINARY, Slices},
+    kernels::elementwise::{Divisors, ElementwiseKernel, Slices},
     threads,
 };
 
@@ -96,24 +96,14 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Makes the window `window`, if it is another one.
-    pub(super) fn prepare(
-        &mut self,
-        window: &Range<usize>,
-        scale: &[f32],
-        zero_point: &[i32],
-        (qmin, qmax): (i32, i32),
-    ) {
+    /// Makes the window `window`, whose slices are given, if it is another one.
+    pub(super) fn prepare(&mut self, kernel: &dyn ElementwiseKernel, window: &Range<usize>, slices: Slices<'_>) {
         if self.window == *window {
             return;
         }
-        let (scale, zero_point) = (&scale[window.clone()], &zero_point[window.clone()]);
         self.window = window.clone();
-        let slices = || scale.iter().zip(zero_point);
-        refill(&mut self.inverse, scale.iter().map(|s| 1.0 / s));
-        refill(&mut self.min, slices().map(|(s, z)| steps(qmin - z) * s));
-        refill(&mut self.max, slices().map(|(s, z)| steps(qmax - z) * s));
-        self.ordinary = scale.iter().fold(true, |all, s| all & ORDINARY.contains(s));
+        let [inverse, min, max] = [&mut self.inverse, &mut self.min, &mut self.max].map(|b| first(b, window.len()));
+        self.ordinary = kernel.prepare(slices, inverse, min, max);
     }
 
     /// Those of `slices`, which are the slices `range`, all in the window.
@@ -127,14 +117,4 @@ impl Prepared {
             ordinary: self.ordinary,
         }
     }
-}
-
-fn refill(to: &mut Vec<f32>, values: impl Iterator<Item = f32>) {
-    to.clear();
-    to.extend(values);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "at most 17 bits")]
-fn steps(n: i32) -> f32 {
-    n as f32
 }

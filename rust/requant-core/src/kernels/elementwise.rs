@@ -127,6 +127,9 @@ pub trait ElementwiseKernel: Send + Sync {
     /// The name of the set that it belongs to, as `REQUANT_ISA` takes it.
     fn name(&self) -> &'static str;
 
+    /// Fills [`Divisors::inverse`], [`Divisors::min`] and [`Divisors::max`]; gives [`Divisors::ordinary`].
+    fn prepare(&self, slices: Slices<'_>, inverse: &mut [f32], min: &mut [f32], max: &mut [f32]) -> bool;
+
     /// The integer of each real. `out` holds the type.
     fn quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>);
 

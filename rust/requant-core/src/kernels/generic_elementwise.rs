@@ -4,7 +4,7 @@
 //! wherever it has none of its own.
 
 use super::{
-    elementwise::{Divisor, Divisors, ElementwiseKernel, Params, Slices},
+    elementwise::{Divisor, Divisors, ElementwiseKernel, ORDINARY, Params, Slices},
     halves,
 };
 use crate::affine::{Integer, Integers, IntegersMut, Reals, RealsMut, Rounding};
@@ -19,6 +19,10 @@ pub(super) fn probe() -> Option<&'static dyn ElementwiseKernel> {
 impl ElementwiseKernel for Generic {
     fn name(&self) -> &'static str {
         "generic"
+    }
+
+    fn prepare(&self, slices: Slices<'_>, inverse: &mut [f32], min: &mut [f32], max: &mut [f32]) -> bool {
+        prepare(slices, inverse, min, max)
     }
 
     fn quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>) {
@@ -52,6 +56,19 @@ impl ElementwiseKernel for Generic {
     fn unpack(&self, packed: &[u8], per_byte: usize, out: IntegersMut<'_>) {
         unpack(packed, per_byte, out);
     }
+}
+
+#[inline(always)]
+pub(super) fn prepare(slices: Slices<'_>, inverse: &mut [f32], min: &mut [f32], max: &mut [f32]) -> bool {
+    let ((qmin, qmax), mut ordinary) = (slices.limits, true);
+    let outs = inverse.iter_mut().zip(min).zip(max);
+    for ((scale, zero_point), ((inverse, min), max)) in slices.scale.iter().zip(slices.zero_point).zip(outs) {
+        *inverse = 1.0 / scale;
+        *min = to_f32(qmin - zero_point) * scale;
+        *max = to_f32(qmax - zero_point) * scale;
+        ordinary &= (*scale >= *ORDINARY.start()) & (*scale <= *ORDINARY.end());
+    }
+    ordinary
 }
 
 #[inline(always)]

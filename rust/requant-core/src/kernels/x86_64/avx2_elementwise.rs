@@ -16,7 +16,7 @@ use crate::{
     affine::{Integers, IntegersMut, Reals, RealsMut, Rounding},
     kernels::{
         elementwise::{Divisors, ElementwiseKernel, Slices},
-        generic_elementwise::Generic,
+        generic_elementwise::{self as generic, Generic},
         halves,
     },
 };
@@ -33,6 +33,11 @@ pub(in crate::kernels) fn probe() -> Option<&'static dyn ElementwiseKernel> {
 impl ElementwiseKernel for Avx2Elementwise {
     fn name(&self) -> &'static str {
         "avx2"
+    }
+
+    fn prepare(&self, slices: Slices<'_>, inverse: &mut [f32], min: &mut [f32], max: &mut [f32]) -> bool {
+        // SAFETY: an `Avx2Elementwise` exists only where its features were detected.
+        unsafe { prepare(slices, inverse, min, max) }
     }
 
     fn quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>) {
@@ -98,6 +103,11 @@ macro_rules! with_formula {
             }
         }
     };
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prepare(slices: Slices<'_>, inverse: &mut [f32], min: &mut [f32], max: &mut [f32]) -> bool {
+    generic::prepare(slices, inverse, min, max)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
