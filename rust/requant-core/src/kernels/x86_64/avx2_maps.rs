@@ -142,7 +142,7 @@ impl<const FORMULA: u8> Map for FakeQuantize<FORMULA> {
             // SAFETY: as the caller promised.
             reals[v] = unsafe { Lanes::at::<RUN>(divisors, first + 8 * v) }.reals::<FORMULA>(load(x));
         }
-        store_32(reals, out);
+        store_32::<false>(reals, out);
     }
 
     #[inline]
@@ -194,9 +194,10 @@ impl<const FORMULA: u8> Map for InRange<FORMULA> {
     }
 }
 
-pub(super) struct Dequantize<Q>(Q);
+/// `STREAM` writes past the caches.
+pub(super) struct Dequantize<Q, const STREAM: bool>(Q);
 
-impl<Q: Integer> Map for Dequantize<Q> {
+impl<Q: Integer, const STREAM: bool> Map for Dequantize<Q, STREAM> {
     type X = Q;
     type Y = f32;
     type Params<'a> = Slices<'a>;
@@ -209,7 +210,7 @@ impl<Q: Integer> Map for Dequantize<Q> {
             // SAFETY: as the caller promised.
             reals[v] = unsafe { real::<Q, RUN>(q, slices, first + 8 * v) };
         }
-        store_32(reals, out);
+        store_32::<STREAM>(reals, out);
     }
 
     #[inline]
@@ -220,6 +221,6 @@ impl<Q: Integer> Map for Dequantize<Q> {
     }
 
     fn rest(q: &[Q], slices: Slices<'_>, out: &mut [f32]) {
-        Generic.dequantize(Q::borrowed(q), slices, out);
+        Generic.dequantize(Q::borrowed(q), slices, out, STREAM);
     }
 }
