@@ -8,9 +8,9 @@
 use std::arch::x86_64::*;
 
 use super::{
-    avx2_values::{load, store},
     avx2_maps::{Dequantize, FakeQuantize, InRange, Quantize, map},
     avx2_packing,
+    avx2_values::{load, store},
 };
 use crate::{
     affine::{Integers, IntegersMut, Reals, RealsMut, Rounding},
