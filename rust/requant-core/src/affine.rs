@@ -37,9 +37,6 @@ use crate::{
     pack,
 };
 
-/// Reals that no cache holds: 32 MiB.
-const UNCACHED: usize = 1 << 23;
-
 /// A machine integer that quantized values are held in; types of 2 and 4 bits are held in 8.
 pub trait Integer: Copy + Default + Send + Sync + private::Sealed {
     /// The widest quantized type it holds.
@@ -294,11 +291,10 @@ impl<'a> Affine<'a> {
     }
 
     fn dequantize_tile(&self, first: usize, q: Integers<'_>, out: RealsMut<'_>, reals: &mut Vec<f32>) {
-        let past_caches = matches!(out, RealsMut::F32(_)) && self.elements >= UNCACHED;
         self.narrowed(out, reals, |out| {
             self.for_each_segment(first, q.len(), |elements, _, slices| {
-                let (q, out) = (q.part(elements.clone()), &mut out[elements]);
-                self.kernel.dequantize(q, slices, out, past_caches);
+                self.kernel
+                    .dequantize(q.part(elements.clone()), slices, &mut out[elements]);
             });
         });
     }

@@ -133,8 +133,8 @@ pub trait ElementwiseKernel: Send + Sync {
     /// The integer of each real. `out` holds the type.
     fn quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>);
 
-    /// The real of each integer. `past_caches` says that `out` belongs to an array that no cache holds.
-    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32], past_caches: bool);
+    /// The real of each integer.
+    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]);
 
     /// The real of the integer of each real.
     fn fake_quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [f32]);

@@ -29,7 +29,7 @@ impl ElementwiseKernel for Generic {
         quantize(x, divisors, rounding, out);
     }
 
-    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32], _past_caches: bool) {
+    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
         dequantize(q, slices, out);
     }
 

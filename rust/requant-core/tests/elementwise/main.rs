@@ -220,26 +220,6 @@ fn threads_give_the_serial_result() {
     }
 }
 
-/// Arrays too large for the caches are written past them, whether or not they are aligned.
-#[test]
-#[cfg_attr(miri, ignore = "too many elements")]
-fn large_arrays_are_those_of_generic() {
-    const N: usize = (1 << 23) + 13;
-    let q: Vec<u8> = (0..N).map(|i| (i % 251) as u8).collect();
-    let (mut got, mut want) = (vec![f32::NAN; N + 1], vec![f32::NAN; N]);
-    let (scale, zero_point) = ([0.3], [7]);
-    let map = Affine::new(&[N], Granularity::PerTensor, QuantType::U8, false, &scale, &zero_point).unwrap();
-    map.clone().with_kernel(generic()).dequantize(&q, &mut want).unwrap();
-    for kernel in elementwise::available() {
-        for start in 0..2 {
-            got.fill(f32::NAN);
-            let map = map.clone().with_kernel(kernel).with_threads(2);
-            map.dequantize(&q, &mut got[start..][..N]).unwrap();
-            assert!(got[start..][..N] == want, "{}, from {start}", kernel.name());
-        }
-    }
-}
-
 /// Packing in one pass gives the bytes of packing afterwards.
 #[test]
 fn packed_arrays_are_the_packed_integers() {

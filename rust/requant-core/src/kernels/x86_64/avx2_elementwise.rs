@@ -45,9 +45,9 @@ impl ElementwiseKernel for Avx2Elementwise {
         unsafe { quantize(x, divisors, rounding, out) }
     }
 
-    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32], past_caches: bool) {
+    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
         // SAFETY: an `Avx2Elementwise` exists only where its features were detected.
-        unsafe { dequantize(q, slices, out, past_caches) }
+        unsafe { dequantize(q, slices, out) }
     }
 
     fn fake_quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [f32]) {
@@ -124,22 +124,12 @@ fn quantize(x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: Integers
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dequantize(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32], past_caches: bool) {
-    if !past_caches {
-        return dequantize_to::<false>(q, slices, out);
-    }
-    dequantize_to::<true>(q, slices, out);
-    // Streamed stores are ordered with no others, those that tell another thread of them included.
-    _mm_sfence();
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dequantize_to<const STREAM: bool>(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
+fn dequantize(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
     match q {
-        Integers::I8(q) => map::<Dequantize<i8, STREAM>>(q, slices, out),
-        Integers::U8(q) => map::<Dequantize<u8, STREAM>>(q, slices, out),
-        Integers::I16(q) => map::<Dequantize<i16, STREAM>>(q, slices, out),
-        Integers::U16(q) => map::<Dequantize<u16, STREAM>>(q, slices, out),
+        Integers::I8(q) => map::<Dequantize<i8>>(q, slices, out),
+        Integers::U8(q) => map::<Dequantize<u8>>(q, slices, out),
+        Integers::I16(q) => map::<Dequantize<i16>>(q, slices, out),
+        Integers::U16(q) => map::<Dequantize<u16>>(q, slices, out),
     }
 }
 

@@ -142,7 +142,7 @@ impl<const FORMULA: u8> Map for FakeQuantize<FORMULA> {
             // SAFETY: as the caller promised.
             reals[v] = unsafe { Lanes::at::<RUN>(divisors, first + 8 * v) }.reals::<FORMULA>(load(x));
         }
-        store_32::<false>(reals, out);
+        store_32(reals, out);
     }
 
     #[inline]
@@ -194,10 +194,9 @@ impl<const FORMULA: u8> Map for InRange<FORMULA> {
     }
 }
 
-/// `STREAM` writes past the caches.
-pub(super) struct Dequantize<Q, const STREAM: bool>(Q);
+pub(super) struct Dequantize<Q>(Q);
 
-impl<Q: Integer, const STREAM: bool> Map for Dequantize<Q, STREAM> {
+impl<Q: Integer> Map for Dequantize<Q> {
     type X = Q;
     type Y = f32;
     type Params<'a> = Slices<'a>;
@@ -210,7 +209,7 @@ impl<Q: Integer, const STREAM: bool> Map for Dequantize<Q, STREAM> {
             // SAFETY: as the caller promised.
             reals[v] = unsafe { real::<Q, RUN>(q, slices, first + 8 * v) };
         }
-        store_32::<STREAM>(reals, out);
+        store_32(reals, out);
     }
 
     #[inline]
@@ -221,6 +220,6 @@ impl<Q: Integer, const STREAM: bool> Map for Dequantize<Q, STREAM> {
     }
 
     fn rest(q: &[Q], slices: Slices<'_>, out: &mut [f32]) {
-        Generic.dequantize(Q::borrowed(q), slices, out, STREAM);
+        Generic.dequantize(Q::borrowed(q), slices, out);
     }
 }

@@ -260,22 +260,11 @@ pub(super) fn store_8_integers<Q: Integer>(v: __m256i, out: &mut [Q; 8]) {
     unsafe { _mm_storel_epi64(out, bytes) };
 }
 
-/// Where `STREAM` and `out` is aligned to 16 bytes, past the caches: that spares reading what is overwritten.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn store_32<const STREAM: bool>(v: [__m256; 4], out: &mut [f32; 32]) {
-    let streamed = STREAM && out.as_ptr().cast::<__m128>().is_aligned();
+pub(super) fn store_32(v: [__m256; 4], out: &mut [f32; 32]) {
     for (v, out) in v.into_iter().zip(out.as_chunks_mut().0) {
-        if streamed {
-            let (low, high) = (_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-            // SAFETY: `out` is 8 writable floats, aligned to 16 bytes as the first of its array is.
-            unsafe {
-                _mm_stream_ps(out.as_mut_ptr(), low);
-                _mm_stream_ps(out.as_mut_ptr().add(4), high);
-            }
-        } else {
-            store(v, out);
-        }
+        store(v, out);
     }
 }
 
