@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests.models import MODELS
 
-from requant import placement, verify
+from requant import placement, timing, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,5 +46,7 @@ def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time the models once: for tests that do not look at latency."""
     monkeypatch.setattr(verify, "_LATENCY_SECONDS", 0.0)
     monkeypatch.setattr(verify, "_LATENCY_PAIRS", (1, 1))
+    monkeypatch.setattr(timing, "_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "_BLOCKS", (1, 1))
     monkeypatch.setattr(placement, "_SECONDS", 0.0)
     monkeypatch.setattr(placement, "_ROUNDS", (1, 1))

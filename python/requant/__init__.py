@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from requant.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from requant.ablation import Sensitivity as Sensitivity, sensitivity as sensitivity
     from requant.api import (
         Inspection as Inspection,
         QuantizedModel as QuantizedModel,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from requant.boundary import Boundary as Boundary
     from requant.calibration import CalibrationTable as CalibrationTable
+    from requant.comparison import Comparison as Comparison, compare as compare
     from requant.config import QuantConfig as QuantConfig
     from requant.conv import PackedConv as PackedConv, qconv2d as qconv2d
     from requant.data import DataOptions as DataOptions, ImageOptions as ImageOptions
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
         RequantError as RequantError,
         VerificationError as VerificationError,
     )
+    from requant.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from requant.keeping import Kept as Kept, quantize_to_keep as quantize_to_keep
     from requant.layers import (
         LookupTable as LookupTable,
         qadd as qadd,
@@ -88,9 +92,11 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "ablation": ("Sensitivity", "sensitivity"),
     "api": ("Inspection", "QuantizedModel", "calibrate", "inspect", "quantize"),
     "boundary": ("Boundary",),
     "calibration": ("CalibrationTable",),
+    "comparison": ("Comparison", "compare"),
     "config": ("QuantConfig",),
     "conv": ("PackedConv", "qconv2d"),
     "data": ("DataOptions", "ImageOptions"),
@@ -107,6 +113,8 @@ _HOMES = {
         "RequantError",
         "VerificationError",
     ),
+    "evaluation": ("Evaluation", "evaluate"),
+    "keeping": ("Kept", "quantize_to_keep"),
     "layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
     "matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
     "observers": ("Observer", "ObserverSet"),

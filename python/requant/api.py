@@ -15,7 +15,9 @@ from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.dynamic import plan_whole, resolve_dynamic
 from requant.errors import ConfigError, DataError, ModelError
+from requant.evaluation import check_labels, measure_accuracy
 from requant.files import check_outputs, write_atomically
+from requant.metrics import get_metric
 from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
@@ -33,7 +35,6 @@ from requant.verify import (
     check_model,
     compare_outputs,
     measure_latency,
-    measure_top1,
     one_sample,
     tensor_quality,
     weight_quality,
@@ -42,7 +43,7 @@ from requant.verify import (
 from requant.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from requant.calibration import Progress
@@ -103,6 +104,7 @@ def quantize(
     data_options: DataOptions | None = None,
     evaluation: object = None,
     labels: str | None = None,
+    metric: str | Callable[..., object] = "top1",
     progress: Progress | None = None,
     **overrides: Any,
 ) -> QuantizedModel:
@@ -116,8 +118,9 @@ def quantize(
         config: how to quantize, as a ``QuantConfig`` or its options by name; ``overrides`` change single options.
         table: statistics collected earlier by ``calibrate`` for this model.
         data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
-        evaluation: labelled samples, in any form that ``data`` may have; gives top-1 of both models.
+        evaluation: samples to judge both models by, in any form that ``data`` may have; ranges never depend on them.
         labels: name of the labels in ``evaluation``, where it is not ``labels``, ``label``, ``y`` or ``targets``.
+        metric: what to judge by, as for ``requant.evaluate``.
         progress: called after each calibration batch with the samples done and their number (None if unknown).
         **overrides: options of ``QuantConfig`` by name.
 
@@ -131,34 +134,37 @@ def quantize(
         >>> result = requant.quantize("model.onnx", "calib.npz", method="mse")  # doctest: +SKIP
         >>> result.save("model.int8.onnx")  # doctest: +SKIP
     """
-    config = _configured(config, overrides)
+    config = configured(config, overrides)
+    judge = get_metric(metric)
     watch = _Stopwatch()
     with watch("load"):
         graph = load_float(model)
-        options = _data_options(config, data_options)
+        options = with_data_options(config, data_options)
         _check_sources(config, data, table)
         dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=not config.dynamic)
         whole = replace(options, samples=None, seed=None)
-        labelled = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
+        judged = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
+        if judged is not None:
+            check_labels(judge, judged, judged.has_labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
         plan = plan_whole(prepared, config)
-        _refuse_empty(plan, graph.origin)
+        refuse_empty(plan, graph.origin)
     with watch("calibrate"):
         if table is None and plan.calibrated:
             assert dataset is not None  # refused above
-            transformed, table = _observe(prepared, plan, dataset, config, progress)
+            transformed, table = observe(prepared, plan, dataset, config, progress)
         elif table is not None:
             table.check(graph)
             transformed = repeat(prepared, plan, config, table.factors)
         else:
             transformed = Transformed(prepared, plan)
         prepared, plan = transformed.graph, transformed.plan
-    batches, note = _verification_batches(dataset, config)
+    batches, note = verification_batches(dataset, dynamic=config.dynamic)
     feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
     ranges = {} if table is None else table.ranges(plan, config)
     with watch("quantize"):
-        build = _builder(graph, prepared, config, plan, ranges)
+        build = builder(graph, prepared, config, plan, ranges)
         if config.optimize == "latency":
             chosen, placed = place(prepared, graph.to_bytes(), build, feeds)
             note = (*note, placed)
@@ -170,7 +176,7 @@ def quantize(
         names = [output.name for output in graph.outputs]
         outputs = compare_outputs(runners, names, batches, workers=config.cores) if batches else ()
         latency = measure_latency(runners, feeds) if batches else None
-        accuracy = None if labelled is None else measure_top1(runners, labelled, workers=config.cores)
+        accuracy = None if judged is None else measure_accuracy(runners, names, judged, judge, workers=config.cores)
         tensors = (
             *tensor_quality(prepared, plan, chosen.resolved, table),
             *weight_quality(prepared, plan, chosen.weights),
@@ -208,19 +214,19 @@ def calibrate(
     **overrides: Any,
 ) -> CalibrationTable:
     """Collect the statistics from which every method's ranges follow; arguments as for ``quantize``."""
-    config = _configured(config, overrides)
+    config = configured(config, overrides)
     if config.dynamic:
         raise ConfigError("dynamic quantization has nothing to calibrate", hint="quantize with dynamic=True right away")
     graph = load_float(model)
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
-    dataset = open_data(data, graph.inputs, _data_options(config, data_options), hold_back=True)
-    return _observe(prepared, plan, dataset, config, progress)[1]
+    dataset = open_data(data, graph.inputs, with_data_options(config, data_options), hold_back=True)
+    return observe(prepared, plan, dataset, config, progress)[1]
 
 
 def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None, **overrides: Any) -> Inspection:
     """What ``model`` consists of, and what would be quantized and what not, and why."""
-    config = _configured(config, overrides)
+    config = configured(config, overrides)
     graph = Graph.load(model)
     prepared, changes = prepare(graph)
     initializers = prepared.model.graph.initializers.values()
@@ -253,7 +259,7 @@ def refuse_hopeless(inspection: Inspection) -> None:
         ModelError: the model is quantized already, or nothing in it can be.
     """
     _refuse_quantized(inspection.quantized_ops, inspection.model)
-    _refuse_empty(inspection.plan, inspection.model)
+    refuse_empty(inspection.plan, inspection.model)
 
 
 def _refuse_quantized(present: Sequence[str], origin: str) -> None:
@@ -264,7 +270,12 @@ def _refuse_quantized(present: Sequence[str], origin: str) -> None:
         )
 
 
-def _refuse_empty(plan: QuantPlan, origin: str) -> None:
+def refuse_empty(plan: QuantPlan, origin: str) -> None:
+    """Refuse a plan in which nothing is quantized.
+
+    Raises:
+        ModelError: it is one.
+    """
     if not plan.nodes and not plan.dynamic:
         raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
 
@@ -294,13 +305,14 @@ def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
     return tuple(str(change) for change in changes)
 
 
-def _configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
+def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
+    """The config that a caller means."""
     if not isinstance(config, QuantConfig):
         config = QuantConfig.from_dict(config or {})
     return config.with_options(**overrides)
 
 
-def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
+def with_data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
     """``options``, with what ``config`` says of samples, batch size and seed."""
     chosen = options or DataOptions()
     return replace(
@@ -311,8 +323,8 @@ def _data_options(config: QuantConfig, options: DataOptions | None) -> DataOptio
     )
 
 
-def _observe(
-    graph: Graph, plan: QuantPlan, dataset: Dataset, config: QuantConfig, progress: Progress | None
+def observe(
+    graph: Graph, plan: QuantPlan, dataset: Dataset, config: QuantConfig, progress: Progress | None = None
 ) -> tuple[Transformed, CalibrationTable]:
     """The prepared ``graph`` as its data wants it, and the statistics of that."""
     # One pass, since some data can be read only once: what the transforms read of it comes again.
@@ -323,9 +335,11 @@ def _observe(
     return transformed, table.with_factors(transformed.factors)
 
 
-def _verification_batches(dataset: Dataset | None, config: QuantConfig) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
+def verification_batches(
+    dataset: Dataset | None, *, dynamic: bool = False
+) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
     """Samples to compare the two models on, and what must be said of them."""
-    if dataset is not None and config.dynamic:  # has seen no sample yet
+    if dataset is not None and dynamic:  # has seen no sample yet
         return tuple(_first(dataset.batches(), HOLD_BACK_AT_MOST)), ()
     if dataset is not None:
         held_back = tuple(dataset.held_back())
@@ -350,7 +364,7 @@ def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
             return
 
 
-def _builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
+def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
     """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``."""
     known = {tensor.name: tensor.fixed or ranges[tensor.source or tensor.name] for tensor in plan.tensors.values()}
 

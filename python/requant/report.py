@@ -58,7 +58,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """A metric on labelled samples, of the float and of the quantized model."""
+    """A metric on evaluation samples, of the float and of the quantized model."""
 
     metric: str
     samples: int
@@ -122,7 +122,7 @@ class Report:
         if self.accuracy is not None:
             a = self.accuracy
             rows.append(
-                (a.metric, f"{a.float_value:.4f} float, {a.quantized_value:.4f} quantized ({_samples(a.samples)})")
+                (a.metric, f"{a.float_value:#.5g} float, {a.quantized_value:#.5g} quantized ({_samples(a.samples)})")
             )
         for out in self.outputs:
             sqnr = "equal" if out.sqnr_db is None else f"SQNR {out.sqnr_db:.1f} dB"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.errors import DataError, ModelError, VerificationError
+from requant.errors import ModelError, VerificationError
 from requant.parallel import in_order
-from requant.report import Accuracy, Latency, OutputQuality, TensorQuality
+from requant.report import Latency, OutputQuality, TensorQuality
 from requant.runtime import open_runner
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from requant.calibration import CalibrationTable
-    from requant.data import Batch, Dataset, InputSpec
+    from requant.data import Batch, InputSpec
     from requant.dynamic import IntegerWeights
     from requant.onnx.graph import Graph
     from requant.plan import QuantPlan
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, NDArray[Any]]
     #: The float model and the quantized one.
     Runners = tuple[Runner, Runner]
-    #: What each of them makes of one batch.
-    Outputs = tuple[list[NDArray[Any]], list[NDArray[Any]]]
+    #: What each of several models makes of one batch.
+    Outputs = tuple[list[NDArray[Any]], ...]
 
 _LATENCY_SECONDS = 0.6
 _LATENCY_PAIRS = (5, 50)
+_NO_SIGNAL = 1e20  # -200 dB
 
 
 def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -> Runners:
@@ -76,8 +77,8 @@ def compare_outputs(
     runners: Runners, names: Sequence[str], batches: Sequence[Batch], *, workers: int
 ) -> tuple[OutputQuality, ...]:
     """Distance of each float output (all outputs are named) from the float model's, over all ``batches``."""
-    sums = {name: _Distance() for name in names}
-    with closing(_run(runners, batches, workers)) as compared:
+    sums = {name: Distance() for name in names}
+    with closing(run_each(runners, batches, workers)) as compared:
         for _, results in compared:
             for name, expected, got in zip(names, *results, strict=True):
                 if expected.dtype.kind == "f":
@@ -85,12 +86,13 @@ def compare_outputs(
     return tuple(distance.quality(name) for name, distance in sums.items() if distance.seen)
 
 
-def _run(runners: Runners, batches: Iterable[Batch], workers: int) -> Generator[tuple[Batch, Outputs], None, None]:
-    """Each batch, with its outputs of both models."""
+def run_each(
+    runners: Sequence[Runner], batches: Iterable[Batch], workers: int
+) -> Generator[tuple[Batch, Outputs], None, None]:
+    """Each batch, with what each model makes of it."""
 
     def run(batch: Batch) -> tuple[Batch, Outputs]:
-        expected, got = ([np.asarray(output) for output in runner.run(batch.feeds)] for runner in runners)
-        return batch, (expected, got)
+        return batch, tuple([np.asarray(output) for output in runner.run(batch.feeds)] for runner in runners)
 
     def stop() -> None:
         for runner in runners:
@@ -99,7 +101,7 @@ def _run(runners: Runners, batches: Iterable[Batch], workers: int) -> Generator[
     return in_order(run, batches, workers, stop=stop)
 
 
-class _Distance:
+class Distance:
     """Running sums of a signal, its error and their products."""
 
     def __init__(self) -> None:
@@ -107,6 +109,7 @@ class _Distance:
         self.signal = self.noise = self.dot = self.other = self.peak = 0.0
 
     def add(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
+        """Take in some values; where the expected ones are not finite, nothing is compared."""
         finite = np.isfinite(expected)
         expected, got = expected[finite], got[finite]
         self.seen = True
@@ -119,7 +122,15 @@ class _Distance:
         self.noise += float(np.sum((expected - got) ** 2))
         self.peak = max(self.peak, float(np.max(np.abs(expected - got), initial=0.0)))
 
+    @property
+    def relative(self) -> float:
+        """Power of the error over that of the signal, at most 1e20, which stands for no signal or endless noise."""
+        if self.noise <= 0:
+            return 0.0
+        return min(self.noise / self.signal, _NO_SIGNAL) if self.signal > 0 else _NO_SIGNAL
+
     def quality(self, name: str) -> OutputQuality:
+        """The distance so far, for a tensor called ``name``."""
         length = math.sqrt(self.signal * self.other)
         return OutputQuality(
             name=name,
@@ -156,37 +167,6 @@ def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
     for _ in range(repeats):
         runner.run(feeds)
     return (time.perf_counter() - start) / repeats
-
-
-def measure_top1(runners: Runners, dataset: Dataset, *, workers: int) -> Accuracy:
-    """Share of labelled samples whose largest score (last axis of the first output) is the label's, of both models."""
-    right, total = [0, 0], 0
-    with closing(_run(runners, dataset.batches(), workers)) as compared:
-        for batch, results in compared:
-            if batch.labels is None:
-                raise DataError(
-                    f"{dataset.description} has no labels",
-                    hint="name them labels, label, y or targets beside the inputs, or say labels=NAME (--labels NAME)",
-                )
-            scores = [outputs[0] for outputs in results]
-            labels = _class_labels(np.asarray(batch.labels), batch.count, scores[0].shape)
-            total += len(labels)
-            for index, score in enumerate(scores):
-                guesses = score.reshape(len(labels), -1, score.shape[-1])[:, -1].argmax(axis=-1)
-                right[index] += int(np.sum(guesses == labels))
-    return Accuracy("top1", total, right[0] / total, right[1] / total)
-
-
-def _class_labels(labels: NDArray[Any], count: int, scores: tuple[int, ...]) -> NDArray[Any]:
-    """``labels`` as one class index to a sample, refused where they are not."""
-    classes = scores[-1] if scores else 0
-    integral = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.all(labels == np.rint(labels)))
-    if labels.size != count or not integral or not np.all((labels >= 0) & (labels < classes)):
-        raise DataError(
-            f"top-1 needs one label in 0..{classes - 1} for each sample, got {labels.dtype} {list(labels.shape)}",
-            hint="give class indices that count from 0; one-hot labels: labels.argmax(axis=-1)",
-        )
-    return labels.reshape(-1)
 
 
 def tensor_quality(

@@ -28,11 +28,23 @@ DOORS = {
 
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
-    ("types", "errors", "version", "files", "parallel", "mincut", "targets", "rules", "config"),
-    ("_requant", "arrays", "ops", "boundary", "matmul", "conv", "layers", "data", "observers", "runtime", "onnx"),
-    ("plan", "calibration", "resolve", "dynamic", "report", "verify", "placement"),
+    ("types", "errors", "version", "files", "parallel", "mincut", "charts", "targets", "rules", "config"),
+    ("_requant", "arrays", "ops", "boundary", "matmul", "conv", "layers", "data", "observers", "runtime")
+    + ("footprint", "onnx", "metrics"),
+    (
+        "plan",
+        "calibration",
+        "resolve",
+        "dynamic",
+        "report",
+        "verify",
+        "placement",
+        "evaluation",
+        "timing",
+        "comparison",
+    ),
     ("transforms",),
-    ("api", "editing"),
+    ("api", "editing", "trials", "ablation", "keeping"),
     ("cli", "__main__"),
 )
 #: Modules of a higher layer that a target's or a runtime's table needs.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import requant
-from requant import cli, config, errors, ops, targets, transforms, types
+from requant import cli, config, errors, metrics, ops, targets, transforms, types
 from requant.onnx import ops as onnx_ops, passes
 from requant.types import QuantType
 
@@ -38,6 +38,11 @@ def test_choices_of_types_and_targets_are_real() -> None:
 
 def test_every_target_file_is_listed() -> None:
     assert set(targets.TARGETS.values()) == modules("requant.targets", but=("spec",))
+
+
+def test_every_metric_file_is_listed_and_named_like_its_line() -> None:
+    assert set(metrics.METRICS.values()) == modules("requant.metrics", but=("spec", "user", "ranking", "distance"))
+    assert [metrics.get_metric(name).name for name in metrics.METRICS] == list(metrics.METRICS)
 
 
 def test_every_op_file_is_listed() -> None:

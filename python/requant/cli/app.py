@@ -11,8 +11,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import edit
-from requant.cli.parser import CONFIG_OPTIONS, parse
+from requant.cli import compare, edit, evaluate, keep, sensitivity
+from requant.cli.options import config_of, data_options
+from requant.cli.parser import parse
 from requant.errors import RequantError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from requant.config import QuantConfig
-    from requant.data import DataOptions
 
 INTERRUPTED = 130
 BUG = 101
@@ -102,58 +102,47 @@ def _log_to_stderr(args: argparse.Namespace) -> None:
     logger.propagate = False
 
 
-def _config(args: argparse.Namespace) -> QuantConfig:
-    from requant.config import QuantConfig
-    from requant.rules import as_rules
-
-    config = QuantConfig.from_recipe(args.recipe) if args.recipe else QuantConfig()
-    given = {name: getattr(args, name, None) for name in CONFIG_OPTIONS}
-    if rules := getattr(args, "rules", None):
-        given["rules"] = (*config.rules, *as_rules(rules))
-    return config.with_options(**{name: value for name, value in given.items() if value is not None})
-
-
-def _data_options(args: argparse.Namespace) -> DataOptions:
-    from requant.data import DataOptions, ImageOptions
-
-    names = ("size", "scale", "mean", "std", "layout", "color", "resize")
-    given = {name: getattr(args, f"image_{name}") for name in names}
-    return DataOptions(image=ImageOptions(**{name: value for name, value in given.items() if value is not None}))
-
-
 def _quantize(args: argparse.Namespace) -> int:
     import requant
     from requant.calibration import CalibrationTable
     from requant.cli import render
     from requant.files import check_outputs, write_atomically
 
-    config = _config(args)
+    config = config_of(args)
     if args.dry_run:
         return _show_plan(args, config)
     output = Path(args.output or f"{Path(args.model).stem}.int8.onnx")
     check_outputs([output, args.report, args.save_recipe], [args.model, args.data, args.eval, args.table, args.recipe])
-    table = CalibrationTable.load(args.table) if args.table else None
-    with render.progress(quiet=args.quiet or args.json) as progress:
-        result = requant.quantize(
-            args.model,
-            args.data,
-            config,
-            table=table,
-            data_options=_data_options(args),
-            evaluation=args.eval,
-            labels=args.labels,
-            progress=progress,
-        )
+    judged: dict[str, Any] = {"evaluation": args.eval, "labels": args.labels, "metric": args.metric}
+    kept = None
+    if args.keep is not None:
+        kept = keep.search(args, config, judged)
+        result, config = kept.model, kept.config
+    else:
+        table = CalibrationTable.load(args.table) if args.table else None
+        with render.progress(quiet=args.quiet or args.json) as progress:
+            result = requant.quantize(
+                args.model,
+                args.data,
+                config,
+                table=table,
+                data_options=data_options(args),
+                progress=progress,
+                **judged,
+            )
     result.save(output)
     if args.report:
         write_atomically(args.report, result.report.to_json().encode())
     if args.save_recipe:
         write_atomically(args.save_recipe, config.to_toml().encode())
     if args.json:
-        print(json.dumps({**result.report.to_dict(), "output": str(output)}, indent=1))
+        walked = {} if kept is None else {"keep": kept.to_dict()}
+        print(json.dumps({**result.report.to_dict(), **walked, "output": str(output)}, indent=1))
     elif not args.quiet:
         render.report(result.report, output)
-    return 0
+        if kept is not None:
+            render.kept(kept)
+    return 0 if kept is None else keep.status(kept)
 
 
 def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:
@@ -172,7 +161,7 @@ def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    return _show_plan(args, _config(args))
+    return _show_plan(args, config_of(args))
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -180,10 +169,10 @@ def _calibrate(args: argparse.Namespace) -> int:
     from requant.cli import render
     from requant.files import check_outputs
 
-    config = _config(args)
+    config = config_of(args)
     check_outputs([args.output], [args.model, args.data, args.recipe])
     with render.progress(quiet=args.quiet or args.json) as progress:
-        table = requant.calibrate(args.model, args.data, config, data_options=_data_options(args), progress=progress)
+        table = requant.calibrate(args.model, args.data, config, data_options=data_options(args), progress=progress)
     ranges = table.all_ranges(config)
     table.save(args.output, ranges)
     if args.json:
@@ -205,4 +194,13 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"quantize": _quantize, "calibrate": _calibrate, "inspect": _inspect, "edit": edit.run, "doctor": _doctor}
+_COMMANDS = {
+    "quantize": _quantize,
+    "calibrate": _calibrate,
+    "inspect": _inspect,
+    "evaluate": evaluate.run,
+    "compare": compare.run,
+    "sensitivity": sensitivity.run,
+    "edit": edit.run,
+    "doctor": _doctor,
+}

@@ -6,7 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import edit
+from requant.cli import compare, edit, evaluate, sensitivity
 from requant.config import choices
 from requant.errors import ConfigError, closest
 from requant.version import __version__
@@ -15,28 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EPILOG = "exit status: 0 done, 1 quality gate missed, 2 wrong input or output, 101 a bug, 130 interrupted"
-#: Options that are fields of ``QuantConfig``; unset ones keep the recipe's or the default value.
-CONFIG_OPTIONS = (
-    "dynamic",
-    "method",
-    "symmetric",
-    "percentile",
-    "per_channel",
-    "weights",
-    "activations",
-    "saturation",
-    "rest",
-    "equalize",
-    "smooth",
-    "target",
-    "optimize",
-    "include",
-    "exclude",
-    "samples",
-    "batch_size",
-    "threads",
-    "seed",
-)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,9 +91,15 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     quantize.add_argument("--report", metavar="FILE", help="also write the report as JSON")
     quantize.add_argument("--save-recipe", metavar="FILE", help="write the quantization options as a recipe")
     quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop; needs no data")
-    quantize.add_argument("--eval", metavar="DATA", help="labelled samples: the report states top-1 of both models")
+    quantize.add_argument("--eval", metavar="DATA", help="samples that the report judges both models by")
+    evaluate.add_metric(quantize, "--eval")
     quantize.add_argument(
-        "--labels", metavar="NAME", help="name of the labels in --eval (default: labels, label, y, targets)"
+        "--keep",
+        type=float,
+        metavar="SHARE",
+        help="leave as few layers in float as it takes to keep this share of the float model's --metric on --eval; "
+        "without --eval of the perplexity of a language model, or of the outputs (0.99: error power at most 1 %%); "
+        "exit status 1 if none of the models does",
     )
     _add_data(quantize, required=False)
     _add_config(quantize)
@@ -133,6 +117,29 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     inspect = command("inspect", "MODEL [options]", "What a model holds, what would be quantized, what not, and why.")
     inspect.add_argument("model", help="the model, .onnx")
     _add_config(inspect)
+
+    judged = command(
+        "evaluate", "MODEL --data DATA [--metric NAME] [options]", "Measure a model, float or quantized, by a metric."
+    )
+    evaluate.add_arguments(judged)
+    _add_data(judged, required=True)
+
+    compared = command(
+        "compare",
+        "FLOAT QUANTIZED --data DATA [options]",
+        "A quantized model beside its float model: error of every tensor, speed, memory.",
+    )
+    compare.add_arguments(compared)
+    _add_data(compared, required=True)
+
+    tried = command(
+        "sensitivity",
+        "MODEL --data DATA [--eval DATA --metric NAME] [options]",
+        "Which layers quantization hurts: each alone in integers, and each alone in float.",
+    )
+    sensitivity.add_arguments(tried)
+    _add_data(tried, required=True)
+    _add_config(tried)
 
     edit.add_arguments(
         command(
@@ -152,7 +159,7 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--data",
         metavar="DATA",
         required=required,
-        help="calibration samples: .npz by input name, .npy, a folder of either, of images, or of test_data_set_*",
+        help="samples: .npz by input name, .npy, a folder of either, of images, or of test_data_set_*",
     )
     data.add_argument("--samples", type=int, metavar="N", help="use at most N samples")
     data.add_argument("--batch-size", type=int, metavar="N", help="samples to a batch, where the model leaves it free")

@@ -20,11 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from rich.progress import TaskID
+
+    from requant.ablation import Sensitivity
     from requant.api import Inspection
-    from requant.calibration import CalibrationTable
+    from requant.calibration import CalibrationTable, Progress
+    from requant.comparison import Comparison
     from requant.editing import EditedModel
+    from requant.evaluation import Evaluation
+    from requant.keeping import Kept
     from requant.plan import Skip
     from requant.report import Report
+    from requant.timing import Timing
     from requant.types import Range
 
 _WIDTH = 120  # where there is no terminal
@@ -45,30 +52,41 @@ class _Console(Console):
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+def progress(*, quiet: bool, what: str = "calibrating", unit: str = "samples") -> Iterator[Progress | None]:
     """A callback that draws a bar on a terminal, and prints a line every ten seconds elsewhere."""
+    with stages((what, unit), quiet=quiet) as (only,):
+        yield only
+
+
+@contextmanager
+def stages(*work: tuple[str, str], quiet: bool) -> Iterator[tuple[Progress | None, ...]]:
+    """Such a callback for each of several stages of ``work``: what is done, and what is counted."""
     if quiet:
-        yield None
+        yield tuple(None for _ in work)
         return
     if not sys.stderr.isatty():
-        yield _lines()
+        yield tuple(_lines(what, unit) for what, unit in work)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    columns = (SpinnerColumn(), TextColumn("calibrating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    text = TextColumn("{task.description}")
+    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("calibrating", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+        def shown(task: TaskID) -> Callable[[int, int | None], None]:
+            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+        yield tuple(shown(bars.add_task(what, total=None, visible=i == 0)) for i, (what, _) in enumerate(work))
 
 
-def _lines() -> Callable[[int, int | None], None]:
+def _lines(what: str, unit: str) -> Progress:
     last = time.monotonic()
 
     def show(done: int, total: int | None) -> None:
         nonlocal last
         if time.monotonic() - last >= _LINE_EVERY:
             last = time.monotonic()
-            print(f"calibrating: {done}{f' of {total}' if total else ''} samples", file=sys.stderr, flush=True)
+            print(f"{what}: {done}{f' of {total}' if total else ''} {unit}", file=sys.stderr, flush=True)
 
     return show
 
@@ -108,12 +126,11 @@ def report(result: Report, output: Path) -> None:
         pad_edge=False,
     )
     for t in result.worst:
-        sqnr = "exact" if t.sqnr_db is None else f"{t.sqnr_db:.1f}"
         worst.add_row(
             _short(t.name),
             t.kind,
             f"[{t.lo:.4g}, {t.hi:.4g}]",
-            sqnr,
+            _decibels(t.sqnr_db),
             f"{t.granular:.2g}",
             f"{t.overload:.2g}",
             f"{t.clipped:.3%}",
@@ -208,6 +225,123 @@ def edited(result: EditedModel, output: str) -> None:
     console.print(Panel(rows, title=Text(f"{result.model} -> {output}"), title_align="left", border_style="green"))
     for line in result.findings():
         console.print(Text(line))
+
+
+def evaluation(result: Evaluation) -> None:
+    """What ``requant evaluate`` shows."""
+    rows = Table.grid(padding=(0, 2))
+    better = "higher" if result.higher_is_better else "lower"
+    rows.add_row(Text(result.metric, style="bold"), f"{result.value:#.6g} ({better} is better)")
+    if result.float_value is not None:
+        kept = "" if result.kept is None else f", {result.kept:.2%} kept"
+        rows.add_row(Text("float model", style="bold"), f"{result.float_value:#.6g}{kept}")
+    rows.add_row(Text("against", style="bold"), result.against)
+    rows.add_row(Text("data", style="bold"), result.data)
+    _Console().print(Panel(rows, title=Text(result.model), title_align="left"))
+
+
+def comparison(result: Comparison) -> None:
+    """What ``requant compare`` shows."""
+    console = _Console()
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row(Text("size", style="bold"), f"{result.float_bytes:,} -> {result.quantized_bytes:,} bytes")
+    if result.float_memory and result.quantized_memory:
+        memory = f"{result.float_memory / 2**20:,.1f} -> {result.quantized_memory / 2**20:,.1f} MiB peak of a process"
+        rows.add_row(Text("memory", style="bold"), f"{memory} that runs one sample")
+    rows.add_row(Text("data", style="bold"), result.data)
+    for out in result.outputs:
+        error = f"SQNR {_decibels(out.sqnr_db)} dB, cosine {out.cosine:.6f}, largest error {out.max_error:.4g}"
+        rows.add_row(Text(f"output {out.name}", style="bold"), error)
+    title = Text(f"{result.float_model} -> {result.quantized_model}")
+    console.print(Panel(rows, title=title, title_align="left"))
+    worst = Table(
+        *("tensor", "SQNR dB", "cosine", "largest error", "clipped"),
+        title=f"{len(result.worst)} worst of {len(result.tensors)} tensors that both models have",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for t in result.worst:
+        clipped = "" if t.clipped is None else f"{t.clipped:.3%}"
+        worst.add_row(_short(t.name), _decibels(t.sqnr_db), f"{t.cosine:.6f}", f"{t.max_error:.4g}", clipped)
+    console.print(worst)
+    if result.timings:
+        console.print(_timings(result.timings, result.runtime))
+
+
+def _timings(timings: Iterable[Timing], runtime: str) -> Table:
+    shown = Table(
+        *("threads", "batch", "p50 ms", "p95 ms", "samples/s", "speedup"),
+        title=f"Latency, float -> quantized, {runtime}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for t in timings:
+        pairs = [
+            f"{getattr(t.in_float, name):{form}} -> {getattr(t.quantized, name):{form}}"
+            for name, form in (("p50_ms", ".3f"), ("p95_ms", ".3f"), ("per_second", ",.0f"))
+        ]
+        shown.add_row(str(t.threads), str(t.batch_size), *pairs, f"{t.speedup:.2f} x")
+    return shown
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:#.6g}"
+
+
+def _decibels(sqnr_db: float | None) -> str:
+    return "exact" if sqnr_db is None else f"{sqnr_db:.1f}"
+
+
+def kept(result: Kept) -> None:
+    """What ``requant quantize --keep`` shows below the report."""
+    shown = Table(
+        *("", "method", "in float", "in integers", f"share of {result.kept}", "SQNR dB", "bytes", "ms", "speedup"),
+        title=f"Models tried to keep {result.target:g}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for i, step in enumerate(result.steps):
+        share = "no figure" if step.share is None else f"{step.share:.5f}"
+        nodes = (str(len(step.in_float)), str(step.integer_nodes))
+        cost = (f"{step.bytes:,}", f"{step.latency_ms:.3f}", f"{step.speedup:.2f} x")
+        mark = "->" if i == result.chosen else ""
+        shown.add_row(mark, step.method, *nodes, share, _decibels(step.score.sqnr_db), *cost)
+    console = _Console()
+    console.print(shown)
+    left = result.steps[result.chosen].in_float
+    console.print(Text.assemble(("Left in float: ", "bold"), ", ".join(left) or "nothing"))
+
+
+def sensitivity(result: Sensitivity) -> None:
+    """What ``requant sensitivity`` shows."""
+    console = _Console()
+    rows = Table.grid(padding=(0, 2))
+    whole = f"SQNR {_decibels(result.quantized.sqnr_db)} dB with all in integers"
+    rows.add_row(Text("outputs", style="bold"), f"{whole} ({result.samples} samples of {result.data})")
+    if result.metric is not None:
+        both = f"{_figure(result.float_value)} float, {_figure(result.quantized.value)} quantized"
+        rows.add_row(Text(result.metric, style="bold"), f"{both} ({result.evaluation})")
+    console.print(Panel(rows, title=Text(result.model), title_align="left"))
+    shown = Table(
+        box=None, pad_edge=False, title="Noise by part: alone in integers, alone in float", title_justify="left"
+    )
+    shown.add_column("")
+    shown.add_column("block" if any(len(part.nodes) > 1 for part in result.parts) else "node", no_wrap=True)
+    columns = ["op", "noise", "SQNR dB, integers", "SQNR dB, float"]
+    if result.metric is not None:
+        columns += [f"{result.metric}, integers", f"{result.metric}, float"]
+    for column in columns:
+        shown.add_column(column)
+    for rank, part in enumerate(result.parts, start=1):
+        scores = (part.in_integers, part.in_float)
+        cells = ["" if score is None else _decibels(score.sqnr_db) for score in scores]
+        if result.metric is not None:
+            cells += ["" if score is None else _figure(score.value) for score in scores]
+        shown.add_row(str(rank), _short(part.name), _short(", ".join(part.op_types), 24), f"{part.noise:.3g}", *cells)
+    console.print(shown)
 
 
 def doctor(findings: Mapping[str, Any]) -> None:

@@ -1,0 +1,54 @@
+"""``requant compare``: a quantized model beside its float model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``requant compare``."""
+    parser.add_argument("float", help="the float model, .onnx")
+    parser.add_argument("quantized", help="the quantized model, .onnx")
+    parser.add_argument(
+        "--latency-batches",
+        type=_numbers,
+        default=(1, 8),
+        metavar="N[,N]",
+        help="samples to a batch to time, where the model leaves it free (default: 1,8)",
+    )
+    parser.add_argument("--no-latency", action="store_true", help="measure neither latency nor memory")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads at most; 0 uses all cores (default)"
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or numbers separated by commas") from None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, tell."""
+    import requant
+    from requant.cli import render
+    from requant.cli.options import whole_data_options
+
+    with render.progress(quiet=args.quiet or args.json, what="comparing") as progress:
+        result = requant.compare(
+            args.float,
+            args.quantized,
+            args.data,
+            data_options=whole_data_options(args),
+            threads=args.threads,
+            batch_sizes=args.latency_batches,
+            measure=not args.no_latency,
+            progress=progress,
+        )
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=1))
+    elif not args.quiet:
+        render.comparison(result)
+    return 0

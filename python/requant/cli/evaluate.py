@@ -1,0 +1,58 @@
+"""``requant evaluate``: one model, or a quantized one beside its float model, by a metric."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``requant evaluate``."""
+    parser.add_argument("model", help="the model, .onnx")
+    parser.add_argument(
+        "--float",
+        metavar="FILE",
+        help="the float model: its figure is told beside; without labels, mae, mse and cosine compare with its outputs",
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    add_metric(parser, "--data")
+
+
+def add_metric(parser: argparse.ArgumentParser, data: str) -> None:
+    """The options that say what models are judged by, on the samples of option ``data``."""
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        default="top1",
+        help="top1 (default), top5, mae, mse, cosine, perplexity, or a function of yours as module:function",
+    )
+    parser.add_argument(
+        "--labels", metavar="NAME", help=f"name of the labels in {data} (default: labels, label, y, targets)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, tell."""
+    import requant
+    from requant.cli import render
+    from requant.cli.options import whole_data_options
+
+    with render.progress(quiet=args.quiet or args.json, what="evaluating") as progress:
+        result = requant.evaluate(
+            args.model,
+            args.data,
+            metric=args.metric,
+            labels=args.labels,
+            float_model=args.float,
+            data_options=whole_data_options(args),
+            threads=args.threads,
+            progress=progress,
+        )
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=1))
+    elif not args.quiet:
+        render.evaluation(result)
+    return 0

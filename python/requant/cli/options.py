@@ -1,0 +1,63 @@
+"""What options of several commands mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from requant.config import QuantConfig
+    from requant.data import DataOptions
+
+
+#: Options that are fields of ``QuantConfig``; unset ones keep the recipe's or the default value.
+CONFIG_OPTIONS = (
+    "dynamic",
+    "method",
+    "symmetric",
+    "percentile",
+    "per_channel",
+    "weights",
+    "activations",
+    "saturation",
+    "rest",
+    "equalize",
+    "smooth",
+    "target",
+    "optimize",
+    "include",
+    "exclude",
+    "samples",
+    "batch_size",
+    "threads",
+    "seed",
+)
+
+
+def config_of(args: argparse.Namespace) -> QuantConfig:
+    """The recipe, if one is named, with the options that are given."""
+    from requant.config import QuantConfig
+    from requant.rules import as_rules
+
+    config = QuantConfig.from_recipe(args.recipe) if args.recipe else QuantConfig()
+    given = {name: getattr(args, name, None) for name in CONFIG_OPTIONS}
+    if rules := getattr(args, "rules", None):
+        given["rules"] = (*config.rules, *as_rules(rules))
+    return config.with_options(**{name: value for name, value in given.items() if value is not None})
+
+
+def data_options(args: argparse.Namespace) -> DataOptions:
+    """How images are scaled; what is said of samples, batches and seeds is part of a command's own options."""
+    from requant.data import DataOptions, ImageOptions
+
+    names = ("size", "scale", "mean", "std", "layout", "color", "resize")
+    given = {name: getattr(args, f"image_{name}") for name in names}
+    return DataOptions(image=ImageOptions(**{name: value for name, value in given.items() if value is not None}))
+
+
+def whole_data_options(args: argparse.Namespace) -> DataOptions:
+    """The same with the samples, batches and seed."""
+    from dataclasses import replace
+
+    return replace(data_options(args), samples=args.samples, batch_size=args.batch_size, seed=args.seed)

@@ -1,0 +1,63 @@
+"""``requant sensitivity``: which layers quantization hurts."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from requant.cli import evaluate
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``requant sensitivity``."""
+    parser.add_argument("model", help="the float model, .onnx")
+    parser.add_argument("--eval", metavar="DATA", help="samples to take --metric on, for each trial")
+    evaluate.add_metric(parser, "--eval")
+    parser.add_argument(
+        "--depth",
+        type=int,
+        metavar="N",
+        help="try blocks in place of nodes: those whose names agree in N parts, / and . standing between parts",
+    )
+    parser.add_argument("--table", metavar="FILE", help="statistics of `requant calibrate` in place of calibrating")
+    parser.add_argument("--plot", metavar="FILE", help="also draw the shares of the noise, .svg")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Try, tell."""
+    import requant
+    from requant.cli import render
+    from requant.cli.options import config_of, data_options
+    from requant.files import check_outputs, write_atomically
+
+    config, options = config_of(args), data_options(args)
+    check_outputs([args.plot], [args.model, args.data, args.eval, args.table, args.recipe])
+    quiet = args.quiet or args.json
+    if args.table:
+        table = requant.CalibrationTable.load(args.table)
+    else:
+        with render.progress(quiet=quiet) as progress:
+            table = requant.calibrate(args.model, args.data, config, data_options=options, progress=progress)
+    with render.progress(quiet=quiet, what="trying", unit="trials") as progress:
+        result = requant.sensitivity(
+            args.model,
+            args.data,
+            config,
+            depth=args.depth,
+            table=table,
+            data_options=options,
+            evaluation=args.eval,
+            metric=args.metric,
+            labels=args.labels,
+            progress=progress,
+        )
+    if args.plot:
+        write_atomically(args.plot, result.to_svg().encode())
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=1, allow_nan=False))
+    elif not args.quiet:
+        render.sensitivity(result)
+    return 0

@@ -1,0 +1,204 @@
+"""A quantized model beside the float model it was made from: error of every tensor they share, speed, memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from requant.config import QuantConfig
+from requant.data import open_data
+from requant.errors import ConfigError
+from requant.evaluation import check_interface, load
+from requant.footprint import peak_memory
+from requant.runtime import open_runner
+from requant.timing import Timing, fitting_batches, thread_counts, time_models
+from requant.verify import Distance, one_sample, run_each
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from requant.calibration import Progress
+    from requant.data import DataOptions
+    from requant.onnx.matching import Match
+    from requant.onnx.reading import Model
+    from requant.report import OutputQuality
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """How far an inner tensor is from the float model's, with all the error of what stands before it.
+
+    Attributes:
+        name: its name in the float model.
+        stand_in: the tensor of the quantized model that was compared: itself, or what DequantizeLinear gives for it.
+        sqnr_db: power of the float tensor over power of the error (None: equal).
+        cosine: of the two tensors over all samples, each as one vector.
+        max_error: the largest absolute error.
+        clipped: share of the float model's values outside of what the integers reach; None where it stayed float.
+    """
+
+    name: str
+    stand_in: str
+    sqnr_db: float | None
+    cosine: float
+    max_error: float
+    clipped: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two forms of a model on the same samples; ``to_dict`` gives JSON types.
+
+    Attributes:
+        float_model: what the float model is called.
+        quantized_model: what the quantized one is called.
+        float_bytes: size of its files.
+        quantized_bytes: size of its files.
+        data: what the samples were.
+        samples: number of samples.
+        outputs: the error of each float output.
+        tensors: the error of each inner tensor that both have, in the float model's order.
+        runtime: what ran them.
+        timings: how fast they are; empty where that was not asked for.
+        float_memory: peak resident bytes of a process that runs one sample; None where not asked for or unknown.
+        quantized_memory: the same of the quantized model.
+        seconds: how long it took.
+    """
+
+    float_model: str
+    quantized_model: str
+    float_bytes: int
+    quantized_bytes: int
+    data: str
+    samples: int
+    outputs: tuple[OutputQuality, ...]
+    tensors: tuple[TensorError, ...]
+    runtime: str
+    timings: tuple[Timing, ...]
+    float_memory: int | None
+    quantized_memory: int | None
+    seconds: float
+
+    @property
+    def worst(self) -> tuple[TensorError, ...]:
+        """The ten inner tensors with the lowest SQNR, worst first."""
+        return tuple(sorted(self.tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db)[:10])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON types; ``schema`` is its version."""
+        return {"schema": SCHEMA, **asdict(self), "worst": [tensor.name for tensor in self.worst]}
+
+
+def compare(
+    float_model: Model,
+    quantized: Model,
+    data: object,
+    *,
+    data_options: DataOptions | None = None,
+    threads: int = 0,
+    batch_sizes: Sequence[int] = (1, 8),
+    measure: bool = True,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare a quantized model, of whatever tool, with its float model.
+
+    Inner tensors are read from both models while they run; a runtime fuses less then, so that their error may differ
+    in the last bits from that of the fused model, which the outputs are of.
+
+    Args:
+        float_model: path, bytes or ModelProto of the float model.
+        quantized: the quantized model, with the same inputs and outputs.
+        data: samples, in any form that ``requant.quantize`` takes.
+        data_options: which samples, and how they are cut and images scaled.
+        threads: CPU threads at most; 0 means all cores. Latency is told for 1, 2, 4, ... of them.
+        batch_sizes: samples to a batch to time, where the model leaves it free.
+        measure: whether to measure latency and memory at all.
+        progress: called after each batch with the samples done and their number (None if unknown).
+
+    Raises:
+        ConfigError: a batch size below 1.
+        DataError: the two models, or they and the data, do not fit each other.
+        ModelError: one of them cannot run.
+
+    Example:
+        >>> requant.compare("model.onnx", "model.int8.onnx", "eval.npz").worst[0].name  # doctest: +SKIP
+    """
+    from requant.onnx.matching import match_tensors
+
+    start = time.perf_counter()
+    cores = QuantConfig(threads=threads).cores
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise ConfigError(f"batch sizes are {list(batch_sizes)}, expected numbers of at least 1")
+    graphs = load(float_model), load(quantized)
+    check_interface(*graphs)
+    dataset = open_data(data, graphs[0].inputs, data_options)
+    matches = match_tensors(*graphs)
+    models = graphs[0].to_bytes(), graphs[1].to_bytes()
+    runners = [open_runner(model, threads=1) for model in models]
+    if matches:
+        fetched = [[m.name for m in matches], [m.stand_in for m in matches]]
+        runners += [open_runner(g.to_bytes(names), threads=1) for g, names in zip(graphs, fetched, strict=True)]
+    outputs = {output.name: Distance() for output in graphs[0].outputs}
+    inner = {match: _InnerError() for match in matches}
+    sample, samples = None, 0
+    with closing(run_each(runners, dataset.batches(), cores)) as ran:
+        for batch, (expected, got, *tensors) in ran:
+            sample = one_sample(batch, graphs[0].inputs) if sample is None else sample
+            for distance, wanted, own in zip(outputs.values(), expected, got, strict=True):
+                if wanted.dtype.kind == "f":
+                    distance.add(wanted.astype(np.float64), own.astype(np.float64))
+            for (match, error), wanted, own in zip(inner.items(), *(tensors or [[], []]), strict=True):
+                error.add(match, wanted, own)
+            samples += batch.count
+            if progress is not None:
+                progress(samples, dataset.length)
+    assert sample is not None  # a data set without samples is refused when it is opened
+    sizes = fitting_batches(graphs[0].inputs, batch_sizes)
+    timings = time_models(models, sample, thread_counts(cores), sizes) if measure else ()
+    memory = [peak_memory(model, sample) for model in models] if measure else [None, None]
+    return Comparison(
+        float_model=graphs[0].origin,
+        quantized_model=graphs[1].origin,
+        float_bytes=graphs[0].size,
+        quantized_bytes=graphs[1].size,
+        data=dataset.description,
+        samples=samples,
+        outputs=tuple(distance.quality(name) for name, distance in outputs.items() if distance.seen),
+        tensors=tuple(error.result(match) for match, error in inner.items() if error.distance.seen),
+        runtime=runners[0].name,
+        timings=timings,
+        float_memory=memory[0],
+        quantized_memory=memory[1],
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+class _InnerError:
+    """Running sums of what ``TensorError`` tells."""
+
+    def __init__(self) -> None:
+        self.distance = Distance()
+        self.outside = self.count = 0
+
+    def add(self, match: Match, wanted: NDArray[Any], own: NDArray[Any]) -> None:
+        """Take in one batch; namesakes of other types or shapes are not the same tensor."""
+        if wanted.dtype.kind != "f" or own.dtype.kind != "f" or wanted.shape != own.shape:
+            return
+        self.distance.add(wanted.astype(np.float64), own.astype(np.float64))
+        if match.lo is not None and match.hi is not None:
+            self.outside += int(np.count_nonzero((wanted < match.lo) | (wanted > match.hi)))
+        self.count += wanted.size
+
+    def result(self, match: Match) -> TensorError:
+        quality = self.distance.quality(match.name)
+        clipped = None if match.lo is None else self.outside / max(self.count, 1)
+        return TensorError(match.name, match.stand_in, quality.sqnr_db, quality.cosine, quality.max_error, clipped)

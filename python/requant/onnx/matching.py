@@ -1,0 +1,77 @@
+"""Which tensor of a quantized model stands for which of the float model it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from requant.onnx.graph import constant
+from requant.types import QuantType
+
+if TYPE_CHECKING:
+    from requant.onnx.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A tensor of the float model, the one of the quantized model that stands for it, and the reals its integers reach.
+
+    What lies beyond ``lo`` and ``hi``, half a step outside of the first and last integer, is clipped. They are None
+    where the tensor did not become integer.
+    """
+
+    name: str
+    stand_in: str
+    lo: float | None = None
+    hi: float | None = None
+
+
+def match_tensors(reference: Graph, quantized: Graph) -> tuple[Match, ...]:
+    """The inner tensors that both models have, in the float model's order.
+
+    A tensor that feeds QuantizeLinear is stood for by what DequantizeLinear makes of it; else by its namesake, but an
+    input that was not quantized by nothing. Outputs are left out.
+    """
+    known = ir.convenience.create_value_mapping(quantized.model.graph)
+    outputs = {value.name for value in reference.model.graph.outputs}
+    inputs = {value.name for value in reference.model.graph.inputs}
+    computed = [value for node in reference.nodes for value in node.outputs if constant(value) is None]
+    found = []
+    for value in (*reference.model.graph.inputs, *computed):
+        name = value.name or ""
+        other = known.get(name)
+        if other is None or name in outputs or not _may_be_float(value) or not _may_be_float(other):
+            continue
+        dequantize = _dequantized(other)
+        if dequantize is not None:
+            found.append(Match(name, dequantize.outputs[0].name or "", *_reach(dequantize)))
+        elif name not in inputs and other.producer() is not None:
+            found.append(Match(name, name))
+    return tuple(found)
+
+
+def _may_be_float(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def _dequantized(value: ir.Value) -> ir.Node | None:
+    """The DequantizeLinear that gives ``value`` back after it was quantized."""
+    for use in value.uses():
+        if use.node.op_type == "QuantizeLinear" and use.idx == 0:
+            for inner in use.node.outputs[0].uses():
+                if inner.node.op_type == "DequantizeLinear" and inner.idx == 0:
+                    return inner.node
+    return None
+
+
+def _reach(dequantize: ir.Node) -> tuple[float | None, float | None]:
+    """The ends of the reals that its integers reach; None where it has several scales, or one that is computed."""
+    _, scale_of, *rest = dequantize.inputs
+    scale, zero_point = constant(scale_of), constant(rest[0]) if rest else np.zeros((), np.uint8)
+    if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype.name not in set(QuantType):
+        return None, None
+    integers, zero, step = QuantType(zero_point.dtype.name), int(zero_point.flat[0]), float(scale.flat[0])
+    return (integers.min - zero - 0.5) * step, (integers.max - zero + 0.5) * step

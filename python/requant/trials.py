@@ -1,0 +1,198 @@
+"""Quantized models, tried: how far their outputs are from the float model's, and what a metric says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from requant.api import load_float, refuse_empty, verification_batches, with_data_options
+from requant.data import open_data
+from requant.errors import ConfigError, DataError, ModelError, VerificationError
+from requant.evaluation import check_labels, measure
+from requant.metrics import Against, get_metric
+from requant.onnx.passes import prepare
+from requant.plan import build_plan
+from requant.runtime import open_runner
+from requant.verify import Distance, decibels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from requant.config import QuantConfig
+    from requant.data import Batch, DataOptions, Dataset
+    from requant.metrics import Metric
+    from requant.onnx.graph import Graph
+    from requant.onnx.reading import Model
+    from requant.plan import QuantPlan
+    from requant.runtime import Runner
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good a model is.
+
+    Attributes:
+        noise: power of the outputs' error over that of the float model's outputs; of several outputs the largest.
+        sqnr_db: the same as ``-10 log10(noise)`` (None: equal).
+        value: the metric; None where there is none, or it is not finite.
+    """
+
+    noise: float
+    sqnr_db: float | None
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """A metric and the samples to take it on."""
+
+    metric: Metric
+    dataset: Dataset
+
+    @property
+    def refers(self) -> bool:
+        """Whether it needs the float model's outputs."""
+        return self.metric.against is Against.TARGETS and not self.dataset.has_labels
+
+
+class Trials:
+    """Scores of models; safe to use from several threads.
+
+    Args:
+        graph: the float model that outputs are held against.
+        batches: samples to compare outputs on.
+        judge: the metric to take as well.
+    """
+
+    def __init__(self, graph: Graph, batches: Sequence[Batch], judge: Judge | None) -> None:
+        self.judge = judge
+        self._names = [output.name for output in graph.outputs]
+        self._batches = tuple(batches)
+        self._lock, self._stopped = threading.Lock(), False
+        self._runners: list[Runner] = []
+        self._float = open_runner(graph.to_bytes(), threads=1)
+        self._expected = [self._float.run(batch.feeds) for batch in batches]
+
+    def float_value(self, workers: int) -> float | None:
+        """The metric of the float model."""
+        return self._value(self._float, workers)
+
+    def score(self, model: bytes, workers: int = 1) -> Score:
+        """How good a quantized model is; the metric is taken by so many threads."""
+        runner = open_runner(model, threads=1)
+        with self._lock:
+            if self._stopped:
+                raise ModelError("stopped")
+            self._runners.append(runner)
+        try:
+            noise = self._noise(runner)
+            return Score(noise, decibels(1.0, noise), self._value(runner, workers))
+        finally:
+            with self._lock:
+                self._runners.remove(runner)
+
+    def stop(self) -> None:
+        """Make scores that are under way in other threads end with an error."""
+        with self._lock:
+            self._stopped = True
+            for runner in (self._float, *self._runners):
+                runner.stop()
+
+    def _noise(self, runner: Runner) -> float:
+        distances = [Distance() for _ in self._names]
+        for batch, expected in zip(self._batches, self._expected, strict=True):
+            for distance, wanted, got in zip(distances, expected, runner.run(batch.feeds), strict=True):
+                if wanted.dtype.kind == "f":
+                    distance.add(wanted.astype(np.float64), got.astype(np.float64))
+        return max(distance.relative for distance in distances)
+
+    def _value(self, runner: Runner, workers: int) -> float | None:
+        if self.judge is None:
+            return None
+        runners = [runner, self._float] if self.judge.refers else [runner]
+        try:
+            return measure(runners, self._names, self.judge.dataset, self.judge.metric, workers=workers)[1][0]
+        except VerificationError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """What trials of a model need before it is calibrated.
+
+    Attributes:
+        graph: the float model.
+        prepared: the same, prepared.
+        plan: all that would be quantized in it.
+        dataset: calibration samples, some of them held back.
+        judge: the metric, if there is one.
+    """
+
+    graph: Graph
+    prepared: Graph
+    plan: QuantPlan
+    dataset: Dataset
+    judge: Judge | None
+
+    def trials(self) -> tuple[Trials, tuple[Batch, ...]]:
+        """Trials on the samples that calibration has not seen, and these; after calibration.
+
+        Raises:
+            DataError: there are no such samples.
+        """
+        batches, _ = verification_batches(self.dataset)
+        if not batches:
+            raise DataError(f"no sample of {self.dataset.description} is left to compare on", hint="give more samples")
+        return Trials(self.graph, batches, self.judge), batches
+
+
+def set_up(
+    model: Model,
+    data: object,
+    config: QuantConfig,
+    *,
+    data_options: DataOptions | None,
+    evaluation: object,
+    metric: str | Callable[..., object],
+    labels: str | None,
+) -> Setup:
+    """Load and check everything, as ``requant.quantize`` does; arguments as there.
+
+    Raises:
+        RequantError: a subclass says which input was wrong.
+    """
+    found = get_metric(metric)
+    if config.dynamic:
+        raise ConfigError("trials need ranges, and dynamic quantization calibrates none", hint="leave out dynamic")
+    if data is None:
+        raise DataError("trials need calibration data, and none was given", hint="pass samples (data=..., --data FILE)")
+    refuse_iterator(evaluation, "evaluation samples")
+    graph = load_float(model)
+    options = with_data_options(config, data_options)
+    dataset = open_data(data, graph.inputs, options, hold_back=True)
+    judge = None
+    if evaluation is not None:
+        whole = replace(options, samples=None, seed=None)
+        judge = Judge(found, open_data(evaluation, graph.inputs, whole, labels=labels))
+        check_labels(found, judge.dataset, judge.dataset.has_labels)
+    prepared, _ = prepare(graph)
+    plan = build_plan(prepared, config)
+    refuse_empty(plan, graph.origin)
+    return Setup(graph, prepared, plan, dataset, judge)
+
+
+def refuse_iterator(data: object, what: str) -> None:
+    """Refuse what can be read only once.
+
+    Raises:
+        DataError: ``data`` is such a thing.
+    """
+    if isinstance(data, Iterator):
+        raise DataError(
+            f"{what} are read for every trial, and a {type(data).__name__} can be read only once",
+            hint="give a list, arrays or files",
+        )

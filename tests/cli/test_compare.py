@@ -1,0 +1,64 @@
+"""``requant compare`` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import requant
+from requant.cli import main
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
+
+pytestmark = pytest.mark.usefixtures("quick_latency")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    requant.quantize(MODEL, CALIB, threads=1).save("q.onnx")
+    return tmp_path
+
+
+def test_a_table_of_tensors_speed_and_memory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", MODEL, "q.onnx", "--data", EVAL, "--latency-batches", "1,3"]) == 0
+    out = capsys.readouterr().out
+    for word in ("output logits", "10 worst of", "clipped", "p95 ms", "speedup", "MiB peak"):
+        assert word in out
+    assert [p.name for p in folder.iterdir()] == ["q.onnx"]
+
+
+def test_json_is_alone_and_holds_every_tensor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", MODEL, "q.onnx", "--data", EVAL, "--no-latency", "--json", "--samples", "64"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 64
+    assert len(found["tensors"]) > 10
+    assert found["timings"] == []
+    assert main(["compare", MODEL, "q.onnx", "--data", EVAL, "--no-latency"]) == 0
+    assert "p95" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([MODEL, "--data", EVAL], ["quantized"]),
+        ([MODEL, "q.onnx"], ["--data"]),
+        ([MODEL, "nope.onnx", "--data", EVAL], ["nope.onnx does not exist"]),
+        ([MODEL, "q.onnx", "--data", "nope.npz"], ["nope.npz"]),
+        ([MODEL, "q.onnx", "--data", EVAL, "--latency-batches", "1,x"], ["--latency-batches", "'1,x'"]),
+        ([MODEL, "q.onnx", "--data", EVAL, "--latency-batches", "0"], ["at least 1"]),
+    ],
+)
+def test_bad_input_is_told_in_six_lines(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    assert main(["compare", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error[RQ")
+    assert len(captured.err.splitlines()) <= 6
+    for word in words:
+        assert word in captured.err

@@ -1,0 +1,79 @@
+"""``requant quantize --keep`` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from requant.cli import main
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
+
+pytestmark = pytest.mark.usefixtures("quick_latency")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_models_walked_and_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["quantize", MODEL, "--data", CALIB, "--keep", "0.999", "-o", "a.onnx", "--save-recipe", "r.toml"]
+    assert main(line) == 0
+    out = capsys.readouterr().out
+    for word in ("Models tried to keep 0.999", "entropy", "share of 1 - output noise", "Left in float: ", "->"):
+        assert word in out
+    assert main(["quantize", MODEL, "--data", CALIB, "--recipe", "r.toml", "-o", "b.onnx", "-q"]) == 0
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == ["a.onnx", "b.onnx", "r.toml"]
+
+
+def test_a_metric_may_be_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", MODEL, "--data", CALIB, "--eval", EVAL, "--keep", "0.98", "--json", "-o", "a.onnx"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["keep"]["kept"] == "top1"
+    assert found["keep"]["share"] == found["accuracy"]["quantized_value"] / found["accuracy"]["float_value"]
+    assert found["keep"]["met"] is True
+
+
+def test_a_target_that_cannot_be_met_saves_the_best_and_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", MODEL, "--data", CALIB, "--keep", "1", "-o", "a.onnx", "-q"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error[RQ600]: the best of")
+    assert "1 was asked for" in captured.err
+    assert len(captured.err.splitlines()) <= 6
+    assert Path("a.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--keep", "lots"], ["--keep", "'lots'"]),
+        (["--keep", "1.5"], ["keep is 1.5", "at most 1"]),
+        (["--keep", "0.9", "--optimize", "latency"], ["does not optimize latency"]),
+        (["--keep", "0.9", "--table", "t.json"], ["--table", "--keep"]),
+        (["--keep", "0.9", "--eval", EVAL, "--metric", "mae"], ["mae needs a target"]),
+        (["--keep", "0.9", "--eval", CALIB], ["has no labels"]),
+    ],
+)
+def test_bad_input_is_told_in_six_lines(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    assert main(["quantize", MODEL, "--data", CALIB, "-o", "a.onnx", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error[RQ")
+    assert len(captured.err.splitlines()) <= 6
+    for word in words:
+        assert word in captured.err
+    assert not list(folder.iterdir())
+
+
+def test_no_data_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", MODEL, "--keep", "0.9"]) == 2
+    assert "--data" in capsys.readouterr().err
