@@ -29,8 +29,21 @@ DOORS = {
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
     ("types", "errors", "version", "files", "parallel", "mincut", "charts", "targets", "rules", "config"),
-    ("_requant", "arrays", "ops", "boundary", "matmul", "conv", "layers", "data", "observers", "runtime")
-    + ("footprint", "onnx", "metrics"),
+    (
+        "_requant",
+        "arrays",
+        "ops",
+        "boundary",
+        "matmul",
+        "conv",
+        "layers",
+        "data",
+        "observers",
+        "runtime",
+        "footprint",
+        "onnx",
+        "metrics",
+    ),
     (
         "plan",
         "calibration",
