@@ -1,7 +1,7 @@
 //! Which range the integers are spread over, chosen from what was seen.
 //!
 //! A method is a file with a `NAME` and a `range`, and a line in [`METHODS`]. Each is a pure function of one
-//! [`TensorStatistics`](crate::stats::TensorStatistics), so that one pass over the data serves all of them.
+//! [`TensorStatistics`], so that one pass over the data serves all of them.
 //!
 //! Every range contains 0, because zero must be representable. A symmetric scheme gets `[-a, a]`, or `[0, a]` where
 //! nothing negative was seen.

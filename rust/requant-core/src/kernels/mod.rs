@@ -1,6 +1,6 @@
 //! The inner loops, once for each instruction set.
 //!
-//! [`generic`] is the definition; every other set gives the same bits and is only faster. A set is a value that its
+//! `generic` is the definition; every other set gives the same bits and is only faster. A set is a value that its
 //! own probe alone can make, so holding one proves that the CPU has the instructions. A new set is a file that
 //! overrides what it does better, and a line in `REGISTRY`; tests and benches iterate over [`available`].
 
