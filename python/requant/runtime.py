@@ -111,17 +111,16 @@ def profile(model: bytes, feeds: Mapping[str, NDArray[Any]], runs: int) -> list[
                 durations.setdefault(name, []).append(float(event["dur"]))
                 events[name] = event["args"]
     return [
-        Event(name, args["op_name"], statistics.median(durations[name]), int(args.get("output_size", 0)))
+        Event(name, statistics.median(durations[name]), int(args.get("output_size", 0)))
         for name, args in events.items()
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A node that onnxruntime ran: its own name for it, op type, microseconds, bytes of its outputs."""
+    """A node that onnxruntime ran: its own name for it, microseconds, bytes of its outputs."""
 
     name: str
-    op_type: str
     microseconds: float
     output_bytes: int
 

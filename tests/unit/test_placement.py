@@ -41,9 +41,9 @@ def slower(in_float: Sequence[float], quantized: Sequence[float], price: float =
     """
     graph, names = chain(len(in_float))
     relus = [node.outputs[0].name for node in graph.nodes if node.op_type == "Relu"]
-    before = [Event(f"{relu}_nchwc", "Conv", t, BYTES) for relu, t in zip(relus, in_float, strict=True)]
+    before = [Event(f"{relu}_nchwc", t, BYTES) for relu, t in zip(relus, in_float, strict=True)]
     numbered = [f"{name}_token_{3 * i}" for i, name in enumerate(names)]
-    after = [Event(name, "QLinearConv", t, BYTES // 4) for name, t in zip(numbered, quantized, strict=True)]
+    after = [Event(name, t, BYTES // 4) for name, t in zip(numbered, quantized, strict=True)]
     plan = build_plan(graph, QuantConfig())
     feeds = {"x": np.zeros((1, 4, 8, 8), np.float32)}
     times = placement._Times(graph, before, after)
