@@ -6,12 +6,12 @@ within -63..63 here, for which no pair saturates (2 * 255 * 63 < 2**15), so that
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
+from tests.conformance.cases import collect, flat, op_type
 
 from requant.conv import PackedConv, qconv2d
 from requant.layers import qadd, qaverage_pool, qglobal_average_pool, qmax_pool
@@ -20,30 +20,12 @@ from requant.types import QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx.backend.test.case.test_case import TestCase
 
 OPS = ["ConvInteger", "QLinearConv"]
 TYPES = {np.uint8: QuantType.UINT8, np.int8: QuantType.INT8}
 
 
-def collect() -> dict[str, TestCase]:
-    node = importlib.import_module("onnx.backend.test.case.node")
-    for op in OPS:
-        importlib.import_module(f"{node.__name__}.{op.lower()}")
-    return {case.name: case for case in node._NodeTestCases if op_type(case) in OPS}
-
-
-def op_type(case: TestCase) -> str:
-    assert case.model
-    return str(case.model.graph.node[0].op_type)
-
-
-CASES = collect()
-
-
-def flat(zero_point: NDArray[Any]) -> NDArray[Any]:
-    """ONNX writes a zero point for a whole tensor as ``[]`` or ``[1]``."""
-    return zero_point.reshape(()) if zero_point.size == 1 else zero_point
+CASES = collect(OPS)
 
 
 def last(x: NDArray[Any]) -> NDArray[Any]:

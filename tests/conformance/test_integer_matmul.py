@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
+from tests.conformance.cases import collect, flat, op_type
 
 from requant.matmul import PackedWeights, Requantizer, qmatmul
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx.backend.test.case.test_case import TestCase
 
 OPS = ["MatMulInteger", "QLinearMatMul"]
 
 
-def collect() -> dict[str, TestCase]:
-    node = importlib.import_module("onnx.backend.test.case.node")
-    for op in OPS:
-        importlib.import_module(f"{node.__name__}.{op.lower()}")
-    return {case.name: case for case in node._NodeTestCases if op_type(case) in OPS}
-
-
-def op_type(case: TestCase) -> str:
-    assert case.model
-    return str(case.model.graph.node[0].op_type)
-
-
-CASES = collect()
+CASES = collect(OPS)
 
 
 def qlinear(inputs: list[NDArray[Any]]) -> NDArray[Any]:
@@ -46,11 +33,6 @@ def qlinear(inputs: list[NDArray[Any]]) -> NDArray[Any]:
     return qmatmul(
         a, PackedWeights(b, zero_point=flat(b_zero_point)), a_zero_point=flat(a_zero_point), requantizer=requantizer
     )
-
-
-def flat(zero_point: NDArray[Any]) -> NDArray[Any]:
-    """ONNX writes a zero point for a whole tensor as ``[]`` or ``[1]``."""
-    return zero_point.reshape(()) if zero_point.size == 1 else zero_point
 
 
 def same(got: NDArray[Any], expected: NDArray[Any]) -> None:

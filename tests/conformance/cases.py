@@ -1,0 +1,31 @@
+"""ONNX's own node tests, by op."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+    from onnx.backend.test.case.test_case import TestCase
+
+
+def collect(ops: Iterable[str]) -> dict[str, TestCase]:
+    """The cases of ``ops`` by name."""
+    node = importlib.import_module("onnx.backend.test.case.node")
+    for op in ops:
+        importlib.import_module(f"{node.__name__}.{op.lower()}")
+    return {case.name: case for case in node._NodeTestCases if op_type(case) in ops}
+
+
+def op_type(case: TestCase) -> str:
+    """Of its only node."""
+    assert case.model
+    return str(case.model.graph.node[0].op_type)
+
+
+def flat(zero_point: NDArray[Any]) -> NDArray[Any]:
+    """ONNX writes a zero point for a whole tensor as ``[]`` or ``[1]``."""
+    return zero_point.reshape(()) if zero_point.size == 1 else zero_point
