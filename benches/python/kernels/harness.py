@@ -141,14 +141,14 @@ def show(result: Result) -> Iterator[str]:
             yield f"    {name:34}{rate:9.2f} G{row.unit}/s{share}"
     for claim, ratio in result.verdicts:
         met = "met" if ratio >= claim.at_least else "MISSED"
-        yield f"    {claim.own} over {claim.peer}: {ratio:.2f}, asked {claim.at_least:g}: {met}"
+        yield f"    {claim.own} over {claim.peer}: {ratio:.2f}, aim {claim.at_least:g}: {met}"
     if row.note:
         yield f"    ({row.note})"
 
 
 def markdown(results: list[Result]) -> Iterator[str]:
-    """The claims as a table."""
-    yield "| operation | | peer | own | peer's | ratio | asked | |"
+    """The claims as a table, and what has to be known of its rows."""
+    yield "| operation | | peer | own | peer's | ratio | aim | |"
     yield "|---|---|---|---|---|---|---|---|"
     for result in results:
         unit = "GOPS" if result.row.unit == "op" else f"G{result.row.unit}/s"
@@ -159,3 +159,7 @@ def markdown(results: list[Result]) -> Iterator[str]:
                 f"| {result.row.group} | {result.row.name}: {claim.own} | {claim.peer} | {own} | {peer} | "
                 f"{ratio:.2f} | {claim.at_least:g} | {verdict} |"
             )
+    yield ""
+    for result in results:
+        if result.row.note:
+            yield f"- {result.row.group}, {result.row.name}: {result.row.note}."
