@@ -29,9 +29,9 @@ import requant  # noqa: E402
 
 AIMS = {
     True: "The aims are those for CPUs with VNNI.",
-    False: "This CPU has no VNNI. For products of 8-bit matrices and dense convolutions the aim that was set is 65 % of "
-    "the peak; beside peers it is a yardstick of our own: no slower than onnxruntime's exact kernels, 1.4 x NumPy. (With "
-    "VNNI the aims are 1.1 to 1.4 x onnxruntime and 4 x NumPy.)",
+    False: "This CPU has no VNNI. For products of 8-bit matrices and dense convolutions the aim that was set is 65 % "
+    "of the peak; beside peers it is a yardstick of our own: no slower than onnxruntime's exact kernels, 1.4 x NumPy. "
+    "(With VNNI the aims are 1.1 to 1.4 x onnxruntime and 4 x NumPy.)",
 }
 GROUPS = (matmul, conv, blocked, arrays, seen)
 
