@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from tests.models import Net, run, samples
 
 from requant.onnx.graph import Graph
-from requant.onnx.passes import cleanup, prepare
+from requant.onnx.passes import cleanup, prepare, shapes
 from requant.onnx.passes.affine import fold_affine
 
 Build = Callable[[Net], list[str]]
@@ -305,6 +305,48 @@ def test_a_constant_joined_with_itself_may_grow_and_is_left_to_the_optimizer() -
     first, second = Graph.load(net.model(*joined)).nodes
     assert cleanup._should_fold(first) is True
     assert cleanup._should_fold(second) is None
+
+
+def claim(model: onnx.ModelProto, name: str, shape: list[int | str]) -> None:
+    """Let the file say that an inner tensor has that shape."""
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+
+
+def flattened(net: Net) -> str:
+    """Rows of a Reshape whose shape the model computes."""
+    x = net.input("x", ["n", 4, 3, 3])
+    rows = net.op("Gather", net.op("Shape", x), net.const(np.array([0])), axis=0)
+    return net.op("Reshape", x, net.op("Concat", rows, net.const(np.array([36])), axis=0), output="flat")
+
+
+def test_a_computed_reshape_becomes_constant_without_attributes_that_opset_13_lacks() -> None:
+    net = Net(13)
+    model = net.model(net.gemm(flattened(net), 36, 5))
+    claim(model, "flat", ["n", 36])
+    graph = prepared_equals(model)
+    reshape = next(node for node in graph.nodes if node.op_type == "Reshape")
+    assert reshape.inputs[1] is not None
+    assert reshape.inputs[1].const_value is not None, "the shape is still computed: the test does not meet the case"
+    assert "allowzero" not in reshape.attributes
+
+
+@pytest.mark.parametrize("shape", [[36], [1, 36, 1]])
+def test_a_claimed_rank_that_cannot_be_is_not_believed(shape: list[int | str]) -> None:
+    net = Net()
+    model = net.model(net.op("Relu", flattened(net)))
+    claim(model, "flat", shape)
+    prepared_equals(model)
+
+
+@pytest.mark.parametrize(("size", "believed"), [(1, False), ("n", True), ("m", True)])
+def test_a_size_of_what_the_inputs_leave_free_is_not_believed(size: int | str, *, believed: bool) -> None:
+    net = Net()
+    doubled = net.op("Add", net.input("x", ["n", 4]), net.const(1.0), output="doubled")
+    model = net.model(net.op("Reshape", doubled, net.op("Shape", doubled)))
+    claim(model, "doubled", [size, 4])
+    prepared_equals(model)
+    graph = Graph.load(model)
+    assert (shapes.doubt(graph.model) == 0) is believed
 
 
 def test_inputs_and_outputs_keep_their_order() -> None:

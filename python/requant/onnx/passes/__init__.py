@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 #: What each pass does, as the report says it behind a number, and the pass.
 PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
+    ("claimed shapes forgotten, one of which cannot be", shapes.doubt),
     ("shapes inferred", shapes.infer),
     ("half floats widened to float32", widen.widen_half),
     ("nodes simplified away", cleanup.simplify),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnxscript.optimizer
 from onnx_ir.passes import common
 
-from requant.onnx.graph import free_name
+from requant.onnx.graph import constant, free_name
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,7 +28,17 @@ def simplify(model: ir.Model) -> int:
     before = _count(model)
     common.RemoveInitializersFromInputsPass()(model)
     onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold)
+    _drop_allowzero(model)
     return before - _count(model)
+
+
+def _drop_allowzero(model: ir.Model) -> None:
+    """Take ``allowzero`` from each Reshape without a 0: the optimizer sets it, and opset 13 does not know it."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "Reshape" and "allowzero" in node.attributes:
+            shape = constant(node.inputs[1])
+            if shape is not None and np.all(shape != 0):
+                del node.attributes["allowzero"]
 
 
 def _should_fold(node: ir.Node) -> bool | None:

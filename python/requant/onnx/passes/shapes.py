@@ -10,6 +10,38 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+def doubt(model: ir.Model) -> int:
+    """Forget the shapes that a file claims of its tensors if one of them cannot be; returns how many were forgotten.
+
+    Files in use claim what is wrong, such as the batch of one that a model had before its inputs were made free.
+    Runtimes do not care, but an optimizer writes it into the graph.
+    """
+    claimed = {v: v.shape for node in model.graph.all_nodes() for v in node.outputs if v.shape is not None}
+    for value in claimed:
+        value.shape = None
+    infer(model)
+    free = {str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)}
+    if any(_contradicts(shape, value, free) for value, shape in claimed.items()):
+        return len(claimed)
+    for value, shape in claimed.items():
+        value.shape = shape
+    return 0
+
+
+def _contradicts(claimed: ir.Shape, value: ir.Value, free: set[str]) -> bool:
+    """Whether a claim is another than what follows from the inputs, which leave some dimensions ``free`` of any size."""
+    inferred, node = value.shape, value.producer()
+    if inferred is None:
+        sizes = node.inputs[1] if node is not None and node.op_type == "Reshape" else None
+        return (
+            sizes is not None and sizes.shape is not None and sizes.shape.is_static() and sizes.shape != [len(claimed)]
+        )
+    if len(claimed) != len(inferred):
+        return True
+    pairs = [(said, found) for said, found in zip(claimed, inferred, strict=True) if isinstance(said, int)]
+    return any(said != found if isinstance(found, int) else str(found) in free for said, found in pairs)
+
+
 def infer(model: ir.Model) -> int:
     """Infer shapes and types; returns how many tensors became known. What stays unknown makes the plan more careful."""
     before = _known(model)
