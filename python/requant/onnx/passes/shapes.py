@@ -29,7 +29,7 @@ def doubt(model: ir.Model) -> int:
 
 
 def _contradicts(claimed: ir.Shape, value: ir.Value, free: set[str]) -> bool:
-    """Whether a claim is another than what follows from the inputs, which leave some dimensions ``free`` of any size."""
+    """Whether a claim is another than what follows from the inputs, which leave dimensions ``free`` of any size."""
     inferred, node = value.shape, value.producer()
     if inferred is None:
         sizes = node.inputs[1] if node is not None and node.op_type == "Reshape" else None
