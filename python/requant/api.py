@@ -16,13 +16,14 @@ from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.dynamic import plan_whole, resolve_dynamic
 from requant.errors import ConfigError, DataError, ModelError
 from requant.evaluation import check_labels, measure_accuracy
-from requant.files import check_outputs, write_atomically
+from requant.files import check_outputs
 from requant.metrics import get_metric
 from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.passes.widen import without_bfloat16
+from requant.onnx.saving import save_model, self_contained
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate, place
 from requant.plan import Form, build_plan
@@ -52,27 +53,41 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.placement import Build
     from requant.plan import QuantPlan
+    from requant.serialized import SerializedModel
     from requant.types import Range
 
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A verified quantized model: bytes, the report, and what led to it; no ``table`` where nothing was calibrated."""
+    """A verified quantized model, the report, and what led to it; no ``table`` where nothing was calibrated."""
 
-    data: bytes
+    model: SerializedModel
     report: Report
     plan: QuantPlan
     table: CalibrationTable | None
     sources: tuple[Path, ...]
 
-    def save(self, path: str | Path) -> None:
-        """Write the model; the file at ``path`` is replaced at once or not at all.
+    @property
+    def data(self) -> bytes:
+        """The model as the bytes of one file.
+
+        Raises:
+            ModelError: It would pass 2 GiB.
+        """
+        return self_contained(self.model)
+
+    def save(self, path: str | Path, *, external_data: bool = False) -> None:
+        """Write the model; what is at ``path`` is replaced at once or not at all.
+
+        Args:
+            path: Where to.
+            external_data: Put the tensors into a file beside it. Done anyway where one file would pass 2 GiB.
 
         Raises:
             OutputError: ``path`` is a file of the float model, or cannot be written.
         """
         check_outputs([path], self.sources)
-        write_atomically(path, self.data)
+        save_model(self.model, path, external_data=external_data)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -166,7 +181,7 @@ def quantize(
     with watch("quantize"):
         build = builder(graph, prepared, config, plan, ranges)
         if config.optimize == "latency":
-            chosen, placed = place(prepared, graph.to_bytes(), build, feeds)
+            chosen, placed = place(prepared, graph.serialize(), build, feeds)
             note = (*note, placed)
         else:
             chosen = build({})
@@ -186,7 +201,7 @@ def quantize(
         model=graph.origin,
         config=config.to_dict(),
         float_bytes=graph.size,
-        quantized_bytes=len(chosen.model),
+        quantized_bytes=chosen.model.size,
         prepared=(*describe(changes), *transformed.done),
         quantized=dict(Counter(plan.op_types)),
         stored=dict(Counter(node.op_type for node in plan.dynamic if node.form is Form.STORED)),
@@ -375,7 +390,7 @@ def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ra
         model, stored = insert_dynamic(insert_qdq(graph, part, resolved), part, weights), Stored()
         if config.rest == "float16" or given.holds_half():
             model, stored = store_half(model, exactly=config.rest != "float16")
-        return Candidate(part, resolved, weights, model.to_bytes(), tuple(_storage_notes(stored)))
+        return Candidate(part, resolved, weights, model.serialize(), tuple(_storage_notes(stored)))
 
     return build
 

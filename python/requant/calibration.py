@@ -201,7 +201,7 @@ def calibrate_graph(
     names = fed + fetched
     workers = min(config.cores, WORKERS)
     threads = config.cores // workers
-    runner = open_runner(graph.to_bytes(fetched), threads=threads, shared=True) if fetched else None
+    runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
     # A batch is counted in a set of statistics that no other batch in progress uses; in the end all are merged.
     idle = deque([ops.TensorStatistics() for _ in names] for _ in range(workers))
 

@@ -142,11 +142,11 @@ def compare(
     check_interface(*graphs)
     dataset = open_data(data, graphs[0].inputs, data_options)
     matches = match_tensors(*graphs)
-    models = graphs[0].to_bytes(), graphs[1].to_bytes()
+    models = graphs[0].serialize(), graphs[1].serialize()
     runners = [open_runner(model, threads=1) for model in models]
     if matches:
         fetched = [[m.name for m in matches], [m.stand_in for m in matches]]
-        runners += [open_runner(g.to_bytes(names), threads=1) for g, names in zip(graphs, fetched, strict=True)]
+        runners += [open_runner(g.serialize(names), threads=1) for g, names in zip(graphs, fetched, strict=True)]
     outputs = {output.name: Distance() for output in graphs[0].outputs}
     inner = {match: _InnerError() for match in matches}
     sample, samples = None, 0

@@ -107,7 +107,7 @@ def evaluate(
     if other is not None:
         check_interface(graph, other)
     graphs = [graph] if other is None else [graph, other]
-    runners = [open_runner(g.to_bytes(), threads=1) for g in graphs]
+    runners = [open_runner(g.serialize(), threads=1) for g in graphs]
     samples, values = measure(runners, names, dataset, judge, workers=workers, progress=progress)
     compared = judge.against is Against.TARGETS and not dataset.has_labels
     float_value = None if other is None or compared else values[1]

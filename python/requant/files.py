@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from requant.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -23,29 +24,56 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         OutputError: the folder is missing or not writable, or the disk is full; ``path`` is as it was before.
     """
     target = Path(path).resolve()  # a link stays a link, and its target is replaced
-    temporary: str | None = None
-    try:
-        if _is_special(Path(path)):
+    with explained(path):
+        if is_special(Path(path)):
             Path(path).write_bytes(data)
             return
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
-        temporary = f"{target.parent}/.requant-{secrets.token_hex(6)}.tmp"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary_file(target.parent) as (file, move):
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)  # noqa: PTH105 - the atomic rename is the point
-        temporary = None
-        _sync_folder(target.parent)
+            move(target)
+
+
+@contextlib.contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Errors of writing as errors of ``path``.
+
+    Raises:
+        OutputError: the system said no.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise OutputError(
             f"{path} cannot be written: {reason}", hint="nothing was changed; give another path"
         ) from problem
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path) -> Iterator[tuple[BinaryIO, Callable[[Path], None]]]:
+    """A file in ``folder`` to write to, and what flushes it to disk and renames it; it goes if that was not called."""
+    temporary: str | None = None
+
+    def move(target: Path) -> None:
+        nonlocal temporary
+        assert temporary is not None  # it is moved once
+        file.flush()
+        os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)  # noqa: PTH105 - the atomic rename is the point
+        temporary = None
+        _sync_folder(folder)
+
+    try:
+        temporary = f"{folder}/.requant-{secrets.token_hex(6)}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file, move
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -77,7 +105,7 @@ def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[object]
             continue
         _check_writable(path)
         target = Path(path).resolve()
-        if target in kept and not _is_special(Path(path)):
+        if target in kept and not is_special(Path(path)):
             raise OutputError(
                 f"output {path} would overwrite {kept[target]}", hint="give every output a name of its own"
             )
@@ -86,7 +114,7 @@ def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[object]
 
 def _check_writable(path: str | Path) -> None:
     target = Path(path).resolve()
-    if _is_special(Path(path)):
+    if is_special(Path(path)):
         return
     if target.is_dir():
         reason = "it is a directory"
@@ -99,6 +127,6 @@ def _check_writable(path: str | Path) -> None:
     raise OutputError(f"{path} cannot be written: {reason}", hint="create the folder or give another path")
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether ``path`` is a device or pipe: something to write to, with nothing to keep."""
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -1,6 +1,6 @@
 """How much memory a model takes: the peak of a process that loads it and runs one sample.
 
-As a program (``python -m requant.footprint MODEL FEEDS``) it is that process.
+As a program (``python -m requant.footprint MODEL FEEDS [FOLDER BYTES]``, as in ``SerializedModel``) it is that process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.errors import ModelError
+from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def peak_memory(model: bytes, feeds: Mapping[str, NDArray[Any]]) -> int | None:
+def peak_memory(model: SerializedModel | bytes, feeds: Mapping[str, NDArray[Any]]) -> int | None:
     """Peak resident bytes of a fresh process that runs ``model`` on ``feeds``, one thread; interpreter included.
 
     None where the system does not tell.
@@ -32,11 +33,13 @@ def peak_memory(model: bytes, feeds: Mapping[str, NDArray[Any]]) -> int | None:
     """
     with tempfile.TemporaryDirectory(prefix="requant-") as folder:
         paths = Path(folder, "model.onnx"), Path(folder, "feeds.npz")
-        paths[0].write_bytes(model)
+        model = SerializedModel.of(model)
+        paths[0].write_bytes(model.proto)
+        outside = () if model.folder is None else (str(model.folder), str(model.external_bytes))
         arrays: dict[str, Any] = {f"{i}": array for i, array in enumerate(feeds.values())}
         np.savez(paths[1], names=np.array(list(feeds)), **arrays)
         child = subprocess.run(  # noqa: S603 - this interpreter and this file
-            [sys.executable, "-P", "-m", "requant.footprint", *map(str, paths)],
+            [sys.executable, "-P", "-m", "requant.footprint", *map(str, paths), *outside],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
             text=True,
@@ -48,11 +51,11 @@ def peak_memory(model: bytes, feeds: Mapping[str, NDArray[Any]]) -> int | None:
     return int(child.stdout) or None
 
 
-def _run(model: Path, feeds: Path) -> int:
+def _run(model: Path, feeds: Path, folder: Path | None = None, external_bytes: int = 0) -> int:
     """Peak resident bytes of this process after it has run the model; 0 where the system does not tell."""
     from requant.runtime import open_runner
 
-    runner = open_runner(model.read_bytes(), threads=1)
+    runner = open_runner(SerializedModel(model.read_bytes(), folder, external_bytes), threads=1)
     with np.load(feeds, allow_pickle=False) as arrays:
         runner.run({str(name): arrays[f"{i}"] for i, name in enumerate(arrays["names"])})
     return _peak()
@@ -72,4 +75,6 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(str(_run(*map(Path, sys.argv[1:]))))
+    model_path, feeds_path, *outside = sys.argv[1:]
+    data = (Path(outside[0]), int(outside[1])) if outside else ()
+    sys.stdout.write(str(_run(Path(model_path), Path(feeds_path), *data)))

@@ -198,7 +198,7 @@ def _own_judge(setup: Setup) -> Judge | None:
     _, batches = setup.trials()
     dataset = open_data([dict(batch.feeds) for batch in batches], setup.graph.inputs)
     metric = get_metric("perplexity")
-    runner = open_runner(setup.graph.to_bytes(), threads=1)
+    runner = open_runner(setup.graph.serialize(), threads=1)
     names = [output.name for output in setup.graph.outputs]
     try:
         _, (perplexity,) = measure([runner], names, dataset, metric, workers=1)
@@ -311,10 +311,10 @@ class _Search:
         build = builder(self.setup.graph, self.setup.prepared, config, plan, self.table.ranges(plan, config))
         model = build({}).model
         score = self.trials.score(model, self.base.cores)
-        runners = open_runner(self.setup.graph.to_bytes(), threads=1), open_runner(model, threads=1)
+        runners = open_runner(self.setup.graph.serialize(), threads=1), open_runner(model, threads=1)
         latency = measure_latency(runners, self.sample)
         share = self.share(score)
-        step = Step(method, names, len(plan.nodes), share, score, len(model), latency.quantized_ms, latency.speedup)
+        step = Step(method, names, len(plan.nodes), share, score, model.size, latency.quantized_ms, latency.speedup)
         self.steps.append(step)
         self.advance()
         logger.info("%s with %d nodes in float keeps %s", method, len(names), share)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from requant.plan import QuantPlan
     from requant.resolve import Resolved
     from requant.runtime import Event, Runner
+    from requant.serialized import SerializedModel
 
     Feeds = Mapping[str, NDArray[Any]]
     #: From the nodes to be left in float, with reasons, to a quantized model.
@@ -49,12 +50,12 @@ _ROUNDS = (7, 60)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan, its integers, the bytes of the model, and what must be said of it."""
+    """A plan, its integers, the model, and what must be said of it."""
 
     plan: QuantPlan
     resolved: Resolved
     weights: IntegerWeights
-    model: bytes
+    model: SerializedModel
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,7 +64,7 @@ class Candidate:
         return frozenset(node.name for node in self.plan.nodes)
 
 
-def place(graph: Graph, reference: bytes, build: Build, feeds: Feeds) -> tuple[Candidate, str]:
+def place(graph: Graph, reference: SerializedModel, build: Build, feeds: Feeds) -> tuple[Candidate, str]:
     """The fastest of several plans on this machine, one thread, for one sample; and a line about those that were tried.
 
     Args:
@@ -76,7 +77,7 @@ def place(graph: Graph, reference: bytes, build: Build, feeds: Feeds) -> tuple[C
         MissingDependencyError: onnxruntime is not installed.
     """
     whole = build({})
-    times = _Times(graph, profile(graph.to_bytes(), feeds, _PROFILE_RUNS), profile(whole.model, feeds, _PROFILE_RUNS))
+    times = _Times(graph, profile(graph.serialize(), feeds, _PROFILE_RUNS), profile(whole.model, feeds, _PROFILE_RUNS))
     candidates = {whole.integer: whole}
     for price in _PRICES:
         slower = _slower_nodes(graph, whole.plan, times, feeds, price)
@@ -183,7 +184,7 @@ def _cross(
         network.cost_between(user, to_float, math.inf)
 
 
-def _speeds(models: Sequence[bytes], feeds: Feeds) -> list[float]:
+def _speeds(models: Sequence[SerializedModel], feeds: Feeds) -> list[float]:
     """Latency of the first model over that of each other: medians over rounds in which each runs in turn."""
     runners = [open_runner(model, threads=1) for model in models]
     once = min(_run(runner, feeds, 1) for runner in runners for _ in range(2))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from requant import ops
 from requant.errors import MissingDependencyError, ModelError, first_line
+from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _VNNI = frozenset({"avx512vnni", "avxvnni", "amx-int8"})
+
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+#: Weights in files are mapped; with more of them than this they are multiplied where they lie, instead of from a copy
+#: in the kernels' order.
+_PACKED_AT_MOST = 1 << 28
 
 #: The distributions that provide the module ``onnxruntime``.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
@@ -67,7 +73,7 @@ def saturates() -> bool:
     return bool(cpu["arch"] == "x86_64" and not _VNNI & set(cpu["features"]))
 
 
-def open_runner(model: bytes, *, threads: int = 0, shared: bool = False) -> Runner:
+def open_runner(model: SerializedModel | bytes, *, threads: int = 0, shared: bool = False) -> Runner:
     """A runner for ``model``: onnxruntime's, else the reference implementation's.
 
     ``shared`` says that other work wants the cores between its runs: its threads then sleep instead of spinning.
@@ -75,6 +81,7 @@ def open_runner(model: bytes, *, threads: int = 0, shared: bool = False) -> Runn
     Raises:
         ModelError: the runtime refuses the model.
     """
+    model = SerializedModel.of(model)
     if available():
         return OrtRunner(model, threads=threads, shared=shared)
     from requant.onnx.reference import ReferenceRunner
@@ -90,7 +97,7 @@ def _warn_slow() -> None:
     )
 
 
-def profile(model: bytes, feeds: Mapping[str, NDArray[Any]], runs: int) -> list[Event]:
+def profile(model: SerializedModel, feeds: Mapping[str, NDArray[Any]], runs: int) -> list[Event]:
     """What onnxruntime really ran for ``model`` on one thread, node by node, with the median time of each.
 
     Raises:
@@ -130,7 +137,7 @@ class OrtRunner:
 
     name = "onnxruntime"
 
-    def __init__(self, model: bytes, *, threads: int = 0, shared: bool = False, profile: str = "") -> None:
+    def __init__(self, model: SerializedModel, *, threads: int = 0, shared: bool = False, profile: str = "") -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
         try:
             import onnxruntime
@@ -147,8 +154,12 @@ class OrtRunner:
             options.profile_file_prefix = str(Path(profile, "profile"))
         if shared:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if model.folder is not None:
+            options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.folder))
+        if model.external_bytes > _PACKED_AT_MOST:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(model.proto, options, providers=["CPUExecutionProvider"])
         except Exception as problem:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(problem)}") from problem
         self._run_options = onnxruntime.RunOptions()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from requant.data import InputSpec
     from requant.runtime import Runner
+    from requant.serialized import SerializedModel
 
     Feeds = Mapping[str, NDArray[Any]]
 
@@ -63,7 +64,10 @@ def fitting_batches(inputs: Sequence[InputSpec], sizes: Iterable[int]) -> tuple[
 
 
 def time_models(
-    models: tuple[bytes, bytes], sample: Feeds, threads: Iterable[int], batches: Sequence[int]
+    models: tuple[SerializedModel | bytes, SerializedModel | bytes],
+    sample: Feeds,
+    threads: Iterable[int],
+    batches: Sequence[int],
 ) -> tuple[Timing, ...]:
     """Time the float model and the quantized one.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
     from requant.runtime import Runner
+    from requant.serialized import SerializedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,14 @@ class Trials:
         self._batches = tuple(batches)
         self._lock, self._stopped = threading.Lock(), False
         self._runners: list[Runner] = []
-        self._float = open_runner(graph.to_bytes(), threads=1)
+        self._float = open_runner(graph.serialize(), threads=1)
         self._expected = [self._float.run(batch.feeds) for batch in batches]
 
     def float_value(self, workers: int) -> float | None:
         """The metric of the float model."""
         return self._value(self._float, workers)
 
-    def score(self, model: bytes, workers: int = 1) -> Score:
+    def score(self, model: SerializedModel, workers: int = 1) -> Score:
         """How good a quantized model is; the metric is taken by so many threads."""
         runner = open_runner(model, threads=1)
         with self._lock:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from requant.plan import QuantPlan
     from requant.resolve import Resolved
     from requant.runtime import Runner
+    from requant.serialized import SerializedModel
 
     Feeds = Mapping[str, NDArray[Any]]
     #: The float model and the quantized one.
@@ -40,7 +41,7 @@ _LATENCY_PAIRS = (5, 50)
 _NO_SIGNAL = 1e20  # -200 dB
 
 
-def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -> Runners:
+def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threads: int) -> Runners:
     """The last gate before a file is written: the checker, the runtime, one sample. Returns both models, opened.
 
     Where the float model itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked.
@@ -50,7 +51,7 @@ def check_model(reference: Graph, model: bytes, feeds: Feeds, *, threads: int) -
     """
     from requant.onnx.graph import Graph
 
-    float_runner = open_runner(reference.to_bytes(), threads=threads)
+    float_runner = open_runner(reference.serialize(), threads=threads)
     try:
         expected = float_runner.run(feeds)
     except ModelError:

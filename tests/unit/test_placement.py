@@ -102,12 +102,12 @@ def test_a_plan_is_kept_only_if_it_is_faster(monkeypatch: pytest.MonkeyPatch) ->
 
     def build(left_out: Mapping[str, str]) -> placement.Candidate:
         part = build_plan(graph, QuantConfig(), left_out)
-        return placement.Candidate(part, None, {}, graph.to_bytes())  # type: ignore[arg-type]  # not looked at
+        return placement.Candidate(part, None, {}, graph.serialize())  # type: ignore[arg-type]  # not looked at
 
     feeds = {"x": np.zeros((1, 4, 8, 8), np.float32)}
     monkeypatch.setattr(placement, "_slower_nodes", lambda *_: {names[0]: "slow"})
     for speeds, kept in (([1.0, 1.01], len(plan.nodes)), ([1.0, 1.1], len(plan.nodes) - 1)):
         monkeypatch.setattr(placement, "_speeds", lambda *_, speeds=speeds: speeds)
-        chosen, note = placement.place(graph, graph.to_bytes(), build, feeds)
+        chosen, note = placement.place(graph, graph.serialize(), build, feeds)
         assert len(chosen.plan.nodes) == kept
         assert note.endswith(f"kept {kept} nodes")

@@ -130,7 +130,7 @@ def _quantize(args: argparse.Namespace) -> int:
                 progress=progress,
                 **judged,
             )
-    result.save(output)
+    result.save(output, external_data=args.external_data)
     if args.report:
         write_atomically(args.report, result.report.to_json().encode())
     if args.save_recipe:

@@ -88,6 +88,11 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         "-o", "--output", metavar="FILE", help="the quantized model (default: MODEL.int8.onnx in the current folder)"
     )
     quantize.add_argument("--table", metavar="FILE", help="statistics of `requant calibrate` in place of calibrating")
+    quantize.add_argument(
+        "--external-data",
+        action="store_true",
+        help="put the tensors into a file beside the output; done anyway where one file would pass 2 GiB",
+    )
     quantize.add_argument("--report", metavar="FILE", help="also write the report as JSON")
     quantize.add_argument("--save-recipe", metavar="FILE", help="write the quantization options as a recipe")
     quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop; needs no data")

@@ -18,11 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from requant.onnx.graph import constant, int_attribute
+from requant.onnx.mapped import fingerprint
 from requant.onnx.passes.cleanup import drop_unused
 from requant.plan import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,7 +51,8 @@ class _Writer:
         self.nodes = {node.name: node for node in graph.all_nodes()}
         scopes = {graph.model.graph, *(_home(node) for node in graph.all_nodes())}
         self.taken = {name for scope in scopes for name in _names(scope)}
-        self.constants: dict[tuple[ir.Graph, str, tuple[int, ...], bytes], ir.Value] = {}
+        self.tensor = graph.tensor
+        self.constants: dict[Hashable, ir.Value] = {}
         self.quantized: dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ...]] = {}
         self.reals: dict[tuple[ir.Graph, str, tuple[int, ...]], ir.Value] = {}
 
@@ -183,10 +185,10 @@ class _Writer:
     def _constant(self, scope: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
         """An initializer of ``scope``, written once for all that have the same values."""
         array = np.asarray(array, order="C")
-        key = (scope, str(array.dtype), array.shape, array.tobytes())
+        key = (scope, fingerprint(array))
         if key not in self.constants:
             name = self._unique(name)
-            value = ir.Value(name=name, const_value=ir.Tensor(array, name=name), shape=ir.Shape(array.shape))
+            value = ir.Value(name=name, const_value=self.tensor(array, name), shape=ir.Shape(array.shape))
             value.dtype = ir.DataType.from_numpy(array.dtype)
             scope.register_initializer(value)
             self.constants[key] = value

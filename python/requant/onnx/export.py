@@ -18,9 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from requant.onnx.graph import constant
+from requant.onnx.mapped import fingerprint
 from requant.onnx.passes.cleanup import drop_unused
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from numpy.typing import NDArray
 
     from requant.onnx.graph import Graph
@@ -43,11 +46,12 @@ _HALF_STEP = 0.5 + 1e-3  # with room for the rounding of scale itself
 class _Writer:
     def __init__(self, graph: Graph, plan: QuantPlan, resolved: Resolved) -> None:
         self.graph = graph.model.graph
+        self.tensor = graph.tensor
         self.plan = plan
         self.resolved = resolved
         self.nodes = {node.name: node for node in self.graph}
         self.values = ir.convenience.create_value_mapping(self.graph)
-        self.constants: dict[tuple[str, bytes], ir.Value] = {}
+        self.constants: dict[Hashable, ir.Value] = {}
         self.taken = {*self.nodes, *self.values, *self.graph.initializers}
         self.serials: Counter[str] = Counter()
 
@@ -124,7 +128,7 @@ class _Writer:
 
     def _dequantized_constant(self, node: ir.Node, original: ir.Value | None, tensor: QuantizedTensor) -> ir.Value:
         name = (original.name if original is not None else None) or f"{node.name}_constant"
-        key = (name, tensor.data.tobytes() + tensor.params.scale.tobytes())
+        key = (name, fingerprint(tensor.data), tensor.params.scale.tobytes())
         if key not in self.constants:
             data = self._initializer("w", tensor.data)
             parameters = self._parameters(tensor.params)
@@ -153,7 +157,7 @@ class _Writer:
         return scale, self._shared("z", zero_point)
 
     def _shared(self, kind: str, array: NDArray[Any]) -> ir.Value:
-        key = (f"{array.dtype}{array.shape}", array.tobytes())
+        key = fingerprint(array)
         if key not in self.constants:
             self.constants[key] = self._initializer(kind, array)
         return self.constants[key]
@@ -169,7 +173,7 @@ class _Writer:
     def _initializer(self, kind: str, array: NDArray[Any]) -> ir.Value:
         name = self._unique(kind)
         array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
+        value = ir.Value(name=name, const_value=self.tensor(array, name), shape=ir.Shape(array.shape))
         value.dtype = ir.DataType.from_numpy(array.dtype)
         self.graph.register_initializer(value)
         return value

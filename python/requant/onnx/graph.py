@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from google.protobuf.message import EncodeError
 
 from requant.data.spec import InputSpec
 from requant.errors import ModelError, first_line
-from requant.onnx.reading import ModelFile, read_model
+from requant.onnx.mapped import MappedTensor, Scratch, tensor_of
+from requant.onnx.reading import ModelFile, key_of, read_model
+from requant.onnx.saving import self_contained
+from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +42,10 @@ _QUANTIZED_OPS = frozenset(
     }
 )
 
+#: Models with more external data than this are not held in memory, and tensors of so many bytes made for them neither.
+IN_MEMORY = 1 << 29
+_SPILLED = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
@@ -51,22 +59,28 @@ class OutputSpec:
 class Graph:
     """A model that can be looked at and rewritten, and the file it came from."""
 
-    def __init__(self, model: ir.Model, file: ModelFile) -> None:
+    def __init__(self, model: ir.Model, file: ModelFile, scratch: Scratch | None = None) -> None:
         self.model = model
         self.file = file
+        self.scratch = scratch
 
     @classmethod
     def load(cls, source: Model) -> Graph:
         """Read a model from a file, its bytes, or a ModelProto; errors are those of ``read_model``."""
         file = read_model(source)
+        outside = sum(tensor.nbytes for tensor in file.mapped.values())
         try:
-            return cls(ir.serde.deserialize_model(file.proto), file)
+            model = ir.serde.deserialize_model(file.proto)
+            for value in initializers(model):
+                if isinstance(value.const_value, ir.ExternalTensor):
+                    value.const_value = file.mapped[key_of(value.const_value)]
+            return cls(model, file, Scratch() if outside > IN_MEMORY else None)
         except Exception as problem:
             raise ModelError(f"{file.origin}: the graph cannot be read: {first_line(problem)}") from problem
 
     def copy(self) -> Graph:
         """An independent copy; tensor data is shared, never written in place."""
-        return Graph(self.model.clone(), self.file)
+        return Graph(self.model.clone(), self.file, self.scratch)
 
     @property
     def origin(self) -> str:
@@ -142,13 +156,26 @@ class Graph:
             found.add("Cast of int8 weights")
         return sorted(found)
 
-    def to_bytes(self, fetch: Iterable[str] = ()) -> bytes:
-        """The model as a file's bytes, with the tensors named in ``fetch`` as its outputs instead of its own.
+    def tensor(self, array: np.ndarray[Any, Any], name: str) -> ir.TensorProtocol:
+        """A tensor of ``array``, in a file where the model is too large for memory."""
+        return tensor_of(array, name, self.scratch)
 
-        Shapes of inner tensors are left out: every reader infers them, and they are a tenth of a small model.
+    def spill(self) -> None:
+        """Where the model is too large for memory, put what is new and large in it into a file."""
+        if self.scratch is None:
+            return
+        for value in initializers(self.model):
+            if isinstance(value.const_value, ir.Tensor) and value.const_value.nbytes >= _SPILLED:
+                value.const_value = self.tensor(value.const_value.numpy(), value.name or "")
+
+    def serialize(self, fetch: Iterable[str] = ()) -> SerializedModel:
+        """The model as it can be run, with the tensors named in ``fetch`` as its outputs instead of its own.
+
+        Tensors in files stay there. Shapes of inner tensors are left out: every reader infers them, and they are a
+        tenth of a small model.
 
         Raises:
-            ModelError: a tensor does not exist, or the model exceeds the 2 GiB of one protobuf message.
+            ModelError: A tensor does not exist, or what is not in files exceeds the 2 GiB of one protobuf message.
         """
         proto = ir.serde.serialize_model(self.model)
         del proto.graph.value_info[:]
@@ -161,12 +188,32 @@ class Graph:
             del proto.graph.output[:]
             proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
         try:
-            return bytes(proto.SerializeToString(deterministic=True))
+            data = bytes(proto.SerializeToString(deterministic=True))
         except (EncodeError, ValueError) as problem:
             raise ModelError(
                 f"{self.origin}: the model does not fit into one 2 GiB file",
-                hint="models of this size are not supported yet",
+                hint="save it with external data, which may be of any size",
             ) from problem
+        outside = [v.const_value for v in initializers(self.model) if isinstance(v.const_value, MappedTensor)]
+        folders = {Path(tensor.base_dir) for tensor in outside}
+        if len(folders) > 1:
+            raise ModelError(f"{self.origin} lies on several drives: {', '.join(map(str, sorted(folders)))}")
+        folder = next(iter(folders), None)
+        return SerializedModel(data, folder, sum(tensor.nbytes for tensor in outside), tuple(outside))
+
+    def to_bytes(self, fetch: Iterable[str] = ()) -> bytes:
+        """As ``serialize``, with everything inside: a file's bytes.
+
+        Raises:
+            ModelError: A tensor does not exist, or the model exceeds the 2 GiB of one protobuf message.
+        """
+        return self_contained(self.serialize(fetch))
+
+
+def initializers(model: ir.Model) -> Iterator[ir.Value]:
+    """The initializers of a model and of the bodies in it."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        yield from graph.initializers.values()
 
 
 def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:

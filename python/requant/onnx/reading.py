@@ -1,15 +1,17 @@
 """Reading an ONNX file with care.
 
 The order matters, because a 50-byte model can kill ``onnx.shape_inference`` and a 243-byte one onnxruntime: parse,
-our own checks, ``onnx.checker``, and only then anything else. External data is taken into the model here, from
-regular files below the model's folder and nowhere else, so that everyone behind sees one self-contained model.
+our own checks, ``onnx.checker``, and only then anything else. External data comes from regular files below the model's
+folder and nowhere else. Large initializers stay in their files; the rest is taken into the model here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +20,16 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from requant.errors import MissingFileError, ModelError, first_line
+from requant.onnx.mapped import LEAST, MappedTensor
+from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    #: Location, offset, type and shape of an external tensor.
+    Key = tuple[str, int, int, tuple[int, ...]]
     #: What a model may be given as.
-    Model = str | Path | bytes | onnx.ModelProto
+    Model = str | Path | bytes | onnx.ModelProto | SerializedModel
 
 #: Newest operator set and file format that onnxruntime 1.31 loads.
 MAX_OPSET = 26
@@ -34,15 +40,31 @@ _IR_OF_MIN_OPSET = 7
 _PROTOBUF_LIMIT = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelFile:
-    """A checked model: its proto without external data, what to call it, the files it lies in, and their bytes."""
+    """A checked model: its proto, what to call it, the files it lies in, and their bytes.
+
+    ``mapped`` holds the initializers that stayed in their files; ``proto`` gives their locations from the root of the
+    file system.
+    """
 
     proto: onnx.ModelProto
     origin: str
     files: tuple[Path, ...]
     size: int
-    digest: str
+    proto_digest: str
+    mapped: Mapping[Key, MappedTensor] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the model with its external data."""
+        if not self.mapped:
+            return self.proto_digest
+        digest = hashlib.sha256(self.proto_digest.encode())
+        for tensor in self.mapped.values():
+            for chunk in tensor.chunks():
+                digest.update(chunk)
+        return digest.hexdigest()
 
 
 def read_model(source: Model) -> ModelFile:
@@ -53,24 +75,27 @@ def read_model(source: Model) -> ModelFile:
         ModelError: it is empty, not ONNX, invalid, newer than the runtime accepts, or reaches outside its folder.
         TypeError: ``source`` is none of the things a model may be given as.
     """
-    proto, path, origin, size = _parse(source)
-    external = _take_in_external_data(proto, None if path is None else path.parent, origin)
+    proto, path, folder, origin, size = _parse(source)
+    external = _External(proto, folder, origin)
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     proto = _with_usable_versions(proto, origin)
     _check(proto, origin)
-    files = (() if path is None else (path,)) + tuple(external)
-    return ModelFile(proto, origin, files, size + sum(external.values()), digest)
+    files = (() if path is None else (path,)) + tuple(external.files)
+    return ModelFile(proto, origin, files, size + sum(external.files.values()), digest, external.mapped)
 
 
-def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, str, int]:
+def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, Path | None, str, int]:
+    """The model, its path if it has one, the folder of its external data, what to call it, and its bytes."""
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
-        return copy, None, "model", source.ByteSize()
-    path, origin = None, "model"
+        return copy, None, None, "model", source.ByteSize()
+    path, folder, origin = None, None, "model"
     if isinstance(source, str | Path):
         path, origin = Path(source).absolute(), str(source)
-        data = _read_bytes(path, origin)
+        data, folder = _read_bytes(path, origin), path.parent
+    elif isinstance(source, SerializedModel):
+        data, folder = source.proto, source.folder
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     else:
@@ -87,7 +112,7 @@ def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, str, int]:
         ) from None
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{origin} has no graph: it is not an ONNX model ({len(data):,} bytes)")
-    return proto, path, origin, len(data)
+    return proto, path, folder, origin, len(data)
 
 
 def _read_bytes(path: Path, origin: str) -> bytes:
@@ -101,34 +126,85 @@ def _read_bytes(path: Path, origin: str) -> bytes:
         raise ModelError(f"{origin} cannot be read: {problem.strerror}") from problem
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The initializers of ``graph`` and of the bodies in it."""
     yield from graph.initializer
-    for node in graph.node:
+    for body in _bodies(graph.node):
+        yield from initializers(body)
+
+
+def _bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
+
+
+def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """The tensors in attributes of ``nodes``, and of those in their bodies."""
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for body in attribute.graphs:
-                yield from _tensors(body)
+    for body in _bodies(nodes):
+        yield from _constants(body.node)
 
 
-def _take_in_external_data(proto: onnx.ModelProto, folder: Path | None, origin: str) -> dict[Path, int]:
-    """Read every external tensor into the proto; returns the files and how many bytes of each were read."""
-    found: dict[Path, int] = {}
-    bodies = [proto.graph, *(onnx.GraphProto(node=f.node) for f in proto.functions)]
-    for tensor in (t for body in bodies for t in _tensors(body)):
+class _External:
+    """The external data of a model, checked: large initializers are left in their files, all else is taken in."""
+
+    def __init__(self, proto: onnx.ModelProto, folder: Path | None, origin: str) -> None:
+        self.folder, self.origin = folder, origin
+        self.files: dict[Path, int] = {}
+        self.mapped: dict[Key, MappedTensor] = {}
+        self._taken_in = 0
+        stay = _opset(proto) >= MIN_OPSET  # the converter takes no external data along
+        for tensor in initializers(proto.graph):
+            self._visit(tensor, stay=stay)
+        for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+            for tensor in _constants(nodes):
+                self._visit(tensor, stay=False)
+        for function in proto.functions:
+            for body in _bodies(function.node):
+                for tensor in initializers(body):
+                    self._visit(tensor, stay=False)
+
+    def _visit(self, tensor: onnx.TensorProto, *, stay: bool) -> None:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
+            return
+        path, offset, length = self._find(tensor)
+        self.files[path] = self.files.get(path, 0) + length
+        dtype = ir.DataType(tensor.data_type)
+        del tensor.external_data[:]
+        if stay and length >= LEAST and offset % max(dtype.bitwidth // 8, 1) == 0:
+            mapped = MappedTensor(path, offset, dtype, tuple(tensor.dims), tensor.name)
+            for key, value in (("location", mapped.location), ("offset", offset), ("length", length)):
+                tensor.external_data.add(key=key, value=str(value))
+            self.mapped[key_of(mapped)] = mapped
+            return
+        self._taken_in += length
+        if self._taken_in > _PROTOBUF_LIMIT:
+            raise ModelError(
+                f"{self.origin} exceeds 2 GiB in tensors that have to be read into memory",
+                hint=f"export it with opset {MIN_OPSET} or newer, its weights as initializers",
+            )
+        with path.open("rb") as file:
+            file.seek(offset)
+            tensor.raw_data = file.read(length)
+        tensor.ClearField("data_location")
+
+    def _find(self, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
+        """The file of an external tensor, and its range in there."""
         entry = {e.key: e.value for e in tensor.external_data}
         location = entry.get("location", "")
-        what = f"{origin}: tensor {tensor.name!r}"
-        if folder is None:
+        what = f"{self.origin}: tensor {tensor.name!r}"
+        if self.folder is None:
             raise ModelError(
                 f"{what} lies in a file, {location!r}, but the model was not given as one", hint="pass the model's path"
             )
-        path = _contained(folder, location, what)
+        path = _contained(self.folder, location, what)
         needed = _needed_bytes(tensor, what)
         try:
             offset, length = int(entry.get("offset", 0)), int(entry.get("length", needed))
@@ -140,15 +216,12 @@ def _take_in_external_data(proto: onnx.ModelProto, folder: Path | None, origin: 
                 f"{what} of shape {list(tensor.dims)} needs {needed} bytes, the model says {length} at {offset} of "
                 f"{location!r}, which has {available}"
             )
-        if sum(found.values()) + needed > _PROTOBUF_LIMIT:
-            raise ModelError(f"{origin} exceeds 2 GiB", hint="models of this size are not supported yet")
-        with path.open("rb") as file:
-            file.seek(offset)
-            tensor.raw_data = file.read(needed)
-        del tensor.external_data[:]
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        found[path] = found.get(path, 0) + needed
-    return found
+        return path, offset, needed
+
+
+def key_of(tensor: ir.ExternalTensor) -> Key:
+    """What tells external tensors apart."""
+    return str(tensor.location), tensor.offset or 0, tensor.dtype.value, tuple(tensor.shape.numpy())
 
 
 def _contained(folder: Path, location: str, what: str) -> Path:
@@ -183,10 +256,15 @@ def _needed_bytes(tensor: onnx.TensorProto, what: str) -> int:
     return int(-(-math.prod(tensor.dims) * bits // 8))
 
 
+def _opset(proto: onnx.ModelProto) -> int:
+    """Version of the standard operators; 0 where none is imported."""
+    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
 def _with_usable_versions(proto: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     """The model at an opset that has per-axis quantization and a file version that onnxruntime reads."""
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
-    if opset is None:
+    opset = _opset(proto)
+    if not opset:
         raise ModelError(f"{origin} imports no version of the standard operators", hint="export it again with an opset")
     if opset > MAX_OPSET:
         raise ModelError(
@@ -208,7 +286,10 @@ def _with_usable_versions(proto: onnx.ModelProto, origin: str) -> onnx.ModelProt
 
 
 def _check(proto: onnx.ModelProto, origin: str) -> None:
-    """Run ``onnx.checker``; outputs of unknown shape, which it rejects and runtimes take, are kept from it."""
+    """Run ``onnx.checker``; outputs of unknown shape, which it rejects and runtimes take, are kept from it.
+
+    So is external data, which it would look for in the working directory: it sees empty tensors.
+    """
     shapeless = [o for o in proto.graph.output if not o.type.tensor_type.HasField("shape")]
     if shapeless:
         copy = onnx.ModelProto()
@@ -217,6 +298,22 @@ def _check(proto: onnx.ModelProto, origin: str) -> None:
             copy.graph.output.remove(output)
         proto = copy
     try:
-        onnx.checker.check_model(proto)
+        with _emptied([t for t in initializers(proto.graph) if t.data_location == onnx.TensorProto.EXTERNAL]):
+            onnx.checker.check_model(proto)
     except Exception as problem:  # ValidationError, but also UnicodeDecodeError and whatever else a mutant provokes
         raise ModelError(f"{origin} is not a valid ONNX model: {first_line(problem)}") from problem
+
+
+@contextmanager
+def _emptied(tensors: Sequence[onnx.TensorProto]) -> Iterator[None]:
+    """For a while, ``tensors`` without elements."""
+    originals = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+    try:
+        for tensor in tensors:
+            del tensor.external_data[:]
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.dims[:] = [0]
+        yield
+    finally:
+        for tensor, original in zip(tensors, originals, strict=True):
+            tensor.CopyFrom(original)

@@ -14,12 +14,15 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import op_dequantize_linear, op_quantize_linear
 
 from requant.errors import ModelError
+from requant.onnx.saving import self_contained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
+
+    from requant.serialized import SerializedModel
 
 
 _LENT_BEFORE = 19
@@ -39,10 +42,10 @@ class ReferenceRunner:
 
     name = "onnx.reference"
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: SerializedModel) -> None:
         self._lock = threading.Lock()  # nothing says that the evaluator may be entered twice
         try:
-            proto = onnx.load_model_from_string(model)
+            proto = onnx.load_model_from_string(self_contained(model))
             old = any(o.domain == "" and o.version < _LENT_BEFORE for o in proto.opset_import)
             self._evaluator = ReferenceEvaluator(proto, new_ops=_LENT if old else None)
         except Exception as problem:

@@ -101,7 +101,7 @@ def observe(graph: Graph, names: Sequence[str], batches: Sequence[Batch], *, thr
     """What the named tensors hold for ``batches``, seen as rows of channels (their last axis)."""
     inputs = {spec.name for spec in graph.inputs}
     fetched = [name for name in names if name not in inputs]
-    runner = open_runner(graph.to_bytes(fetched), threads=threads, shared=True) if fetched else None
+    runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
     each = -(-_ROWS // max(len(batches), 1))
     peaks: dict[str, Array] = {}
     rows: dict[str, list[Array]] = {name: [] for name in names}

@@ -74,5 +74,6 @@ def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
         nodes = {op_type: after[op_type] - before[op_type] for op_type in sorted(before | after)}
         if count and step is not shapes.infer:
             done.append(Preparation(what, count, {op_type: n for op_type, n in nodes.items() if n}))
+        attempt.spill()
         prepared = attempt
     return prepared, tuple(done)
