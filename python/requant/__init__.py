@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         unpack_int2 as unpack_int2,
         unpack_int4 as unpack_int4,
     )
+    from requant.ranges import RangeCost as RangeCost, RangeView as RangeView
     from requant.report import Report as Report
     from requant.rules import Rule as Rule
     from requant.types import (
@@ -133,6 +134,7 @@ _HOMES = {
         "unpack_int2",
         "unpack_int4",
     ),
+    "ranges": ("RangeCost", "RangeView"),
     "report": ("Report",),
     "rules": ("Rule",),
     "types": (

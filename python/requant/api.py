@@ -14,7 +14,7 @@ from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.dynamic import plan_whole, resolve_dynamic
-from requant.errors import ConfigError, DataError, ModelError
+from requant.errors import ConfigError, DataError, ModelError, closest
 from requant.evaluation import check_labels, measure_accuracy
 from requant.files import check_outputs
 from requant.metrics import get_metric
@@ -27,6 +27,7 @@ from requant.onnx.saving import save_model, self_contained
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate, place
 from requant.plan import Form, build_plan
+from requant.ranges import view_range
 from requant.report import Report
 from requant.resolve import resolve
 from requant.runtime import saturates
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.placement import Build
     from requant.plan import QuantPlan
+    from requant.ranges import RangeView
     from requant.serialized import SerializedModel
     from requant.types import Range
 
@@ -88,6 +90,23 @@ class QuantizedModel:
         """
         check_outputs([path], self.sources)
         save_model(self.model, path, external_data=external_data)
+
+    def view_range(self, name: str) -> RangeView:
+        """Histogram of activation ``name``, the range that was chosen, and what narrower and wider ones would cost.
+
+        Raises:
+            ConfigError: it is no activation that was calibrated.
+        """
+        found = next((t for t in self.report.tensors if t.name == name and t.kind == "activation"), None)
+        if found is None or self.table is None:
+            known = [tensor.name for tensor in self.report.tensors if tensor.kind == "activation"]
+            raise ConfigError(
+                f"{name!r} is no activation that was calibrated{closest(name, known)}",
+                hint="the report lists them (--report FILE)" if known else "dynamic quantization calibrates none",
+            )
+        planned = self.plan.tensors[name]
+        seen = self.table[planned.source or name]
+        return view_range(name, seen, found.scale, found.zero_point, planned.scheme.dtype)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

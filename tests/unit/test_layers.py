@@ -43,6 +43,7 @@ LAYERS = (
         "footprint",
         "onnx",
         "metrics",
+        "ranges",
     ),
     (
         "plan",

@@ -8,10 +8,11 @@ import logging
 import os
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, edit, evaluate, keep, sensitivity
+from requant.cli import compare, edit, evaluate, keep, sensitivity, show
 from requant.cli.options import config_of, data_options
 from requant.cli.parser import parse
 from requant.errors import RequantError
@@ -130,6 +131,7 @@ def _quantize(args: argparse.Namespace) -> int:
                 progress=progress,
                 **judged,
             )
+    views = [result.view_range(name) for name in show.chosen(result, args.show)]
     result.save(output, external_data=args.external_data)
     if args.report:
         write_atomically(args.report, result.report.to_json().encode())
@@ -137,11 +139,14 @@ def _quantize(args: argparse.Namespace) -> int:
         write_atomically(args.save_recipe, config.to_toml().encode())
     if args.json:
         walked = {} if kept is None else {"keep": kept.to_dict()}
-        print(json.dumps({**result.report.to_dict(), **walked, "output": str(output)}, indent=1))
+        shown = {"shown": [asdict(view) for view in views]} if views else {}
+        print(json.dumps({**result.report.to_dict(), **walked, **shown, "output": str(output)}, indent=1))
     elif not args.quiet:
         render.report(result.report, output)
         if kept is not None:
             render.kept(kept)
+        for view in views:
+            show.draw(view)
     return 0 if kept is None else keep.status(kept)
 
 

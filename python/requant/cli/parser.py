@@ -6,7 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, edit, evaluate, sensitivity
+from requant.cli import compare, edit, evaluate, sensitivity, show
 from requant.config import choices
 from requant.errors import ConfigError, closest
 from requant.version import __version__
@@ -94,6 +94,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         help="put the tensors into a file beside the output; done anyway where one file would pass 2 GiB",
     )
     quantize.add_argument("--report", metavar="FILE", help="also write the report as JSON")
+    show.add_argument(quantize)
     quantize.add_argument("--save-recipe", metavar="FILE", help="write the quantization options as a recipe")
     quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop; needs no data")
     quantize.add_argument("--eval", metavar="DATA", help="samples that the report judges both models by")

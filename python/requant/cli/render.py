@@ -51,6 +51,11 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+def open_console() -> Console:
+    """Where results are printed."""
+    return _Console()
+
+
 @contextmanager
 def progress(*, quiet: bool, what: str = "calibrating", unit: str = "samples") -> Iterator[Progress | None]:
     """A callback that draws a bar on a terminal, and prints a line every ten seconds elsewhere."""

@@ -1,0 +1,115 @@
+"""``requant quantize --show``: the histogram of a tensor, its range, and the error of other ranges."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from requant.errors import ConfigError, closest
+from requant.rules import Rule
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from requant.api import QuantizedModel
+    from requant.ranges import RangeCost, RangeView
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_ROWS = 8  # height of a histogram
+_BAR = 32  # columns of the longest error bar
+_DECADES = 4  # that the error bars span, in powers of ten below the longest
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """The option ``--show``."""
+    parser.add_argument(
+        "--show",
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="draw the histogram of these activations with the chosen range, and the error of narrower and wider "
+        "ranges: a name or a regular expression, or worst (repeatable)",
+    )
+
+
+def chosen(result: QuantizedModel, names: Sequence[str]) -> list[str]:
+    """The activations that ``names`` mean: by name, by regular expression, or ``worst``.
+
+    Raises:
+        ConfigError: one of them means none.
+    """
+    activations = [tensor.name for tensor in result.report.tensors if tensor.kind == "activation"]
+    found: dict[str, None] = {}
+    for name in names:
+        rule = Rule(name, quantize=True)
+        matching = [each for each in activations if rule.matches(each)]
+        if not matching and name == "worst":
+            matching = [tensor.name for tensor in result.report.worst if tensor.kind == "activation"][:1]
+        if not matching:
+            raise ConfigError(
+                f"--show {name!r} matches no activation that was calibrated{closest(name, activations)}",
+                hint="the table of the report and --report FILE name them",
+            )
+        found |= dict.fromkeys(matching)
+    return list(found)
+
+
+def draw(view: RangeView) -> None:
+    """Print it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from requant.cli.render import open_console
+
+    out = open_console()
+    out.print()
+    out.print(Text(view.name, style="bold"))
+    for line in histogram(view):
+        out.print(Text(line), soft_wrap=True)
+    error = "mean squared error (▒ rounding, █ clipping)"
+    table = Table("width", "range", "granular", "overload", "clipped", error, box=None, pad_edge=False)
+    most = max(point.total for point in view.curve)
+    for point in view.curve:
+        mark = "" if point.factor != 1 else "<- chosen"
+        table.add_row(
+            f"{point.factor:.3g} x",
+            f"[{point.lo:.4g}, {point.hi:.4g}]",
+            f"{point.granular:.2g}",
+            f"{point.overload:.2g}",
+            f"{point.clipped:.3%}",
+            f"{bar(point, most)} {point.total:.3g} {mark}".strip(),
+            style="bold" if point.factor == 1 else None,
+        )
+    out.print(table)
+
+
+def histogram(view: RangeView) -> list[str]:
+    """Lines of bars whose height is the logarithm of the count, and below them the chosen range."""
+    top = math.log1p(max(view.counts)) or 1.0
+    heights = [math.ceil(math.log1p(count) / top * _ROWS * 8) for count in view.counts]
+    lines = [
+        "".join(_EIGHTHS[min(max(height - row * 8, 0), 8)] for height in heights) for row in reversed(range(_ROWS))
+    ]
+    width, columns = view.stop - view.start, len(view.counts)
+    first = round((view.lo - view.start) / width * (columns - 1))
+    last = round((view.hi - view.start) / width * (columns - 1))
+    lines.append(" " * first + "├" + "─" * (last - first - 1) + "┤")
+    beyond = f", {view.below + view.above:,} beyond the picture" if view.below or view.above else ""
+    cost = view.chosen
+    lines += [
+        f"range [{view.lo:.4g}, {view.hi:.4g}] as {view.dtype}; seen [{view.min:.4g}, {view.max:.4g}], "
+        f"{view.values:,} values ({view.zeros:,} zeros){beyond}; height: log of the count",
+        f"error {cost.total:.3g}: rounding {cost.granular:.3g}, clipping {cost.overload:.3g} "
+        f"({cost.clipped:.3%} of the values)",
+    ]
+    return [line.rstrip() for line in lines]
+
+
+def bar(point: RangeCost, most: float) -> str:
+    """A bar as long as the logarithm of the error: ``▒`` as much of it as is rounding, ``█`` what is clipping."""
+    if point.total <= 0 or most <= 0:
+        return ""
+    length = max(round(_BAR * (1 + math.log10(point.total / most) / _DECADES)), 1)
+    rounding = round(length * point.granular / point.total)
+    return "▒" * rounding + "█" * (length - rounding)
