@@ -28,7 +28,19 @@ DOORS = {
 
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
-    ("types", "errors", "version", "files", "parallel", "mincut", "charts", "targets", "rules", "config"),
+    (
+        "types",
+        "errors",
+        "version",
+        "files",
+        "serialized",
+        "parallel",
+        "mincut",
+        "charts",
+        "targets",
+        "rules",
+        "config",
+    ),
     (
         "_requant",
         "arrays",
