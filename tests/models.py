@@ -141,6 +141,15 @@ def silu() -> onnx.ModelProto:
     return net.model(net.conv(b, 4, 2, output="y"))
 
 
+def hard_swish() -> onnx.ModelProto:
+    """conv -> x * clip(x + 3, 0, 6) / 6 -> conv, as exporters spell it."""
+    net = Net()
+    a = net.conv(net.input("x", ["n", 3, 8, 8]), 3, 4)
+    gate = net.op("Clip", net.op("Add", a, net.const(3.0)), net.const(0.0), net.const(6.0))
+    b = net.op("Div", net.op("Mul", a, gate), net.const(6.0))
+    return net.model(net.conv(b, 4, 2, output="y"))
+
+
 def depthwise() -> onnx.ModelProto:
     net = Net()
     x = net.input("x", ["n", 4, 8, 8])
@@ -175,7 +184,7 @@ def split() -> onnx.ModelProto:
 #: Every model above: tests that hold for any model run over this list.
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     build.__name__: build
-    for build in (conv_relu, two_gemm, residual, concat, pool_chain, silu, depthwise, mlp, nhwc, split)
+    for build in (conv_relu, two_gemm, residual, concat, pool_chain, silu, hard_swish, depthwise, mlp, nhwc, split)
 }
 
 

@@ -22,6 +22,7 @@ from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.passes.widen import without_bfloat16
 from requant.onnx.saving import save_model, self_contained
 from requant.onnx.storage import Stored, store_half
@@ -407,6 +408,8 @@ def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ra
         resolved = resolve(graph, part, known, config)
         weights = resolve_dynamic(graph, part, config)
         model, stored = insert_dynamic(insert_qdq(graph, part, resolved), part, weights), Stored()
+        if get_target(config.target).one_gelu:
+            model = fuse_gelus(model)
         if config.rest == "float16" or given.holds_half():
             model, stored = store_half(model, exactly=config.rest != "float16")
         return Candidate(part, resolved, weights, model.serialize(), tuple(_storage_notes(stored)))

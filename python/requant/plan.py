@@ -22,6 +22,7 @@ import numpy as np
 from requant.errors import ConfigError, closest
 from requant.onnx.graph import constant, int_attribute, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
+from requant.onnx.passes.activations import hard_sigmoid
 from requant.targets import Target, get_target
 from requant.types import Range
 
@@ -64,7 +65,10 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """A node that runs on integers: the activations it reads by input index, its weight and bias by tensor name."""
+    """A node that runs on integers: the activations it reads by input index, its weight and bias by tensor name.
+
+    ``as_add`` says that it does so as an addition whose saturation does the rest.
+    """
 
     name: str
     op_type: str
@@ -72,6 +76,7 @@ class NodePlan:
     weight: str | None = None
     weight_axis: int | None = None
     bias: str | None = None
+    as_add: bool = False
 
 
 class Form(Enum):
@@ -248,9 +253,11 @@ class _Planner:
     def _refuse_follower(self, node: ir.Node, row: OpSpec) -> str | None:
         if row.kind is Kind.CLAMP:
             return "a clamp of its own: no integer op stands before it"
-        supported = self.target.moves if row.kind is Kind.MOVE else self.target.fused
+        supported = self.target.moves if row.kind is Kind.MOVE else self.target.fused | self.target.saturating_adds
         if node.op_type not in supported:
             return f"{self.target.name} has no integer kernel for {node.op_type}"
+        if node.op_type in self.target.saturating_adds and min(hard_sigmoid(node)) <= 0.0:
+            return "it is no addition that saturates: its alpha or beta is not positive"
         if any(out.uses() and not is_float(out) for out in node.outputs):
             return "its output of indices is used"
         for _, value in _activations(node, row):
@@ -381,6 +388,7 @@ class _Planner:
             weight=names[Role.WEIGHT],
             weight_axis=axis,
             bias=names[Role.BIAS],
+            as_add=node.op_type in self.target.saturating_adds,
         )
 
 

@@ -12,6 +12,7 @@ integers, reals again, weights, scale, zero point): in long names it would weigh
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,9 @@ import onnx_ir as ir
 
 from requant.onnx.graph import constant
 from requant.onnx.mapped import fingerprint
+from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.cleanup import drop_unused
+from requant.types import QuantizedTensor, QuantParams, QuantScheme
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.plan import QuantPlan
     from requant.resolve import Resolved
-    from requant.types import QuantizedTensor, QuantParams
+    from requant.types import QuantType
 
 
 def insert_qdq(graph: Graph, plan: QuantPlan, resolved: Resolved) -> Graph:
@@ -54,11 +57,14 @@ class _Writer:
         self.constants: dict[Hashable, ir.Value] = {}
         self.taken = {*self.nodes, *self.values, *self.graph.initializers}
         self.serials: Counter[str] = Counter()
+        self.gains: dict[str, np.float32] = {}
 
     def write(self) -> None:
         integer = {node.name for node in self.plan.nodes}
         for node_plan in self.plan.nodes:
             node = self.nodes[node_plan.name]
+            if node_plan.as_add:
+                self._become_add(node, self.plan.tensors[node_plan.activations[0][1]].scheme.dtype)
             for kind, index in (("weights", 1), ("biases", 2)):
                 tensor = getattr(self.resolved, kind).get(node_plan.name)
                 if tensor is not None:
@@ -75,10 +81,12 @@ class _Writer:
         name = value.name or ""
         value, from_integer = self._drop_clamps(value, params, integer)
         parameters = self._parameters(params)
+        gain = self.gains.get(name)
+        stored = parameters if gain is None else self._parameters(replace(params, scale=params.scale / gain))
         quantized, dequantized = self._unique("q"), self._unique("dq")
         quantize = ir.node(
             "QuantizeLinear",
-            [value, *parameters],
+            [value, *stored],
             outputs=[_value(quantized, ir.DataType[params.scheme.dtype.upper()], value.shape)],
             name=quantized,
         )
@@ -104,6 +112,21 @@ class _Writer:
             self.graph.insert_before(first, (quantize, dequantize))
         else:
             self.graph.insert_after(producer, (quantize, dequantize))
+
+    def _become_add(self, node: ir.Node, dtype: QuantType) -> None:
+        """Let a HardSigmoid add ``beta / alpha``: quantized in steps of ``scale / alpha``, its result saturates.
+
+        What is dequantized in steps of ``scale`` then is that sum times ``alpha``.
+        """
+        alpha, beta = hard_sigmoid(node)
+        scale = np.array(beta / alpha / dtype.max, np.float32)
+        params = QuantParams(scale, np.zeros((), dtype.numpy), QuantScheme(dtype))
+        shift = QuantizedTensor(np.array(dtype.max, dtype.numpy), params)
+        node.op_type = "Add"
+        node.attributes.clear()
+        node.resize_inputs(2)
+        node.replace_input_with(1, self._dequantized_constant(node, None, shift))
+        self.gains[node.outputs[0].name or ""] = np.float32(alpha)
 
     def _drop_clamps(self, value: ir.Value, params: QuantParams, integer: set[str]) -> tuple[ir.Value, bool]:
         """The tensor to quantize in place of ``value``, and whether an integer op gives it."""

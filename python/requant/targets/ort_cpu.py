@@ -10,6 +10,7 @@ TARGET = Target(
         {"Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"}
     ),
     float_output=frozenset({"Gemm", "MatMul"}),
+    saturating_adds=frozenset({"HardSigmoid"}),
     moves=frozenset(
         {
             "MaxPool",
@@ -29,6 +30,7 @@ TARGET = Target(
     ),
     activations=frozenset({"uint8"}),  # int8 is fused only where session.qdqisint8allowed is set, as on arm64
     pair_products=True,
+    one_gelu=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.
     dynamic={"Gemm": 1 << 13, "MatMul": 1 << 13, "LSTM": 1 << 16},
 )

@@ -9,8 +9,8 @@ _BOTH = {0: Role.ACTIVATION, 1: Role.ACTIVATION}
 
 ROWS = (
     OpSpec(("Add", "Mul", "Sub", "Div"), Kind.FOLLOW, _BOTH),
-    OpSpec(("Sigmoid", "Softmax"), Kind.FOLLOW, fixed_range=Range(0.0, 1.0)),
+    OpSpec(("Sigmoid", "HardSigmoid", "Softmax"), Kind.FOLLOW, fixed_range=Range(0.0, 1.0)),
     OpSpec(("Tanh",), Kind.FOLLOW, fixed_range=Range(-1.0, 1.0)),
-    OpSpec(("LeakyRelu", "PRelu", "Elu", "Gelu", "HardSigmoid", "HardSwish"), Kind.FOLLOW),
+    OpSpec(("LeakyRelu", "PRelu", "Elu", "Gelu", "HardSwish"), Kind.FOLLOW),
     OpSpec(("Relu", "Clip"), Kind.CLAMP),
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
-from requant.onnx.passes import affine, clamps, cleanup, constants, norms, pooling, shapes, widen
+from requant.onnx.passes import activations, affine, clamps, cleanup, constants, norms, pooling, shapes, widen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +34,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("Gemm factors multiplied into weights", constants.fold_factors),
     ("affine ops folded into the linear op before", affine.fold_affine),
     ("outstanding gains of normalizations moved into the products behind", norms.even_out_norms),
+    ("hard sigmoids and hard swishes said in standard ops", activations.name_hard_activations),
     ("means recognised as pooling", pooling.recognise_pooling),
     ("clamps moved to the op that computes", clamps.hoist_clamps),
     ("unused nodes and constants dropped", cleanup.drop_unused),
