@@ -36,6 +36,12 @@ pub enum Error {
         /// The block size as given.
         got: usize,
     },
+    /// A width that weights in blocks cannot have.
+    #[error("bits {got} is not 2, 3, 4 or 8")]
+    Bits {
+        /// The width as given.
+        got: u32,
+    },
     /// Two lengths that must agree.
     #[error("{what} has {got} elements, expected {expected}")]
     Length {
@@ -54,6 +60,37 @@ pub enum Error {
         /// Where it is.
         index: usize,
     },
+    /// A weight of errors that is negative, NaN or infinite.
+    #[error("importance {value} at index {index} is not finite and at least 0")]
+    Importance {
+        /// The offending value.
+        value: f32,
+        /// Where it is.
+        index: usize,
+    },
+    /// An element of a Hessian that is NaN or infinite, or a negative one on its diagonal.
+    #[error("hessian has {value} at {index:?}; second moments are finite, and at least 0 on the diagonal")]
+    Hessian {
+        /// The offending value.
+        value: f64,
+        /// Its row and column.
+        index: [usize; 2],
+    },
+    /// A Hessian that no damping makes positive definite.
+    #[error("hessian is not positive definite, even with {damping} of its mean added to the diagonal")]
+    NotPositive {
+        /// The most that was tried.
+        damping: f64,
+    },
+    /// A damping that is negative, NaN or infinite.
+    #[error("damping {value} is not finite and at least 0")]
+    Damping {
+        /// The offending value.
+        value: f64,
+    },
+    /// Grids that are chosen when columns of other blocks have gone before.
+    #[error("act_order needs static_groups: its columns do not go block by block")]
+    StaticGroups,
     /// A range with a NaN or infinite end, or with its ends swapped.
     #[error("range [{lo}, {hi}] is not a finite interval")]
     Range {

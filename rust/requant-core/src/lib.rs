@@ -1,13 +1,14 @@
 //! Quantization arithmetic, without Python and without a graph.
 //!
 //! A real `r` is mapped to an integer by `q = clamp(round_half_even(r / scale) + zero_point)` and back by
-//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). The crate has six layers, each using
+//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). The crate has seven layers, each using
 //! only those below it:
 //!
 //! | layer | module | question it answers |
 //! |---|---|---|
 //! | choice | [`calibration`] | which range, given what was seen |
 //! | statistics | [`stats`] | what was seen, in constant memory, merged in any order |
+//! | weights | [`weights`] | which grid each block of a weight matrix gets, in few bits |
 //! | layers | [`conv`], [`pool`], [`elementwise`] | 8-bit images, channels last, between quantized layers |
 //! | products | [`gemm`], [`requantize`] | matrices of integers, multiplied exactly and scaled back |
 //! | arithmetic | [`affine`], [`pack`] | which integer stands for a real |
@@ -26,6 +27,7 @@ pub mod requantize;
 pub mod stats;
 pub mod threads;
 mod types;
+pub mod weights;
 
 pub use error::{Error, Result};
 pub use types::{Granularity, QuantParams, QuantScheme, QuantType, Range};

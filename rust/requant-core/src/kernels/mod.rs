@@ -9,13 +9,17 @@ pub mod blocked_gemm;
 pub(crate) mod density;
 pub mod depthwise;
 pub mod elementwise;
+pub mod feedback;
 pub mod gemm;
 pub(crate) mod generic;
 mod generic_blocked_gemm;
 mod generic_depthwise;
 mod generic_elementwise;
+mod generic_feedback;
 mod generic_gemm;
+mod generic_low_bit;
 mod halves;
+pub mod low_bit;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

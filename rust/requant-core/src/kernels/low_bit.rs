@@ -1,0 +1,113 @@
+//! The inner loops of low-bit weight quantization, once for each instruction set that has its own.
+//!
+//! What is worked on are rows of f32 cut into runs, each with a grid: an integer `q` stands for
+//! `(q - zero_point) * scale`. [`crate::weights`] chooses grids. All kernels give the same bits. A new kernel is a file
+//! and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+
+use super::{available as sets, current as set_in_use, generic_low_bit};
+use crate::{Error, Result, weights::Grid};
+
+/// Grids of neighbouring runs, a struct of arrays of equal length.
+#[derive(Debug, Clone, Copy)]
+pub struct Grids<'a> {
+    /// How many neighbours share a grid; the last run of a call may be shorter.
+    pub run: usize,
+    /// `1 / scale`, or 0 where the scale is.
+    pub inverse: &'a [f32],
+    /// Integers that stand for 0.
+    pub zero_point: &'a [f32],
+    /// Smallest and largest integer in use, within 0..=255.
+    pub limits: (f32, f32),
+}
+
+/// Values of one block with their weights, in whole vectors of 8: what is added has weight 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Weighted<'a> {
+    /// Finite.
+    pub x: &'a [[f32; 8]],
+    /// Finite and not negative.
+    pub weights: &'a [[f32; 8]],
+}
+
+/// Weighted sums over a block, of values `x` and their distances `l = q - zero_point` on a grid.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Fit {
+    /// Sum of `l`.
+    pub l: f32,
+    /// Sum of `l * l`.
+    pub ll: f32,
+    /// Sum of `l * x`.
+    pub lx: f32,
+    /// Sum of `(x - l * scale)^2`.
+    pub error: f32,
+}
+
+/// Weighted sums over a block of a half-quadratic step: of distances `l = q - zero_point` on a grid, and of `t = x - e`,
+/// what is left of values without their outliers `e`; [`LowBitKernel::split`] says which these are.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Split {
+    /// Sum of `l`.
+    pub l: f32,
+    /// Sum of `l * l`.
+    pub ll: f32,
+    /// Sum of `l * t`.
+    pub lt: f32,
+    /// Sum of `t`.
+    pub t: f32,
+    /// Sum of `|x - l * scale|^(3/4)`.
+    pub norm: f32,
+}
+
+/// The part of low-bit weight quantization that depends on the instruction set.
+pub trait LowBitKernel: Send + Sync {
+    /// The name of the set that it belongs to, as `REQUANT_ISA` takes it.
+    fn name(&self) -> &'static str;
+
+    /// Smallest and largest value of each run. False, and they are of no use, where one is NaN or infinite.
+    fn ranges(&self, x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool;
+
+    /// The integer of each value, `round(clamp(x * inverse + zero_point))` with ties away from zero, of 2, 4 or 8 bits,
+    /// several to a byte, the first in the low bits. `out` has the bytes that they take; what is left of the last is 0.
+    fn encode(&self, x: &[f32], grids: Grids<'_>, bits: u32, out: &mut [u8]);
+
+    /// The sums of a block on each grid, whose integers are as [`Self::encode`] has them, but for ties.
+    fn fit(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]);
+
+    /// The sums of a block on one grid. With `d = (x - l * scale) / |scale|`, which is in steps, the outlier is
+    /// `e = sign(d) * max(|d| - |d|^(-1/4) / beta, 0) * |scale|`.
+    fn split(&self, block: Weighted<'_>, grid: Grid, beta: f32, limits: (f32, f32)) -> Split;
+}
+
+type Probe = fn() -> Option<&'static dyn LowBitKernel>;
+
+/// One for each set that has its own; generic is always present.
+const REGISTRY: &[Probe] = &[
+    #[cfg(target_arch = "x86_64")]
+    super::x86_64::avx2_low_bit::probe,
+    generic_low_bit::probe,
+];
+
+/// The kernels that this CPU can run, best first.
+pub fn available() -> impl Iterator<Item = &'static dyn LowBitKernel> {
+    REGISTRY.iter().filter_map(|probe| probe())
+}
+
+/// The available kernel of that name.
+///
+/// # Errors
+/// No available kernel has it.
+pub fn by_name(name: &str) -> Result<&'static dyn LowBitKernel> {
+    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
+        name: name.to_owned(),
+        available: available().map(LowBitKernel::name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// The kernel of the set in use, or of the best set below it that has one.
+pub(crate) fn current() -> &'static dyn LowBitKernel {
+    let in_use = set_in_use().name();
+    sets()
+        .skip_while(|set| set.name() != in_use)
+        .find_map(|set| by_name(set.name()).ok())
+        .unwrap_or(&generic_low_bit::Generic)
+}

@@ -1,0 +1,185 @@
+//! Low-bit weight quantization on AVX2.
+
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the names are long and their prefix is unmistakable"
+)]
+use std::{arch::x86_64::*, slice};
+
+use super::avx2::load;
+use crate::{
+    kernels::{
+        generic_low_bit as generic,
+        low_bit::{Fit, Grids, LowBitKernel, Split, Weighted},
+    },
+    weights::Grid,
+};
+
+/// Proof that AVX2 was detected: only [`probe`] makes one.
+struct Avx2LowBit(());
+
+pub(in crate::kernels) fn probe() -> Option<&'static dyn LowBitKernel> {
+    static AVX2: Avx2LowBit = Avx2LowBit(());
+    is_x86_feature_detected!("avx2").then_some(&AVX2 as &dyn LowBitKernel)
+}
+
+impl LowBitKernel for Avx2LowBit {
+    fn name(&self) -> &'static str {
+        "avx2"
+    }
+
+    fn ranges(&self, x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool {
+        // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
+        unsafe { ranges(x, run, lo, hi) }
+    }
+
+    fn encode(&self, x: &[f32], grids: Grids<'_>, bits: u32, out: &mut [u8]) {
+        // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
+        unsafe {
+            match bits {
+                2 => encode::<2>(x, grids, out),
+                4 => encode::<4>(x, grids, out),
+                _ => encode::<8>(x, grids, out),
+            }
+        }
+    }
+
+    fn fit(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]) {
+        // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
+        unsafe { fit(block, grids, limits, out) }
+    }
+
+    fn split(&self, block: Weighted<'_>, grid: Grid, beta: f32, limits: (f32, f32)) -> Split {
+        // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
+        unsafe { split(block, grid, beta, limits) }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn ranges(x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool {
+    let mut wrong = _mm256_setzero_ps();
+    let mut finite = true;
+    let most = _mm256_set1_ps(f32::MAX);
+    let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+    for ((run, lo), hi) in x.chunks(run).zip(lo).zip(hi) {
+        let (vectors, rest) = run.as_chunks::<8>();
+        let (mut least, mut greatest) = (_mm256_set1_ps(f32::INFINITY), _mm256_set1_ps(f32::NEG_INFINITY));
+        for v in vectors {
+            let v = load(v);
+            least = _mm256_min_ps(v, least);
+            greatest = _mm256_max_ps(v, greatest);
+            // Not less or equal: NaN too.
+            wrong = _mm256_or_ps(wrong, _mm256_cmp_ps::<_CMP_NLE_UQ>(_mm256_and_ps(v, magnitude), most));
+        }
+        (*lo, *hi) = (
+            halve(least, |a, b| _mm_min_ps(a, b)),
+            halve(greatest, |a, b| _mm_max_ps(a, b)),
+        );
+        for v in rest {
+            finite &= v.is_finite();
+            *lo = lo.min(*v);
+            *hi = hi.max(*v);
+        }
+    }
+    finite && _mm256_movemask_ps(wrong) == 0
+}
+
+/// One of eight values.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halve(v: __m256, pick: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    let v = pick(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let v = pick(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(pick(v, _mm_movehdup_ps(v)))
+}
+
+/// Values that are packed at a time.
+const GROUP: usize = 16;
+
+/// ```text
+/// i32    a0 a1 a2 a3 | a4 a5 a6 a7        b0 b1 b2 b3 | b4 b5 b6 b7     the halves of two vectors
+/// packs  a0 a1 a2 a3  b0 b1 b2 b3 | a4 a5 a6 a7  b4 b5 b6 b7            words
+/// madd   a1<<4|a0  a3<<4|a2  b1<<4|b0  b3<<4|b2 | ...                   neighbours, for 4 bits; for 2 it is done twice
+/// ```
+///
+/// As bytes, what belongs to a lies in the order of the halves: unpacking these interleaves them.
+#[target_feature(enable = "avx2")]
+fn encode<const BITS: usize>(x: &[f32], grids: Grids<'_>, out: &mut [u8]) {
+    const { assert!(matches!(BITS, 2 | 4 | 8)) };
+    if x.len() > grids.run && !grids.run.is_multiple_of(GROUP) {
+        return generic::encode(x, grids, BITS, out); // runs that may end within a byte
+    }
+    let limits = (_mm256_set1_ps(grids.limits.0), _mm256_set1_ps(grids.limits.1));
+    let runs = x.chunks(grids.run).zip(out.chunks_mut((grids.run * BITS).div_ceil(8)));
+    for ((x, out), (inverse, zero_point)) in runs.zip(grids.inverse.iter().zip(grids.zero_point)) {
+        let one = Grids {
+            inverse: slice::from_ref(inverse),
+            zero_point: slice::from_ref(zero_point),
+            ..grids
+        };
+        let (inverse, zero_point) = (_mm256_set1_ps(*inverse), _mm256_set1_ps(*zero_point));
+        let (groups, rest) = x.as_chunks::<GROUP>();
+        let (full, last) = out.split_at_mut(groups.len() * GROUP * BITS / 8);
+        for (x, out) in groups.iter().zip(full.chunks_exact_mut(GROUP * BITS / 8)) {
+            let (halves, _) = x.as_chunks();
+            let a = codes(&halves[0], inverse, zero_point, limits);
+            let b = codes(&halves[1], inverse, zero_point, limits);
+            let words = _mm256_packs_epi32(a, b);
+            let bytes = match BITS {
+                2 => {
+                    let pairs = neighbours::<4>(words);
+                    let quads = neighbours::<16>(_mm256_packs_epi32(pairs, pairs));
+                    let (low, high) = halves_as_bytes(_mm256_packs_epi32(quads, quads));
+                    _mm_unpacklo_epi8(low, high)
+                }
+                4 => {
+                    let pairs = neighbours::<16>(words);
+                    let (low, high) = halves_as_bytes(_mm256_packs_epi32(pairs, pairs));
+                    _mm_unpacklo_epi16(low, high)
+                }
+                _ => {
+                    let (low, high) = halves_as_bytes(words);
+                    _mm_unpacklo_epi32(low, high)
+                }
+            };
+            let mut packed = [0; 16];
+            // SAFETY: `packed` is 16 writable bytes, and `storeu` needs no alignment.
+            unsafe { _mm_storeu_si128(packed.as_mut_ptr().cast(), bytes) };
+            out.copy_from_slice(&packed[..GROUP * BITS / 8]);
+        }
+        generic::encode(rest, one, BITS, last);
+    }
+}
+
+/// `FACTOR * b + a` of each two neighbouring words.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn neighbours<const FACTOR: i32>(words: __m256i) -> __m256i {
+    _mm256_madd_epi16(words, _mm256_set1_epi32(FACTOR << 16 | 1))
+}
+
+/// The words of each half, within 0..=255, as bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves_as_bytes(words: __m256i) -> (__m128i, __m128i) {
+    let bytes = _mm256_packus_epi16(words, words);
+    (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn codes(x: &[f32; 8], inverse: __m256, zero_point: __m256, (least, most): (__m256, __m256)) -> __m256i {
+    let level = _mm256_add_ps(_mm256_mul_ps(load(x), inverse), zero_point);
+    let level = _mm256_min_ps(_mm256_max_ps(level, least), most);
+    _mm256_cvttps_epi32(_mm256_add_ps(level, _mm256_set1_ps(0.499_999_97)))
+}
+
+#[target_feature(enable = "avx2")]
+fn fit(block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]) {
+    generic::fit(block, grids, limits, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn split(block: Weighted<'_>, grid: Grid, beta: f32, limits: (f32, f32)) -> Split {
+    generic::split(block, grid, beta, limits)
+}

@@ -1,0 +1,164 @@
+//! Weights of few bits, in blocks along the rows of a matrix `[N, K]`, as onnxruntime's MatMulNBits stores them.
+//!
+//! Each block has a grid, a scale and a zero point: the integer `q` stands for `(q - zero_point) * scale`. An
+//! [`Algorithm`] is a file with a `NAME` and a function that chooses a block's grid, and a line in [`ALGORITHMS`];
+//! [`quantize`] then rounds every value to the nearest integer of its grid. [`Gptq`] chooses integers one column
+//! after another instead, so that later ones make up for the errors of earlier ones.
+//!
+//! ```text
+//! data         u8  [N, blocks, block_size * bits / 8]      the first integer in the low bits; 3 bits are stored as 4
+//! scales       f32 [N, blocks]
+//! zero_points  u8  [N, ceil(blocks * bits / 8)]            packed alike; none where the scheme is symmetric
+//! ```
+
+mod choose;
+mod gptq;
+mod hqq;
+mod kquant;
+mod mse;
+mod rows;
+mod rtn;
+mod scheme;
+mod storage;
+
+pub use gptq::Gptq;
+pub use rows::{Layout, Rows};
+pub use scheme::{BlockScheme, Grid};
+pub use storage::{BlockView, BlockWeights};
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use choose::{Block, Chooser, RowGrids};
+
+use crate::{
+    Error, Result,
+    kernels::low_bit::{self, LowBitKernel},
+    threads,
+};
+
+/// A rule that chooses a block's grid.
+#[derive(Debug, Clone, Copy)]
+pub struct Algorithm {
+    /// Its name, in the words of the command line.
+    pub name: &'static str,
+    /// Improves on the grid that spreads the integers over all values; none for that grid itself.
+    search: Option<fn(&Block<'_>, Grid) -> Grid>,
+}
+
+/// All algorithms that need no data, simplest first.
+pub const ALGORITHMS: &[Algorithm] = &[
+    Algorithm {
+        name: rtn::NAME,
+        search: None,
+    },
+    Algorithm {
+        name: mse::NAME,
+        search: Some(mse::search),
+    },
+    Algorithm {
+        name: hqq::NAME,
+        search: Some(hqq::search),
+    },
+    Algorithm {
+        name: kquant::NAME,
+        search: Some(kquant::search),
+    },
+];
+
+impl Algorithm {
+    /// The algorithm of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn by_name(name: &str) -> Result<Self> {
+        let found = ALGORITHMS.iter().find(|a| a.name == name);
+        found.copied().ok_or_else(|| Error::UnknownName {
+            what: "algorithm",
+            name: name.to_owned(),
+            known: ALGORITHMS.iter().map(|a| a.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+/// Rows that are worked on together.
+const STRIP: usize = 16;
+
+/// Quantizes `rows`: chooses a grid for each block by `algorithm`, and rounds to it.
+///
+/// `importance` weighs the squared errors of each column, as second moments of what the weights are multiplied with do;
+/// `rtn` has no use for it. All instruction sets and any number of threads (0: all cores) give the same bits.
+///
+/// ```
+/// use requant_core::weights::{Algorithm, BlockScheme, Layout, Rows, quantize};
+/// let scheme = BlockScheme::new(4, 32, true)?;
+/// let rows = Rows::new(&[0.8, -0.4, 0.1], (1, 3), Layout::Rows)?;
+/// let weights = quantize(rows, scheme, Algorithm::by_name("rtn")?, None, 1)?;
+/// assert_eq!(weights.scales(), [-0.1]); // the largest magnitude lies at -8
+/// assert_eq!(weights.dequantize(), [0.8, -0.4, 0.1]);
+/// # Ok::<(), requant_core::Error>(())
+/// ```
+///
+/// # Errors
+/// A value that is not finite, an importance that is negative, not finite or of another length.
+pub fn quantize(
+    rows: Rows<'_>,
+    scheme: BlockScheme,
+    algorithm: Algorithm,
+    importance: Option<&[f32]>,
+    threads: usize,
+) -> Result<BlockWeights> {
+    quantize_with(low_bit::current(), rows, scheme, algorithm, importance, threads)
+}
+
+/// [`quantize`] by a kernel; see [`low_bit::available`].
+///
+/// # Errors
+/// As [`quantize`].
+pub fn quantize_with(
+    kernel: &'static dyn LowBitKernel,
+    rows: Rows<'_>,
+    scheme: BlockScheme,
+    algorithm: Algorithm,
+    importance: Option<&[f32]>,
+    threads: usize,
+) -> Result<BlockWeights> {
+    check_importance(importance, rows.k())?;
+    let k = rows.k();
+    let (size, limits) = (scheme.block_size(k), scheme.real_limits());
+    let mut weights = BlockWeights::zeros(scheme, rows.n(), k);
+    let finite = AtomicBool::new(true);
+    threads::for_each(threads, weights.strips(STRIP), |mut strip| {
+        let (mut space, mut grids) = (Vec::new(), RowGrids::default());
+        let mut chooser = Chooser::new(kernel, scheme, algorithm, importance);
+        let piece = rows.piece(strip.rows.clone(), &mut space);
+        for (i, row) in piece.chunks_exact(k.max(1)).enumerate() {
+            grids.clear();
+            if !chooser.choose(row, size, 0, &mut grids) {
+                finite.store(false, Ordering::Relaxed);
+                return;
+            }
+            kernel.encode(row, grids.grids(size, limits), scheme.stored_bits(), strip.data(i));
+            strip.pad(i);
+            strip.set_grids(i, &grids.scale, &grids.zero_point);
+        }
+    });
+    if !finite.into_inner() {
+        rows.check_finite()?;
+    }
+    Ok(weights)
+}
+
+fn check_importance(importance: Option<&[f32]>, k: usize) -> Result<()> {
+    let Some(weights) = importance else { return Ok(()) };
+    if weights.len() != k {
+        let (what, expected, got) = ("importance", k, weights.len());
+        return Err(Error::Length { what, expected, got });
+    }
+    match weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
+        Some(index) => Err(Error::Importance {
+            value: weights[index],
+            index,
+        }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,281 @@
+//! Quantized weights in memory.
+
+use std::ops::Range;
+
+use super::BlockScheme;
+use crate::{Error, Result};
+
+/// A matrix of weights in blocks along its rows, in the layout that [`super`] draws.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockWeights {
+    scheme: BlockScheme,
+    n: usize,
+    k: usize,
+    data: Vec<u8>,
+    scales: Vec<f32>,
+    zero_points: Vec<u8>,
+}
+
+/// [`BlockWeights`] in someone else's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockView<'a> {
+    /// Bits, block size and symmetry.
+    pub scheme: BlockScheme,
+    /// Rows.
+    pub n: usize,
+    /// Values to a row.
+    pub k: usize,
+    /// Packed integers.
+    pub data: &'a [u8],
+    /// A scale for each block.
+    pub scales: &'a [f32],
+    /// Packed zero points; empty where the scheme is symmetric.
+    pub zero_points: &'a [u8],
+}
+
+impl BlockWeights {
+    /// With all bits 0.
+    pub(super) fn zeros(scheme: BlockScheme, n: usize, k: usize) -> Self {
+        let [row, blocks, zeros] = row_lengths(scheme, k);
+        Self {
+            scheme,
+            n,
+            k,
+            data: vec![0; n * row],
+            scales: vec![0.0; n * blocks],
+            zero_points: vec![0; n * zeros],
+        }
+    }
+
+    /// Bits, block size and symmetry.
+    pub fn scheme(&self) -> BlockScheme {
+        self.scheme
+    }
+
+    /// Packed integers.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// A scale for each block.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Packed zero points; empty where the scheme is symmetric.
+    pub fn zero_points(&self) -> &[u8] {
+        &self.zero_points
+    }
+
+    /// The same, borrowed.
+    pub fn view(&self) -> BlockView<'_> {
+        BlockView {
+            scheme: self.scheme,
+            n: self.n,
+            k: self.k,
+            data: &self.data,
+            scales: &self.scales,
+            zero_points: &self.zero_points,
+        }
+    }
+
+    /// The reals, `[N, K]`.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.n * self.k];
+        self.view().fill(&mut out);
+        out
+    }
+
+    /// Data, scales and zero points.
+    pub fn into_parts(self) -> (Vec<u8>, Vec<f32>, Vec<u8>) {
+        (self.data, self.scales, self.zero_points)
+    }
+
+    /// All of it in pieces of so many rows.
+    pub(super) fn strips(&mut self, rows: usize) -> Vec<Strip<'_>> {
+        let (scheme, n, k) = (self.scheme, self.n, self.k);
+        let [row, blocks, zeros] = row_lengths(scheme, k);
+        // A row may have no bytes, but each strip has its part of nothing.
+        let mut rest = (&mut self.data[..], &mut self.scales[..], &mut self.zero_points[..]);
+        (0..n)
+            .step_by(rows)
+            .map(|first| {
+                let rows = first..n.min(first + rows);
+                let (data, scales, zero_points) = std::mem::take(&mut rest);
+                let (data, more_data) = data.split_at_mut(rows.len() * row);
+                let (scales, more_scales) = scales.split_at_mut(rows.len() * blocks);
+                let (zero_points, more_zeros) = zero_points.split_at_mut(rows.len() * zeros);
+                rest = (more_data, more_scales, more_zeros);
+                Strip {
+                    scheme,
+                    k,
+                    rows,
+                    data,
+                    scales,
+                    zero_points,
+                }
+            })
+            .collect()
+    }
+}
+
+/// Bytes of integers, scales, and bytes of zero points to a row.
+fn row_lengths(scheme: BlockScheme, k: usize) -> [usize; 3] {
+    let blocks = scheme.blocks(k);
+    let zeros = if scheme.symmetric() { 0 } else { scheme.bytes(blocks) };
+    [blocks * scheme.block_bytes(k), blocks, zeros]
+}
+
+impl BlockView<'_> {
+    /// # Errors
+    /// Lengths that do not fit.
+    pub fn check(&self) -> Result<()> {
+        let [row, blocks, zeros] = row_lengths(self.scheme, self.k);
+        for (what, per_row, got) in [
+            ("data", row, self.data.len()),
+            ("scales", blocks, self.scales.len()),
+            ("zero_points", zeros, self.zero_points.len()),
+        ] {
+            let expected = self.n.saturating_mul(per_row);
+            if got != expected {
+                return Err(Error::Length { what, expected, got });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the reals, `[N, K]`.
+    ///
+    /// # Errors
+    /// Lengths that do not fit.
+    pub fn dequantize_into(&self, out: &mut [f32]) -> Result<()> {
+        self.check()?;
+        let (what, expected, got) = ("out", self.n * self.k, out.len());
+        if got != expected {
+            return Err(Error::Length { what, expected, got });
+        }
+        self.fill(out);
+        Ok(())
+    }
+
+    fn fill(&self, out: &mut [f32]) {
+        let size = self.scheme.block_size(self.k);
+        for (row, out) in out.chunks_exact_mut(self.k.max(1)).enumerate() {
+            for (block, out) in out.chunks_mut(size).enumerate() {
+                let (scale, zero_point) = self.grid(row, block);
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = (i32::from(self.code(row, block * size + i)) - i32::from(zero_point)) as f32 * scale;
+                }
+            }
+        }
+    }
+
+    /// The stored integers, one to a byte, row-major `[N, K]`, or `[K, N]` where `transposed`.
+    pub fn codes(&self, transposed: bool) -> Vec<u8> {
+        if transposed {
+            let columns = (0..self.k).flat_map(|k| (0..self.n).map(move |row| (row, k)));
+            columns.map(|(row, k)| self.code(row, k)).collect()
+        } else {
+            let rows = (0..self.n).flat_map(|row| (0..self.k).map(move |k| (row, k)));
+            rows.map(|(row, k)| self.code(row, k)).collect()
+        }
+    }
+
+    /// The zero points, one to a byte, `[N, blocks]`.
+    pub fn unpacked_zero_points(&self) -> Vec<u8> {
+        let blocks = self.scheme.blocks(self.k);
+        let all = (0..self.n).flat_map(|row| (0..blocks).map(move |block| (row, block)));
+        all.map(|(row, block)| self.grid(row, block).1).collect()
+    }
+
+    fn code(&self, row: usize, k: usize) -> u8 {
+        let width = row_lengths(self.scheme, self.k)[0];
+        let (size, bytes) = (self.scheme.block_size(self.k), self.scheme.block_bytes(self.k));
+        let block = &self.data[row * width + k / size * bytes..];
+        field(self.scheme, block, k % size)
+    }
+
+    fn grid(&self, row: usize, block: usize) -> (f32, u8) {
+        let [_, blocks, zeros] = row_lengths(self.scheme, self.k);
+        let zero_point = if self.scheme.symmetric() {
+            self.scheme.centre()
+        } else {
+            field(self.scheme, &self.zero_points[row * zeros..], block)
+        };
+        (self.scales[row * blocks + block], zero_point)
+    }
+}
+
+/// One of several integers to a byte.
+fn field(scheme: BlockScheme, bytes: &[u8], at: usize) -> u8 {
+    let (per_byte, bits) = (scheme.per_byte(), scheme.stored_bits() as usize);
+    let mask = u8::MAX >> (8 - bits);
+    bytes[at / per_byte] >> (at % per_byte * bits) & mask
+}
+
+/// Some rows of [`BlockWeights`], to be written.
+pub(super) struct Strip<'a> {
+    scheme: BlockScheme,
+    k: usize,
+    pub(super) rows: Range<usize>,
+    data: &'a mut [u8],
+    scales: &'a mut [f32],
+    zero_points: &'a mut [u8],
+}
+
+impl Strip<'_> {
+    /// The bytes of the integers of a row, all of its blocks being full.
+    pub(super) fn data(&mut self, row: usize) -> &mut [u8] {
+        let [width, ..] = row_lengths(self.scheme, self.k);
+        &mut self.data[row * width..][..width]
+    }
+
+    /// Packs a row's integers.
+    pub(super) fn set_codes(&mut self, row: usize, codes: &[u8]) {
+        let (scheme, size) = (self.scheme, self.scheme.block_size(self.k));
+        let (per_byte, bits) = (scheme.per_byte(), scheme.stored_bits());
+        let blocks = self.data(row).chunks_mut(scheme.block_bytes(codes.len()).max(1));
+        for (bytes, codes) in blocks.zip(codes.chunks(size)) {
+            for (byte, codes) in bytes.iter_mut().zip(codes.chunks(per_byte)) {
+                *byte = codes.iter().rev().fold(0, |byte, code| byte.unbounded_shl(bits) | code);
+            }
+        }
+        self.pad(row);
+    }
+
+    /// Writes a row's scales and zero points.
+    pub(super) fn set_grids(&mut self, row: usize, scales: &[f32], zero_points: &[f32]) {
+        let [_, blocks, zeros] = row_lengths(self.scheme, self.k);
+        self.scales[row * blocks..][..blocks].copy_from_slice(scales);
+        if zeros == 0 {
+            return;
+        }
+        let (per_byte, bits) = (self.scheme.per_byte(), self.scheme.stored_bits() as usize);
+        let centre = self.scheme.centre();
+        let packed = self.zero_points[row * zeros..].iter_mut();
+        for (byte, zero_points) in packed.zip(zero_points.chunks(per_byte)) {
+            *byte = (0..per_byte).fold(0, |byte, i| {
+                // Integers within a byte; what no block has is the centre.
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "as the line above says"
+                )]
+                let zero_point = zero_points.get(i).map_or(centre, |z| *z as u8);
+                byte | zero_point << (i * bits)
+            });
+        }
+    }
+
+    /// Gives the last byte of a row's integers, where it is not full, the upper bits of the byte before: those that
+    /// onnxruntime's quantizer leaves there. It takes the blocks whose zero points share a byte together.
+    pub(super) fn pad(&mut self, row: usize) {
+        let (scheme, k) = (self.scheme, self.k);
+        let (per_byte, together) = (scheme.per_byte(), scheme.block_size(k) * scheme.per_byte());
+        let (last, used) = (k / per_byte, k % per_byte);
+        let data = self.data(row);
+        if used != 0 && k % together > per_byte {
+            data[last] |= data[last - 1] & u8::MAX << (used * scheme.stored_bits() as usize);
+        }
+    }
+}
