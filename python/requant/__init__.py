@@ -52,6 +52,12 @@ if TYPE_CHECKING:
         qglobal_average_pool as qglobal_average_pool,
         qmax_pool as qmax_pool,
     )
+    from requant.lowbit import (
+        BlockScheme as BlockScheme,
+        BlockWeights as BlockWeights,
+        gptq as gptq,
+        quantize_blocks as quantize_blocks,
+    )
     from requant.matmul import (
         PackedBlocks as PackedBlocks,
         PackedWeights as PackedWeights,
@@ -117,6 +123,7 @@ _HOMES = {
     "evaluation": ("Evaluation", "evaluate"),
     "keeping": ("Kept", "quantize_to_keep"),
     "layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
+    "lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),
     "matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
     "observers": ("Observer", "ObserverSet"),
     "ops": (

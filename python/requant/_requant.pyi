@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 __all__ = [
     "CALIBRATION_METHODS",
     "ROUNDINGS",
+    "WEIGHT_ALGORITHMS",
     "BlockedMatrix",
     "PackedFilters",
     "PackedMatrix",
@@ -20,8 +21,10 @@ __all__ = [
     "conv2d",
     "cpu_info",
     "dequantize",
+    "dequantize_blocks",
     "fake_quantize",
     "global_average_pool",
+    "gptq",
     "look_up",
     "matmul",
     "matmul_blocked",
@@ -29,13 +32,16 @@ __all__ = [
     "observe_many",
     "pack",
     "quantize",
+    "quantize_blocks",
     "slice_ranges",
     "unpack",
+    "unpack_blocks",
 ]
 
 __version__: Final[str]
 CALIBRATION_METHODS: Final[tuple[str, ...]]
 ROUNDINGS: Final[tuple[str, ...]]
+WEIGHT_ALGORITHMS: Final[tuple[str, ...]]
 
 def cpu_info() -> dict[str, Any]:
     """``arch``, ``features`` (detected), ``kernels`` (in use), ``available`` (kernels this CPU can run), ``cores``."""
@@ -291,3 +297,42 @@ def global_average_pool(
     out: NDArray[Any],
 ) -> None:
     """Averages of the channels of ``x [n, h, w, c]``."""
+
+# Packed integers ``[n, blocks, bytes]``, scales ``[n, blocks]``, packed zero points ``[n, bytes]`` where there are any.
+_BlockParts = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8] | None]
+
+# Bits, block size (0: whole rows), symmetric.
+_BlockScheme = tuple[int, int, bool]
+
+def quantize_blocks(
+    values: NDArray[np.float32],
+    shape: tuple[int, int],
+    transposed: bool,
+    scheme: _BlockScheme,
+    algorithm: str,
+    importance: NDArray[np.float32] | None,
+    threads: int,
+) -> _BlockParts:
+    """``values`` are ``[n, k]``, or ``[k, n]`` where ``transposed``; ``importance`` is ``[k]``."""
+
+def gptq(
+    values: NDArray[np.float32],
+    shape: tuple[int, int],
+    transposed: bool,
+    hessian: NDArray[np.float64],
+    scheme: _BlockScheme,
+    algorithm: str,
+    options: tuple[float, bool, bool],
+    threads: int,
+) -> tuple[_BlockParts, float]:
+    """``options`` are damping, act_order and static_groups; the damping that it took is given back."""
+
+def dequantize_blocks(
+    stored: _BlockParts, shape: tuple[int, int], scheme: _BlockScheme, out: NDArray[np.float32]
+) -> None:
+    """Fills ``out [n, k]`` with reals."""
+
+def unpack_blocks(
+    stored: _BlockParts, shape: tuple[int, int], scheme: _BlockScheme, transposed: bool
+) -> list[NDArray[np.uint8]]:
+    """Integers ``[n, k]``, or ``[k, n]`` where ``transposed``, and zero points ``[n, blocks]``, one to a byte."""

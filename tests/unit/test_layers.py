@@ -49,6 +49,7 @@ LAYERS = (
         "matmul",
         "conv",
         "layers",
+        "lowbit",
         "data",
         "observers",
         "runtime",

@@ -13,6 +13,7 @@ mod guard;
 mod layers;
 mod reals;
 mod statistics;
+mod weights;
 
 use pyo3::{prelude::*, types::PyTuple};
 
@@ -33,6 +34,8 @@ mod _requant {
     use super::layers::{add, average_pool, global_average_pool, look_up, max_pool};
     #[pymodule_export]
     use super::statistics::{TensorStatistics, observe_many};
+    #[pymodule_export]
+    use super::weights::{dequantize_blocks, gptq, quantize_blocks, unpack_blocks};
     use super::{Bound, PyModule, PyModuleMethods, PyResult, PyTuple};
 
     #[pymodule_init]
@@ -43,6 +46,11 @@ mod _requant {
             PyTuple::new(module.py(), methods.collect::<Vec<_>>())?,
         )?;
         let roundings = requant_core::affine::Rounding::ALL.map(|rounding| rounding.name());
+        let algorithms = requant_core::weights::ALGORITHMS.iter().map(|algorithm| algorithm.name);
+        module.add(
+            "WEIGHT_ALGORITHMS",
+            PyTuple::new(module.py(), algorithms.collect::<Vec<_>>())?,
+        )?;
         module.add("ROUNDINGS", PyTuple::new(module.py(), roundings)?)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
