@@ -189,12 +189,15 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
 
 
 def samples(model: onnx.ModelProto, count: int = 8, *, seed: int = 1) -> dict[str, Array]:
-    """Normally distributed feeds for the float inputs of ``model``; symbolic dimensions are ``count``."""
+    """Normally distributed feeds, coins for bool inputs, for ``model``; symbolic dimensions are ``count``."""
     rng = np.random.default_rng(seed)
     feeds = {}
     for info in model.graph.input:
         dims = [d.dim_value if d.HasField("dim_value") else count for d in info.type.tensor_type.shape.dim]
-        feeds[info.name] = rng.standard_normal(dims).astype(np.float32)
+        drawn = rng.standard_normal(dims)
+        feeds[info.name] = (
+            drawn > 0 if info.type.tensor_type.elem_type == TensorProto.BOOL else drawn.astype(np.float32)
+        )
     return feeds
 
 

@@ -7,7 +7,20 @@ from requant.targets.spec import Target
 TARGET = Target(
     name="ort-cpu",
     fused=frozenset(
-        {"Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool"}
+        {
+            "Conv",
+            "Gemm",
+            "MatMul",
+            "Add",
+            "Mul",
+            "Where",
+            "Concat",
+            "Sigmoid",
+            "LeakyRelu",
+            "Softmax",
+            "AveragePool",
+            "GlobalAveragePool",
+        }
     ),
     float_output=frozenset({"Gemm", "MatMul"}),
     saturating_adds=frozenset({"HardSigmoid"}),
@@ -22,13 +35,18 @@ TARGET = Target(
             "Slice",
             "Split",
             "Gather",
+            "GatherElements",
+            "ReduceMax",
+            "ReduceMin",
             "Expand",
             "Tile",
             "DepthToSpace",
             "Resize",
         }
     ),
-    activations=frozenset({"uint8"}),  # int8 is fused only where session.qdqisint8allowed is set, as on arm64
+    # int8 is turned to uint8 where a single Q and DQ stand, and stays float elsewhere, at Add, Mul, Concat and Where
+    # among others, unless session.qdqisint8allowed is set, as on arm64.
+    activations=frozenset({"uint8"}),
     pair_products=True,
     one_gelu=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.

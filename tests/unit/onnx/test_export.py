@@ -178,6 +178,12 @@ def gate(net: Net, x: str) -> str:
     return net.op("Mul", x, net.op("Sigmoid", x))
 
 
+def choice(net: Net, x: str) -> str:
+    return net.op(
+        "Where", net.input("mask", ["n", 8, 8, 8], onnx.TensorProto.BOOL), x, net.op("Relu", net.conv(x, 8, 8))
+    )
+
+
 #: The kernel that each op of the target must become, and a model that shows it.
 KERNELS: dict[str, tuple[str, Callable[[Net], onnx.ModelProto]]] = {
     "Conv": ("QLinearConv", lambda net: framed(net, lambda n, x: n.op("Relu", n.conv(x, 8, 8)))),
@@ -190,6 +196,8 @@ KERNELS: dict[str, tuple[str, Callable[[Net], onnx.ModelProto]]] = {
         "QLinearConcat",
         lambda net: framed(net, lambda n, x: n.op("Concat", n.conv(x, 8, 4), n.conv(x, 8, 4, 1), axis=1)),
     ),
+    "Where": ("QLinearWhere", lambda net: framed(net, choice)),
+    "Softmax": ("QLinearSoftmax", lambda net: framed(net, lambda n, x: n.op("Softmax", x, axis=1))),
     "LeakyRelu": ("QLinearLeakyRelu", lambda net: framed(net, lambda n, x: n.op("LeakyRelu", x, alpha=0.1))),
     "AveragePool": (
         "QLinearAveragePool",
@@ -208,6 +216,9 @@ MOVES: dict[str, Build] = {
     "Transpose": lambda n, x: n.op("Transpose", x, perm=[0, 1, 3, 2]),
     "Slice": lambda n, x: n.op("Slice", x, n.const(np.array([1])), n.const(np.array([5])), n.const(np.array([2]))),
     "Gather": lambda n, x: n.op("Gather", x, n.const(np.array([0, 2, 4])), axis=2),
+    "GatherElements": lambda n, x: n.op("GatherElements", x, n.const(np.zeros((8, 8, 8, 8), np.int64)), axis=2),
+    "ReduceMax": lambda n, x: n.op("ReduceMax", x, axes=[2, 3]),
+    "ReduceMin": lambda n, x: n.op("ReduceMin", x, axes=[2, 3]),
     "Expand": lambda n, x: n.op("Expand", x, n.const(np.array([2, 1, 1, 1, 1]))),
     "Tile": lambda n, x: n.op("Tile", x, n.const(np.array([1, 1, 2, 1]))),
     "DepthToSpace": lambda n, x: n.op("DepthToSpace", n.conv(x, 8, 32), blocksize=2),

@@ -51,7 +51,7 @@ def test_ops_exist_with_the_inputs_of_their_row(row: OpSpec) -> None:
 @ROW
 def test_rows_are_consistent(row: OpSpec) -> None:
     roles = list(row.inputs.values())
-    assert row.inputs[0] is Role.ACTIVATION
+    assert roles[0] is Role.ACTIVATION
     assert (Role.WEIGHT in roles) == (row.kind in (Kind.COMPUTE, Kind.RECURRENT)) == (row.weight_axis is not None)
     assert roles.count(Role.WEIGHT) <= (2 if row.kind is Kind.RECURRENT else 1)
     assert (row.tie is Tie.SAME_AS_INPUT) == (row.kind is Kind.MOVE)

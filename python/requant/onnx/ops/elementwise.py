@@ -12,5 +12,6 @@ ROWS = (
     OpSpec(("Sigmoid", "HardSigmoid", "Softmax"), Kind.FOLLOW, fixed_range=Range(0.0, 1.0)),
     OpSpec(("Tanh",), Kind.FOLLOW, fixed_range=Range(-1.0, 1.0)),
     OpSpec(("LeakyRelu", "PRelu", "Elu", "Gelu", "HardSwish"), Kind.FOLLOW),
+    OpSpec(("Where",), Kind.FOLLOW, {1: Role.ACTIVATION, 2: Role.ACTIVATION}),
     OpSpec(("Relu", "Clip"), Kind.CLAMP),
 )

@@ -1,4 +1,4 @@
-"""Ops that only move values: scale and zero point pass through."""
+"""Ops that only move values, or pick some of them: scale and zero point pass through."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ ROWS = (
             "DepthToSpace",
             "SpaceToDepth",
             "Resize",
+            "GatherElements",
+            "ReduceMax",
+            "ReduceMin",
         ),
         Kind.MOVE,
         tie=Tie.SAME_AS_INPUT,
