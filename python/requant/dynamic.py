@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.blocks import largest_pairs, largest_terms
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan, build_plan, excluded, is_float, may_touch_float
-from requant.resolve import finite, largest_pair, saturating_pairs
+from requant.resolve import finite, saturating_pairs
 from requant.targets import Target, get_target
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
 
@@ -48,21 +49,21 @@ _STORED_COST = 300  # bytes of the two nodes, their names and the initializers' 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IntegerWeight:
-    """A weight as ``(data - zero_point) * scale``: ``data`` has the weight's shape, ``scale`` broadcasts to it."""
+    """A weight as ``(data - zero_point) * scale``, where ``scale`` broadcasts to the shape of ``data``."""
 
-    data: NDArray[Any]
+    stored: NDArray[Any] | ir.TensorProtocol
     scale: NDArray[np.float32]
     zero_point: int
+
+    @property
+    def data(self) -> NDArray[Any]:
+        """The integers, in the weight's shape; of a weight in a file they are mapped anew each time."""
+        return self.stored if isinstance(self.stored, np.ndarray) else self.stored.numpy()
 
     @property
     def zero_points(self) -> NDArray[Any]:
         """The zero point, in the integers' type and the shape of ``scale``."""
         return np.full(self.scale.shape, self.zero_point, self.data.dtype)
-
-    def dequantize(self) -> NDArray[np.float32]:
-        """The reals that it stands for."""
-        reals: NDArray[np.float32] = (self.data.astype(np.float32) - np.float32(self.zero_point)) * self.scale
-        return reals
 
 
 def plan_whole(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
@@ -237,7 +238,9 @@ def resolve_dynamic(graph: Graph, plan: QuantPlan, config: QuantConfig) -> dict[
             array = finite(constant(value), weight.name)
             dtype = QuantType(config.weights) if integer else QuantType.INT8
             pairs = integer and saturating_pairs(config)
-            done[key] = _quantize(array, weight, dtype, pairs=pairs, summed=summed)
+            data, scale = _quantize(array, weight, dtype, pairs=pairs, summed=summed)
+            stored = data if graph.scratch is None else graph.tensor(data, weight.name)
+            done[key] = IntegerWeight(stored, scale, 0 if dtype.signed else 128)
         found[planned.name, weight.index] = done[key]
     return found
 
@@ -250,29 +253,38 @@ def _planned_weights(
             yield planned, weight, _value(nodes[planned.name], weight.index)
 
 
-def _quantize(array: NDArray[Any], weight: WeightPlan, dtype: QuantType, *, pairs: bool, summed: bool) -> IntegerWeight:
-    """Symmetric and narrow, a scale to each index of ``weight.axes``; ``summed`` keeps the sums of errors small."""
-    rows = np.moveaxis(array, weight.terms, -1).astype(np.float64)
-    peak = np.abs(rows).max(axis=-1)
-    if pairs:
-        peak = np.maximum(peak, largest_pair(rows.reshape(-1, rows.shape[-1])).reshape(peak.shape))
+def _quantize(
+    array: NDArray[Any], weight: WeightPlan, dtype: QuantType, *, pairs: bool, summed: bool
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Symmetric and narrow integers, and their scale, one to each index of ``weight.axes``.
+
+    ``summed`` keeps the sums of errors small.
+    """
+    rows = np.moveaxis(array, weight.terms, -1)
+    matrix = rows.reshape(-1, rows.shape[-1])
+    peak = np.maximum(largest_terms(matrix), largest_pairs(matrix) if pairs else 0.0).reshape(rows.shape[:-1])
     peak = np.expand_dims(peak, weight.terms)
     others = tuple(axis for axis in range(array.ndim) if axis not in weight.axes)
     peak = peak.max(axis=others, keepdims=True)
     scale = np.maximum(peak / 127, 2 * float(np.finfo(np.float32).tiny)).astype(np.float32)
+    if len(weight.axes) == 1 and not summed:
+        return ops.quantize_array(array, _params(scale, dtype, weight.axes[0])).data, scale
     order = (*weight.axes, *others)
     shape = tuple(array.shape[axis] for axis in order)
     flat = np.transpose(array, order).reshape(scale.size, -1)
-    scheme = QuantScheme(dtype, symmetric=True, granularity=PerChannel(0), narrow=True)
-    zero_point = 0 if dtype.signed else 128
-    params = QuantParams(scale.reshape(-1), np.full(scale.size, zero_point, dtype.numpy), scheme)
-    data = ops.quantize_array(np.ascontiguousarray(flat), params).data
+    data = ops.quantize_array(np.ascontiguousarray(flat), _params(scale, dtype, 0)).data
     if summed:
         exact = flat / scale.reshape(-1, 1).astype(np.float64)
         kernel = math.prod(array.shape[axis] for axis in others[1:])  # of a convolution: one input channel's part
         for terms in (kernel, flat.shape[1]):
             data = _keep_sums(data.reshape(-1, terms), exact.reshape(-1, terms)).reshape(flat.shape)
-    return IntegerWeight(np.transpose(data.reshape(shape), np.argsort(order)), scale, zero_point)
+    return np.transpose(data.reshape(shape), np.argsort(order)), scale
+
+
+def _params(scale: NDArray[np.float32], dtype: QuantType, axis: int) -> QuantParams:
+    scheme = QuantScheme(dtype, symmetric=True, granularity=PerChannel(axis), narrow=True)
+    zero_point = 0 if dtype.signed else 128
+    return QuantParams(scale.reshape(-1), np.full(scale.size, zero_point, dtype.numpy), scheme)
 
 
 def _keep_sums(data: NDArray[Any], exact: NDArray[np.float64]) -> NDArray[Any]:

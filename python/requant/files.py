@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write ``data`` to a temporary file beside ``path``, flush it to disk, rename it.
+def write_atomically(path: str | Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write ``data``, whole or in pieces, to a temporary file beside ``path``, flush it to disk, rename it.
 
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full; ``path`` is as it was before.
     """
     target = Path(path).resolve()  # a link stays a link, and its target is replaced
+    pieces = [data] if isinstance(data, bytes) else data
     with explained(path):
         if is_special(Path(path)):
-            Path(path).write_bytes(data)
+            with Path(path).open("wb") as special:
+                special.writelines(pieces)
             return
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         with temporary_file(target.parent) as (file, move):
-            file.write(data)
+            file.writelines(pieces)
             move(target)
 
 

@@ -11,20 +11,23 @@ scale larger than ``max|w| / 127``:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from requant import ops
+from requant.blocks import count_not_finite, largest_pairs, largest_terms
 from requant.errors import ModelError
 from requant.onnx.graph import constant, int_attribute
 from requant.targets import get_target
 from requant.types import PerChannel, PerTensor, QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
 
     from requant.config import QuantConfig
@@ -37,6 +40,29 @@ if TYPE_CHECKING:
 _INT32_MAX = 2**31 - 1
 _MATRIX = 2
 _PAIR_LIMIT = 127  # real sums up to here stay at most 128 when both terms are rounded, and 255 * 128 < 2**15
+
+
+class StoredTensors(Mapping[str, QuantizedTensor]):
+    """Quantized tensors by name; of a model that is too large for memory each is mapped anew when it is asked for."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._stored: dict[str, tuple[NDArray[Any] | ir.TensorProtocol, QuantParams]] = {}
+
+    def add(self, name: str, tensor: QuantizedTensor) -> None:
+        """Keep a tensor."""
+        in_memory = self._graph.scratch is None
+        self._stored[name] = tensor.data if in_memory else self._graph.tensor(tensor.data, name), tensor.params
+
+    def __getitem__(self, name: str) -> QuantizedTensor:
+        stored, params = self._stored[name]
+        return QuantizedTensor(stored if isinstance(stored, np.ndarray) else stored.numpy(), params)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +85,13 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
     for tensor in plan.tensors.values():
         chosen = tensor.fixed or ranges[tensor.source or tensor.name]
         activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, tensor.scheme)
-    constants = {name: constant(value) for name, value in graph.model.graph.initializers.items()}
-    weights, biases, widened = {}, {}, []
+    constants = graph.model.graph.initializers
+    weights, biases, widened = StoredTensors(graph), {}, []
     for node in plan.nodes:
         if node.weight is None:
             continue
-        weight = finite(constants[node.weight], node.weight)
-        bias = None if node.bias is None else finite(constants[node.bias], node.bias).reshape(-1)
+        weight = finite(constant(constants[node.weight]), node.weight)
+        bias = None if node.bias is None else finite(constant(constants[node.bias]), node.bias).reshape(-1)
         groups = _groups(graph, node)
         input_scale = float(activations[node.activations[0][1]].scale)
         scheme, scale = _weight_scale(weight, node, config, groups)
@@ -74,7 +100,7 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
             widened.append(node.name)
             scale = grown
         params = QuantParams(scale.astype(np.float32), _zero_points(scale, scheme), scheme)
-        weights[node.name] = ops.quantize_array(weight, params)
+        weights.add(node.name, ops.quantize_array(weight, params))
         if bias is not None:
             biases[node.name] = _quantize_bias(bias, params, input_scale)
     return Resolved(activations, weights, biases, tuple(widened))
@@ -87,9 +113,9 @@ def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: i
     granularity = PerChannel(axis) if config.per_channel and one_matrix else PerTensor()
     scheme = QuantScheme(QuantType(config.weights), symmetric=True, granularity=granularity, narrow=True)
     rows = _rows(weight, node, axis)
-    peak = np.abs(rows).max(axis=1)
+    peak = largest_terms(rows)
     if saturating_pairs(config) and not _is_depthwise(node, weight, groups):
-        peak = np.maximum(peak, largest_pair(rows))
+        peak = np.maximum(peak, largest_pairs(rows))
     if isinstance(granularity, PerTensor):
         peak = peak.max()
     live = peak > 0
@@ -98,7 +124,7 @@ def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: i
 
 
 def _rows(weight: Floats, node: NodePlan, axis: int) -> Floats:
-    """``weight`` as [outputs, terms], float64, the terms of each output in the order in which a kernel multiplies them.
+    """``weight`` as [outputs, terms], the terms of each output in the order in which a kernel multiplies them.
 
     That is: the input channel innermost for convolutions, and one matrix after the other for a stack of matrices.
     """
@@ -108,21 +134,12 @@ def _rows(weight: Floats, node: NodePlan, axis: int) -> Floats:
     else:
         rows = np.moveaxis(weight, 1, -1) if node.op_type == "Conv" else np.moveaxis(weight, axis, 0)
         rows = rows.reshape(rows.shape[0], -1)
-    return rows.astype(np.float64)
+    return rows
 
 
 def saturating_pairs(config: QuantConfig) -> bool:
     """Whether pairs of neighbouring weights must be kept from saturating."""
     return get_target(config.target).pair_products and config.saturation == "safe" and config.weights == "int8"
-
-
-def largest_pair(rows: Floats) -> Floats:
-    """For each row the largest sum of two terms of one sign at 2i and 2i + 1: what a kernel adds in 16 bits."""
-    if rows.shape[1] % 2:
-        rows = np.pad(rows, ((0, 0), (0, 1)))
-    pairs = rows.reshape(rows.shape[0], -1, 2)
-    largest: Floats = np.maximum(np.maximum(pairs, 0).sum(axis=2), np.maximum(-pairs, 0).sum(axis=2)).max(axis=1)
-    return largest
 
 
 def _grow_for_bias(scale: Floats, bias: Floats, input_scale: float) -> Floats:
@@ -152,11 +169,11 @@ def finite(array: NDArray[Any] | None, name: str) -> Floats:
     """``array``, refused where it is missing or holds NaN or infinity."""
     if array is None:
         raise ModelError(f"weight {name!r} is not a constant")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
+    bad = count_not_finite(array)
+    if bad:
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ModelError(
-            f"weight {name!r} {array.shape} holds {int(bad.sum())} NaN or infinite values, the first at {where}",
+            f"weight {name!r} {array.shape} holds {bad} NaN or infinite values, the first at {where}",
             hint="repair the float model; a weight that is not finite cannot be quantized",
         )
     return array

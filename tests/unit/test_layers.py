@@ -45,6 +45,7 @@ LAYERS = (
         "_requant",
         "arrays",
         "ops",
+        "blocks",
         "boundary",
         "matmul",
         "conv",

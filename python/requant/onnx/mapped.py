@@ -183,13 +183,25 @@ def fingerprint(array: NDArray[Any]) -> tuple[object, ...]:
     return str(array.dtype), array.shape, flat.tobytes() if flat.size < LEAST else hashlib.sha256(flat.data).digest()
 
 
-def _source(array: NDArray[Any]) -> tuple[_Mapping, int] | None:
-    """The mapping that all of ``array`` is a plain view of, and where in the file it begins; None if it is not."""
+def forget(array: NDArray[Any]) -> None:
+    """Give back the memory that ``array`` takes where it is mapped from a file, until it is looked at again."""
+    raw = _mapping(array)
+    if raw is not None and hasattr(mmap, "MADV_DONTNEED"):
+        raw.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: NDArray[Any]) -> _Mapping | None:
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     raw = base.obj if isinstance(base, memoryview) else base
-    if not isinstance(raw, _Mapping) or not array.flags.c_contiguous or array.dtype.byteorder == ">":
+    return raw if isinstance(raw, _Mapping) else None
+
+
+def _source(array: NDArray[Any]) -> tuple[_Mapping, int] | None:
+    """The mapping that all of ``array`` is a plain view of, and where in the file it begins; None if it is not."""
+    raw = _mapping(array)
+    if raw is None or not array.flags.c_contiguous or array.dtype.byteorder == ">":
         return None
     origin = np.frombuffer(raw, np.uint8).ctypes.data
     return raw, raw.start + array.ctypes.data - origin

@@ -129,11 +129,12 @@ def _read_bytes(path: Path, origin: str) -> bytes:
 def initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """The initializers of ``graph`` and of the bodies in it."""
     yield from graph.initializer
-    for body in _bodies(graph.node):
+    for body in bodies(graph.node):
         yield from initializers(body)
 
 
-def _bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+def bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The bodies that stand in attributes of ``nodes``."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("g"):
@@ -148,7 +149,7 @@ def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-    for body in _bodies(nodes):
+    for body in bodies(nodes):
         yield from _constants(body.node)
 
 
@@ -167,7 +168,7 @@ class _External:
             for tensor in _constants(nodes):
                 self._visit(tensor, stay=False)
         for function in proto.functions:
-            for body in _bodies(function.node):
+            for body in bodies(function.node):
                 for tensor in initializers(body):
                     self._visit(tensor, stay=False)
 

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from requant.errors import ModelError, OutputError
 from requant.files import explained, is_special, temporary_file, write_atomically
+from requant.onnx.encoding import encode, mapped
 from requant.onnx.mapped import LEAST, MappedTensor
 from requant.onnx.reading import initializers
 
@@ -49,7 +50,7 @@ def save_model(model: SerializedModel, path: str | Path, *, external_data: bool 
     if external_data or model.size >= ONE_FILE:
         old -= _save_beside(model, path, target)
     else:
-        write_atomically(path, self_contained(model))
+        write_atomically(path, encode(model))
     for unused in old:
         with suppress(OSError):
             unused.unlink()
@@ -115,21 +116,12 @@ def self_contained(model: SerializedModel) -> bytes:
     Raises:
         ModelError: They would pass 2 GiB.
     """
-    if model.folder is None:
-        return model.proto
-    if model.size >= ONE_FILE:
+    if model.external_bytes and model.size >= ONE_FILE:
         raise ModelError(
             f"a model of {model.size:,} bytes does not fit into one 2 GiB file",
             hint="save it to a path: its data goes to a file beside it",
         )
-    proto = onnx.ModelProto.FromString(model.proto)
-    for tensor in initializers(proto.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            data = _mapped(tensor, model.folder).tobytes()
-            del tensor.external_data[:]
-            tensor.ClearField("data_location")
-            tensor.raw_data = data
-    return bytes(proto.SerializeToString(deterministic=True))
+    return b"".join(encode(model))
 
 
 def _outside(proto: onnx.ModelProto, model: SerializedModel) -> Iterator[tuple[onnx.TensorProto, MappedTensor | bytes]]:
@@ -137,13 +129,6 @@ def _outside(proto: onnx.ModelProto, model: SerializedModel) -> Iterator[tuple[o
     for tensor in initializers(proto.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             assert model.folder is not None  # or nothing would be external
-            yield tensor, _mapped(tensor, model.folder)
+            yield tensor, mapped(tensor, model.folder)
         elif tensor.data_type != onnx.TensorProto.STRING and tensor.ByteSize() >= LEAST:
             yield tensor, tensor.raw_data or ir.TensorProtoTensor(tensor).tobytes()
-
-
-def _mapped(tensor: onnx.TensorProto, folder: Path) -> MappedTensor:
-    """An external tensor of a model that this package serialized."""
-    entry = {e.key: e.value for e in tensor.external_data}
-    dtype, path = ir.DataType(tensor.data_type), folder / entry["location"]
-    return MappedTensor(path, int(entry["offset"]), dtype, tuple(tensor.dims), tensor.name)

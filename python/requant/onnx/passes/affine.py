@@ -56,12 +56,14 @@ def _fold_next(graph: ir.Graph, linear: ir.Node) -> bool:
         return False  # unknown, or a Gemm bias that differs between rows
     with np.errstate(over="ignore", invalid="ignore"):
         new_bias = (old.reshape(-1) * scale + shift).astype(np.float32)
-        new_weight = (weight * along_channels(linear, weight, scale)).astype(np.float32)
-    if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
+        scaled = not np.array_equal(scale, np.ones_like(scale))
+        new_weight = (weight * along_channels(linear, weight, scale)).astype(np.float32) if scaled else weight
+    if not ((not scaled or np.isfinite(new_weight).all()) and np.isfinite(new_bias).all()):
         return False  # the products leave float32
     if linear.op_type == "MatMul":
         linear.op_type = "Gemm"  # the same product, with room for a bias
-    set_constant(linear, 1, new_weight, "folded")
+    if scaled:
+        set_constant(linear, 1, new_weight, "folded")
     set_constant(linear, 2, new_bias, "bias")
     result = follower.outputs[0]
     ir.convenience.replace_all_uses_with(result, out, replace_graph_outputs=True)

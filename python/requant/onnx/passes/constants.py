@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from requant.blocks import holds_subnormals
 from requant.onnx.graph import constant, set_constant
 
 if TYPE_CHECKING:
@@ -57,9 +58,8 @@ def flush_subnormals(model: ir.Model) -> int:
         array = constant(value)
         if array is None or array.dtype != np.float32:
             continue
-        subnormal = (array != 0) & (np.abs(array) < _TINY)
-        if subnormal.any():
-            clean = np.where(subnormal, np.float32(0), array)
+        if holds_subnormals(array):
+            clean = np.where(np.abs(array) < _TINY, np.float32(0), array)
             value.const_value = ir.tensor(clean, name=value.name)
             flushed += 1
     return flushed
