@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig as QuantConfig
     from requant.conv import PackedConv as PackedConv, qconv2d as qconv2d
     from requant.data import DataOptions as DataOptions, ImageOptions as ImageOptions
+    from requant.drift import Drift as Drift, TensorDrift as TensorDrift, Verdict as Verdict
     from requant.editing import EditedModel as EditedModel, ModelEditor as ModelEditor
     from requant.errors import (
         CalibrationError as CalibrationError,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         Requantizer as Requantizer,
         qmatmul as qmatmul,
     )
+    from requant.monitor import DriftMonitor as DriftMonitor, measure_drift as measure_drift
     from requant.observers import Observer as Observer, ObserverSet as ObserverSet
     from requant.ops import (
         compute_params as compute_params,
@@ -107,6 +109,7 @@ _HOMES = {
     "config": ("QuantConfig",),
     "conv": ("PackedConv", "qconv2d"),
     "data": ("DataOptions", "ImageOptions"),
+    "drift": ("Drift", "TensorDrift", "Verdict"),
     "editing": ("EditedModel", "ModelEditor"),
     "errors": (
         "CalibrationError",
@@ -125,6 +128,7 @@ _HOMES = {
     "layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
     "lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),
     "matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
+    "monitor": ("DriftMonitor", "measure_drift"),
     "observers": ("Observer", "ObserverSet"),
     "ops": (
         "compute_params",

@@ -70,6 +70,8 @@ LAYERS = (
         "evaluation",
         "timing",
         "comparison",
+        "drift",
+        "monitor",
     ),
     ("transforms",),
     ("api", "editing", "trials", "ablation", "keeping"),

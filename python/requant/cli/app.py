@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, edit, evaluate, keep, sensitivity, show
+from requant.cli import compare, drift, edit, evaluate, keep, sensitivity, show
 from requant.cli.options import config_of, data_options
 from requant.cli.parser import parse
 from requant.errors import RequantError
@@ -206,6 +206,7 @@ _COMMANDS = {
     "evaluate": evaluate.run,
     "compare": compare.run,
     "sensitivity": sensitivity.run,
+    "drift": drift.run,
     "edit": edit.run,
     "doctor": _doctor,
 }

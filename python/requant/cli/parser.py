@@ -6,7 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, edit, evaluate, sensitivity, show
+from requant.cli import compare, drift, edit, evaluate, sensitivity, show
 from requant.config import choices
 from requant.errors import ConfigError, closest
 from requant.version import __version__
@@ -146,6 +146,14 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     sensitivity.add_arguments(tried)
     _add_data(tried, required=True)
     _add_config(tried)
+
+    watched = command(
+        "drift",
+        "QUANTIZED --data DATA [--table FILE] [options]",
+        "Whether live traffic still fits the frozen ranges of a quantized model; exit status 1 where it does not.",
+    )
+    drift.add_arguments(watched)
+    _add_data(watched, required=True)
 
     edit.add_arguments(
         command(

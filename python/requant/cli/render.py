@@ -132,7 +132,7 @@ def report(result: Report, output: Path) -> None:
     )
     for t in result.worst:
         worst.add_row(
-            _short(t.name),
+            short(t.name),
             t.kind,
             f"[{t.lo:.4g}, {t.hi:.4g}]",
             _decibels(t.sqnr_db),
@@ -214,7 +214,7 @@ def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]
         pad_edge=False,
     )
     for name, chosen in ranges.items():
-        shown.add_row(_short(name, 32), *(f"[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
+        shown.add_row(short(name, 32), *(f"[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
     console.print(shown)
 
 
@@ -268,7 +268,7 @@ def comparison(result: Comparison) -> None:
     )
     for t in result.worst:
         clipped = "" if t.clipped is None else f"{t.clipped:.3%}"
-        worst.add_row(_short(t.name), _decibels(t.sqnr_db), f"{t.cosine:.6f}", f"{t.max_error:.4g}", clipped)
+        worst.add_row(short(t.name), _decibels(t.sqnr_db), f"{t.cosine:.6f}", f"{t.max_error:.4g}", clipped)
     console.print(worst)
     if result.timings:
         console.print(_timings(result.timings, result.runtime))
@@ -345,7 +345,7 @@ def sensitivity(result: Sensitivity) -> None:
         cells = ["" if score is None else _decibels(score.sqnr_db) for score in scores]
         if result.metric is not None:
             cells += ["" if score is None else _figure(score.value) for score in scores]
-        shown.add_row(str(rank), _short(part.name), _short(", ".join(part.op_types), 24), f"{part.noise:.3g}", *cells)
+        shown.add_row(str(rank), short(part.name), short(", ".join(part.op_types), 24), f"{part.noise:.3g}", *cells)
     console.print(shown)
 
 
@@ -393,5 +393,6 @@ def _lines_of(title: str, lines: tuple[str, ...]) -> Text:
     return Text.assemble((f"{title}: ", "bold"), "; ".join(lines))
 
 
-def _short(name: str, width: int = 44) -> str:
+def short(name: str, width: int = 44) -> str:
+    """A name that fits: its end where it is too long."""
     return name if len(name) <= width else f"...{name[-(width - 3) :]}"

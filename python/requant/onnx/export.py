@@ -3,7 +3,8 @@
 For each quantized activation ``t``: ``t -> QuantizeLinear -> DequantizeLinear -> readers``. Where an integer op gives
 ``t``, every reader takes the dequantized tensor, because a runtime fuses the op only if QuantizeLinear is its sole
 reader; otherwise only the integer readers do. A Relu or Clip between an integer op and QuantizeLinear is dropped when
-saturation does the same: when its bounds are the ends of the integer type, to within rounding.
+saturation does the same: when its bounds are the ends of the integer type, to within rounding. The upper bound of such
+a Clip is written to the model's metadata (``requant.clamp.TENSOR``), for those who look at the tensor while it runs.
 
 Tensors and nodes of the model keep their names. What is added is numbered (``q7``, ``dq7``, ``w7``, ``s7``, ``z7``:
 integers, reals again, weights, scale, zero point): in long names it would weigh a tenth of a small model.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from requant.onnx.frozen import CLAMP_KEY
 from requant.onnx.graph import constant
 from requant.onnx.mapped import fingerprint
 from requant.onnx.passes.activations import hard_sigmoid
@@ -49,6 +51,7 @@ _HALF_STEP = 0.5 + 1e-3  # with room for the rounding of scale itself
 class _Writer:
     def __init__(self, graph: Graph, plan: QuantPlan, resolved: Resolved) -> None:
         self.graph = graph.model.graph
+        self.metadata = graph.model.metadata_props
         self.tensor = graph.tensor
         self.plan = plan
         self.resolved = resolved
@@ -145,8 +148,11 @@ class _Writer:
         if chain:
             ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
             name = value.name
+            highs = [high for _, high in map(_bounds, chain) if high is not None]
             self.graph.remove(chain, safe=True)
             source.name = name
+            if highs:  # a reader of the tensor cannot tell otherwise
+                self.metadata[f"{CLAMP_KEY}{name}"] = repr(min(highs))
         return source, True
 
     def _dequantized_constant(self, node: ir.Node, original: ir.Value | None, tensor: QuantizedTensor) -> ir.Value:
@@ -216,12 +222,17 @@ def _saturates(clamp: ir.Node, params: QuantParams) -> bool:
         q = np.clip(np.rint(np.float32(bound) / scale) + zero_point, scheme.dtype.min, scheme.dtype.max)
         return bool(q == end or abs(bound / scale - (end - zero_point)) <= _HALF_STEP)
 
-    low: float | None = 0.0
-    high: float | None = None
-    if clamp.op_type == "Clip":
-        bounds = [constant(v) for v in clamp.inputs[1:]]
-        low, high = (float(b) if b is not None else None for b in (*bounds, None, None)[:2])
+    low, high = _bounds(clamp)
     return meets(low, scheme.dtype.min) and meets(high, scheme.dtype.max)
+
+
+def _bounds(clamp: ir.Node) -> tuple[float | None, float | None]:
+    """The bounds of a Relu or Clip; None where it has none."""
+    if clamp.op_type == "Relu":
+        return 0.0, None
+    bounds = [constant(v) for v in clamp.inputs[1:]]
+    low, high = (float(b) if b is not None else None for b in (*bounds, None, None)[:2])
+    return low, high
 
 
 def _value(name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:

@@ -1,0 +1,103 @@
+"""``requant drift``: live traffic in the frozen ranges of a quantized model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from requant.drift import Drift
+
+_DRIFTED = 1
+_SHOWN = 15
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``requant drift``."""
+    parser.add_argument("model", help="the quantized model, .onnx")
+    parser.add_argument(
+        "--tensor", action="append", metavar="NAME", help="watch only this tensor (repeatable; default: all)"
+    )
+    parser.add_argument(
+        "--table",
+        metavar="FILE",
+        help="statistics of `requant calibrate`: what a range costs on the samples of calibration is then no drift",
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Watch, tell."""
+    import requant
+    from requant.cli import render
+    from requant.cli.options import whole_data_options
+
+    table = requant.CalibrationTable.load(args.table) if args.table else None
+    with render.progress(quiet=args.quiet or args.json, what="watching") as progress:
+        result = requant.measure_drift(
+            args.model,
+            args.data,
+            tensors=args.tensor or "all",
+            table=table,
+            data_options=whole_data_options(args),
+            threads=args.threads,
+            progress=progress,
+        )
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=1, allow_nan=False))
+    elif not args.quiet:
+        show(result)
+    return status(result)
+
+
+def status(result: Drift) -> int:
+    """The exit status, with a line on standard error where the traffic does not match."""
+    if result.verdict == "matches":
+        return 0
+    worst = result.worst[0]
+    drifted = sum(tensor.verdict != "matches" for tensor in result.tensors)
+    gain = "without end" if worst.gain is None else f"{worst.gain:.3g} times"
+    print(
+        f"error[RQ610]: live values do not match the frozen ranges of {drifted} of {len(result.tensors)} tensors: "
+        f"{worst.name!r} is {result.verdict}\n"
+        f"  help: calibrating anew would lower its error {gain}: quantize with samples of this traffic",
+        file=sys.stderr,
+    )
+    return _DRIFTED
+
+
+def show(result: Drift) -> None:
+    """Print it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from requant.cli.render import open_console, short
+
+    out = open_console()
+    out.print(Text.assemble((f"{result.model}: {result.verdict}", "bold"), f" ({result.sampled} requests looked at)"))
+    rows = Table(
+        *("tensor", "verdict", "frozen range", "seen", "clipped", "static / dynamic", "gain"),
+        box=None,
+        pad_edge=False,
+    )
+    for tensor in result.worst[:_SHOWN]:
+        rows.add_row(
+            short(tensor.name, 36),
+            Text(tensor.verdict, style="green" if tensor.verdict == "matches" else "red"),
+            f"[{tensor.lo:.4g}, {tensor.hi:.4g}]",
+            f"[{tensor.min:.4g}, {tensor.max:.4g}]",
+            f"{tensor.clipped:.3%}",
+            _times(tensor.ratio),
+            _times(tensor.gain),
+        )
+    out.print(rows)
+    rest = len(result.tensors) - _SHOWN
+    if rest > 0:
+        out.print(f"... and {rest} more tensors (--json lists all)")
+
+
+def _times(value: float | None) -> str:
+    return "no end" if value is None else f"{value:.3g} x"

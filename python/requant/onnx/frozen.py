@@ -1,0 +1,76 @@
+"""The ranges that a quantized model was given for good: scale and zero point of each QuantizeLinear."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from requant.onnx.graph import constant
+from requant.types import QuantType
+
+if TYPE_CHECKING:
+    from requant.onnx.graph import Graph
+
+
+#: What the metadata of a model calls the upper bound of a Clip that quantizing a tensor took over.
+CLAMP_KEY = "requant.clamp."
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenRange:
+    """A float tensor that a model quantizes with one constant scale and zero point.
+
+    What is computed may go beyond ``low`` and ``high`` on purpose: quantizing took over the Relu or Clip that stood
+    there. They are None where it did not.
+    """
+
+    name: str
+    scale: float
+    zero_point: int
+    dtype: QuantType
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def lo(self) -> float:
+        """The real of the first integer."""
+        return (self.dtype.min - self.zero_point) * self.scale
+
+    @property
+    def hi(self) -> float:
+        """The real of the last integer."""
+        return (self.dtype.max - self.zero_point) * self.scale
+
+
+def frozen_ranges(graph: Graph) -> dict[str, FrozenRange]:
+    """By name, every float tensor of the main graph that is quantized so, in execution order; constants are left out.
+
+    A computed tensor whose range begins at 0 is taken for one that a Relu stood behind: whatever the quantizer, the
+    model has none left to tell by.
+    """
+    found: dict[str, FrozenRange] = {}
+    for node in graph.nodes:
+        if node.op_type != "QuantizeLinear" or node.inputs[0] is None or constant(node.inputs[0]) is not None:
+            continue
+        _, scale_of, *rest = node.inputs
+        scale, zero_point = constant(scale_of), constant(rest[0]) if rest else np.zeros((), np.uint8)
+        if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype.name not in set(QuantType):
+            continue
+        name = node.inputs[0].name or ""
+        step, zero = float(scale.flat[0]), int(zero_point.flat[0])
+        dtype = QuantType(zero_point.dtype.name)
+        low = 0.0 if zero == dtype.min and node.inputs[0].producer() is not None else None
+        high = _finite(graph.model.metadata_props.get(f"{CLAMP_KEY}{name}"))
+        found.setdefault(name, FrozenRange(name, step, zero, dtype, low, high))
+    return found
+
+
+def _finite(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,225 @@
+"""Drift is what quantizing live values with frozen and with fresh ranges really costs; monitors add up."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tests.models import Net, depthwise, run, samples, two_gemm
+
+import requant
+from requant import Verdict
+from requant.errors import ConfigError, DataError, ModelError
+from requant.onnx.frozen import frozen_ranges
+from requant.onnx.graph import Graph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+pytestmark = pytest.mark.usefixtures("quick_latency")
+
+RNG = np.random.default_rng(0)
+CALIBRATION = RNG.standard_normal((512, 8)).astype(np.float32)
+LIVE = RNG.standard_normal((400, 8)).astype(np.float32)
+CUBED = (LIVE**3).astype(np.float32)
+SPIKES = np.where(RNG.random(LIVE.shape) < 0.003, 15 * LIVE, LIVE).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return requant.quantize(two_gemm(), {"x": CALIBRATION}, method="minmax", threads=1).data
+
+
+def watched(model: bytes, x: NDArray[np.float32], requests: int = 10, **options: Any) -> requant.DriftMonitor:
+    monitor = requant.DriftMonitor(model, **{"every": 1, **options})
+    for request in np.split(x, requests):
+        monitor.observe({"x": request})
+    return monitor
+
+
+def squared_error(x: NDArray[np.float32], scale: float, zero_point: int) -> NDArray[np.float64]:
+    """Of uint8, one value at a time."""
+    q = np.clip(np.rint(x.astype(np.float64) / scale) + zero_point, 0, 255)
+    error: NDArray[np.float64] = np.square((q - zero_point) * scale - x.astype(np.float64))
+    return error
+
+
+def dynamic_error(x: NDArray[np.float32]) -> NDArray[np.float64]:
+    lo, hi = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    scale = float(np.float32((hi - lo) / 255))
+    return squared_error(x, scale, round(-lo / scale))
+
+
+@pytest.mark.parametrize(
+    ("x", "verdict", "least", "most"),
+    [
+        (LIVE, Verdict.MATCHES, 1, 4),
+        (LIVE / 3, Verdict.NARROWER, 5, 20),
+        (LIVE * 3, Verdict.WIDER, 500, 5000),
+        (SPIKES, Verdict.OUTLIERS, 100, 1000),
+    ],
+    ids=["matched", "narrow", "wide", "outliers"],
+)
+def test_the_four_regimes(model: bytes, x: NDArray[np.float32], verdict: Verdict, least: float, most: float) -> None:
+    found = watched(model, x).drift()
+    (tensor,) = found.tensors
+    frozen = frozen_ranges(Graph.load(model))["x"]
+    static = squared_error(x, frozen.scale, frozen.zero_point).mean()
+    dynamic = np.mean([dynamic_error(request).mean() for request in np.split(x, 10)])
+    assert tensor.static_error == pytest.approx(static, rel=0.03)
+    assert tensor.dynamic_error == pytest.approx(dynamic, rel=1e-3)
+    assert least < (tensor.ratio or 0) < most
+    assert tensor.clipped == pytest.approx(
+        np.mean((x < frozen.lo - frozen.scale / 2) | (x > frozen.hi + frozen.scale / 2)), abs=1e-3
+    )
+    assert (found.verdict, tensor.verdict) == (verdict, verdict)
+    assert (tensor.min, tensor.max, tensor.values) == (x.min(), x.max(), x.size)
+
+
+def test_one_request_in_so_many_is_looked_at(model: bytes) -> None:
+    monitor = requant.DriftMonitor(model, every=7)
+    looked = [monitor.observe({"x": LIVE[:1]}) for _ in range(30)]
+    assert looked == [i % 7 == 0 for i in range(30)]
+    assert (monitor.requests, monitor.sampled, monitor.drift().tensors[0].values) == (30, 5, 40)
+
+
+def test_merged_monitors_are_one_that_saw_all(model: bytes) -> None:
+    whole = watched(model, LIVE).drift()
+    parts = [watched(model, x, 2) for x in np.split(LIVE, 5)]
+    first, *rest = parts if len(parts) % 2 else parts[::-1]
+    for part in rest:
+        first.merge(pickle.loads(pickle.dumps(part)))
+    merged = first.drift()
+    (a,), (b,) = whole.tensors, merged.tensors
+    assert merged.requests == whole.requests == 10
+    assert b.dynamic_error == pytest.approx(a.dynamic_error, rel=1e-12)
+    assert (b.static_error, b.clipped, b.min, b.max, b.values) == (
+        a.static_error,
+        a.clipped,
+        a.min,
+        a.max,
+        a.values,
+    )
+
+
+def test_threads_share_a_monitor(model: bytes) -> None:
+    monitor = requant.DriftMonitor(model, every=3, tensors="all", threads=1)
+
+    def serve(part: NDArray[np.float32]) -> None:
+        for row in part:
+            monitor.run({"x": row[np.newaxis]})
+
+    threads = [threading.Thread(target=serve, args=(part,)) for part in np.split(LIVE[:96], 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = monitor.drift()
+    assert (found.requests, found.sampled) == (96, 32)
+    assert {tensor.values // (tensor.values // 32) for tensor in found.tensors} == {32}
+
+
+def test_inner_tensors_are_read_from_the_run_that_answers(model: bytes) -> None:
+    monitor = requant.DriftMonitor(model, tensors="all", every=2, threads=1)
+    assert len(monitor.tensors) > 1
+    for i in range(4):
+        (got,) = monitor.run({"x": LIVE[i : i + 1]})
+        np.testing.assert_allclose(got, run(model, {"x": LIVE[i : i + 1]})[0], atol=0.1)
+    assert {tensor.name for tensor in monitor.drift().tensors} == set(monitor.tensors)
+    assert monitor.sampled == 2
+
+
+def test_what_a_clamp_cut_off_is_no_drift() -> None:
+    """Quantizing takes over Relu6: beyond 0 and 6 the convolution gives what the float model never passes on."""
+    net = Net()
+    x = net.input("x", ["n", 4, 8, 8])
+    a = net.op("Clip", net.conv(x, 4, 4, name="first"), net.const(0.0), net.const(0.5), output="clamped")
+    made = net.model(net.conv(a, 4, 6, 1, name="second", output="y"))
+    data = samples(made, 256)
+    quantized = requant.quantize(made, data, threads=1).data
+    frozen = frozen_ranges(Graph.load(quantized))["clamped"]
+    assert (frozen.low, frozen.high) == (0.0, 0.5)
+    found = {t.name: t for t in requant.measure_drift(quantized, samples(made, 64, seed=3)).tensors}["clamped"]
+    assert (found.min, found.max) == (0.0, 0.5)
+    assert found.verdict is Verdict.MATCHES
+
+
+def test_matching_traffic_matches_everywhere(digits: Path) -> None:
+    quantized = requant.quantize(digits / "digits.onnx", digits / "calib.npz", threads=1).data
+    found = requant.measure_drift(quantized, digits / "eval.npz", data_options=requant.DataOptions(samples=100))
+    assert found.verdict is Verdict.MATCHES
+    assert (found.requests, found.sampled, len(found.tensors)) == (100, 100, 16)
+
+
+def test_a_range_that_clips_on_purpose_is_judged_by_its_table() -> None:
+    data = {"x": (CALIBRATION**3).astype(np.float32)}
+    table = requant.calibrate(two_gemm(), data, threads=1)
+    options: dict[str, Any] = {"table": table, "method": "percentile", "percentile": 95.0, "threads": 1}
+    quantized = requant.quantize(two_gemm(), **options).data
+    monitor = watched(quantized, CUBED)
+    assert monitor.drift().verdict is Verdict.WIDER
+    assert monitor.drift(table).verdict is Verdict.MATCHES
+    assert watched(quantized, CUBED * 20).drift(table).verdict is Verdict.WIDER
+
+
+def test_counters_are_those_of_prometheus(model: bytes) -> None:
+    counters = watched(model, LIVE * 3).counters()
+    assert counters["requant_drift_requests_total"] == 10
+    assert counters['requant_drift_values_total{tensor="x"}'] == LIVE.size
+    assert counters['requant_drift_verdict{tensor="x",verdict="wider"}'] == 1
+    assert counters['requant_drift_verdict{tensor="x",verdict="matches"}'] == 0
+    assert sum(key.startswith("requant_drift_verdict") for key in counters) == 4
+    assert requant.DriftMonitor(model).counters() == {
+        "requant_drift_requests_total": 0,
+        "requant_drift_sampled_total": 0,
+    }
+
+
+def test_labels_are_escaped() -> None:
+    net = Net()
+    x = net.input('a"b\\c\nd', ["n", 8])
+    quantized = requant.quantize(net.model(net.gemm(x, 8, 4, output="y")), {x: CALIBRATION}, threads=1).data
+    monitor = requant.DriftMonitor(quantized, every=1)
+    monitor.observe({x: LIVE})
+    assert r'requant_drift_values_total{tensor="a\"b\\c\nd"}' in monitor.counters()
+
+
+def test_nan_infinities_and_constants_are_taken(model: bytes) -> None:
+    x = LIVE[:4].copy()
+    x[0, 0], x[1, 1] = np.nan, np.inf
+    monitor = watched(model, x, 1)
+    monitor.observe({"x": np.zeros((0, 8), np.float32)})
+    monitor.observe({"x": np.zeros((2, 8), np.float64)})
+    (tensor,) = monitor.drift().tensors
+    assert (tensor.not_finite, tensor.values) == (2, 30 + 16)
+    json.dumps(monitor.drift().to_dict(), allow_nan=False)
+    zeros = watched(model, np.zeros((4, 8), np.float32), 1).drift().tensors[0]
+    assert (zeros.ratio, zeros.gain, zeros.verdict) == (1.0, 1.0, Verdict.MATCHES)
+    only = watched(model, np.full((4, 8), 0.3, np.float32), 1).drift()
+    json.dumps(only.to_dict(), allow_nan=False)
+
+
+def test_bad_input_is_refused(model: bytes, digits: Path) -> None:
+    with pytest.raises(ConfigError, match="every is 0"):
+        requant.DriftMonitor(model, every=0)
+    with pytest.raises(ConfigError, match="has no frozen range for 'X'"):
+        requant.DriftMonitor(model, tensors=["X"])
+    with pytest.raises(ModelError, match="has no frozen ranges"):
+        requant.DriftMonitor(digits / "digits.onnx")
+    with pytest.raises(ModelError, match="has no frozen ranges"):
+        requant.DriftMonitor(requant.quantize(two_gemm(), dynamic=True).data)
+    with pytest.raises(DataError, match="none of x was seen yet"):
+        requant.DriftMonitor(model).drift()
+    with pytest.raises(TypeError):
+        requant.DriftMonitor(model).observe({"x": np.array(["a"])})
+    other = requant.quantize(depthwise(), samples(depthwise(), 32), threads=1).data
+    with pytest.raises(ConfigError, match="cannot be merged"):
+        requant.DriftMonitor(model).merge(requant.DriftMonitor(other))
+    with pytest.raises(ModelError, match="pickled cannot run"):
+        pickle.loads(pickle.dumps(requant.DriftMonitor(model))).run({"x": LIVE})
