@@ -58,6 +58,7 @@ bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxr
 	mkdir -p build
 	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json
 	$(BIN)/python benches/python/calibration_cost.py
+	$(BIN)/python benches/python/planning_cost.py
 
 bench-kernels: $(VENV)/.installed-dev ## every kernel beside its peers and limits; writes benches/record/kernels-DATE
 	$(BIN)/python benches/python/kernels --record benches/record/kernels-$$(date +%F)

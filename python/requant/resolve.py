@@ -86,15 +86,15 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
         chosen = tensor.fixed or ranges[tensor.source or tensor.name]
         activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, tensor.scheme)
     constants = graph.model.graph.initializers
+    groups = {node.name: int_attribute(node, "group", 1) for node in graph.nodes if node.op_type == "Conv"}
     weights, biases, widened = StoredTensors(graph), {}, []
     for node in plan.nodes:
         if node.weight is None:
             continue
         weight = finite(constant(constants[node.weight]), node.weight)
         bias = None if node.bias is None else finite(constant(constants[node.bias]), node.bias).reshape(-1)
-        groups = _groups(graph, node)
         input_scale = float(activations[node.activations[0][1]].scale)
-        scheme, scale = _weight_scale(weight, node, config, groups)
+        scheme, scale = _weight_scale(weight, node, config, groups.get(node.name, 1))
         grown = _grow_for_bias(scale, np.zeros(1) if bias is None else bias, input_scale)
         if np.any(grown > scale):
             widened.append(node.name)
@@ -177,13 +177,6 @@ def finite(array: NDArray[Any] | None, name: str) -> Floats:
             hint="repair the float model; a weight that is not finite cannot be quantized",
         )
     return array
-
-
-def _groups(graph: Graph, node: NodePlan) -> int:
-    if node.op_type != "Conv":
-        return 1
-    found = next(n for n in graph.nodes if n.name == node.name)
-    return int_attribute(found, "group", 1)
 
 
 def _is_depthwise(node: NodePlan, weight: Floats, groups: int) -> bool:

@@ -37,7 +37,9 @@ _BIAS = 2
 
 
 def insert_dynamic(graph: Graph, plan: QuantPlan, weights: IntegerWeights) -> Graph:
-    """A copy of ``graph`` in which each node of ``plan.dynamic`` has the form it says."""
+    """``graph`` with each node of ``plan.dynamic`` in the form it says: a copy, if there are any."""
+    if not plan.dynamic:
+        return graph
     copy = graph.copy()
     _Writer(copy, weights).write(plan)
     drop_unused(copy.model)

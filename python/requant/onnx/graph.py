@@ -216,6 +216,30 @@ def initializers(model: ir.Model) -> Iterator[ir.Value]:
         yield from graph.initializers.values()
 
 
+def check_order(model: ir.Model) -> None:
+    """Check that each node reads only what stands before it, in its graph or in those around it.
+
+    Raises:
+        ValueError: One does not.
+    """
+    _check_order(model.graph, set())
+
+
+def _check_order(graph: ir.Graph, outer: set[ir.Value]) -> None:
+    known = {*outer, *graph.inputs, *graph.initializers.values()}
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value not in known:
+                raise ValueError(f"node {node.name!r} reads {value.name!r} before it is computed")
+        for attribute in node.attributes.values():
+            if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
+                _check_order(attribute.as_graph(), known)
+        known.update(node.outputs)
+    for value in graph.outputs:
+        if value not in known:
+            raise ValueError(f"output {value.name!r} is computed by no node")
+
+
 def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
     """The array behind an initializer or Constant node that no caller can override, else None."""
     if value is None or value.is_graph_input():

@@ -161,7 +161,7 @@ def tensor_of(array: NDArray[Any], name: str, scratch: Scratch | None) -> ir.Ten
     if found is not None:
         raw, offset = found
         return MappedTensor(raw.path, offset, ir.DataType.from_numpy(array.dtype), array.shape, name, owner=raw.owner)
-    tensor = ir.tensor(array, name=name)
+    tensor = ir.Tensor(array, name=name)
     if scratch is None or tensor.nbytes < LEAST:
         return tensor
     return scratch.put(_bytes(tensor), tensor.dtype, array.shape, name)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
+from requant.onnx.graph import check_order
 from requant.onnx.passes import activations, affine, clamps, cleanup, constants, norms, pooling, shapes, widen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     import onnx_ir as ir
 
@@ -56,25 +57,41 @@ class Preparation:
         return f"{self.count} {self.what}" + (f" ({changes})" if changes else "")
 
 
+class _FailedError(Exception):
+    """The pass of this number failed."""
+
+
 def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
     """Run every pass on a copy of ``graph``; inputs and outputs keep their names and order."""
-    prepared = graph.copy()
-    interface = ([i.name for i in graph.inputs], [o.name for o in graph.outputs])
-    done = []
-    for what, step in PASSES:
+    left_out: set[int] = set()
+    while True:
+        prepared = graph.copy()
         try:
-            attempt = prepared.copy()
-            count = step(attempt.model)
-            attempt.copy()  # finds what is out of order
-        except Exception as problem:
-            logger.warning("%s: %s was left out: %s: %s", graph.origin, step.__name__, type(problem).__name__, problem)
+            return prepared, tuple(_run(prepared, left_out))
+        except _FailedError as failed:  # it may have left the copy half done
+            number, problem = failed.args[0], failed.__cause__
+            name = PASSES[number][1].__name__
+            logger.warning("%s: %s was left out: %s: %s", graph.origin, name, type(problem).__name__, problem)
+            left_out.add(number)
+
+
+def _run(graph: Graph, left_out: Collection[int]) -> Iterator[Preparation]:
+    """Run the passes on ``graph`` itself; yields what each of them did."""
+    interface = ([i.name for i in graph.inputs], [o.name for o in graph.outputs])
+    before = Counter(node.op_type for node in graph.all_nodes())
+    for number, (what, step) in enumerate(PASSES):
+        if number in left_out:
             continue
-        if ([i.name for i in attempt.inputs], [o.name for o in attempt.outputs]) != interface:
+        try:
+            count = step(graph.model)
+            check_order(graph.model)
+        except Exception as problem:
+            raise _FailedError(number) from problem
+        if ([i.name for i in graph.inputs], [o.name for o in graph.outputs]) != interface:
             raise InternalError(f"pass {step.__name__} changed the model's inputs or outputs")
-        before, after = (Counter(node.op_type for node in g.all_nodes()) for g in (prepared, attempt))
-        nodes = {op_type: after[op_type] - before[op_type] for op_type in sorted(before | after)}
+        graph.spill()
+        after = Counter(node.op_type for node in graph.all_nodes())
+        changes = {op_type: after[op_type] - before[op_type] for op_type in sorted(before | after)}
         if count and step is not shapes.infer:
-            done.append(Preparation(what, count, {op_type: n for op_type, n in nodes.items() if n}))
-        attempt.spill()
-        prepared = attempt
-    return prepared, tuple(done)
+            yield Preparation(what, count, {op_type: n for op_type, n in changes.items() if n})
+        before = after

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxscript.optimizer
 from onnx_ir.passes import common
 
 from requant.onnx.graph import constant, free_name
+from requant.onnx.passes.rewriting import optimize
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,7 +27,7 @@ def simplify(model: ir.Model) -> int:
     """Fold constants, drop identities and duplicates, inline functions; returns how many nodes went."""
     before = _count(model)
     common.RemoveInitializersFromInputsPass()(model)
-    onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold)
+    optimize(model, _should_fold)
     _drop_allowzero(model)
     return before - _count(model)
 

@@ -45,9 +45,23 @@ def _contradicts(claimed: ir.Shape, value: ir.Value, free: set[str]) -> bool:
 def infer(model: ir.Model) -> int:
     """Infer shapes and types; returns how many tensors became known. What stays unknown makes the plan more careful."""
     before = _known(model)
+    if all(_is_known(value) for node in model.graph.all_nodes() for value in node.outputs):
+        return 0
+    order = list(model.graph.initializers)
     # Without data propagation: it computes the contents of tensors, of any size that the model asks for.
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
+    for name in order:  # the pass takes large ones out for a while, and puts them back as the last
+        model.graph.initializers[name] = model.graph.initializers.pop(name)
     return max(_known(model) - before, 0)
+
+
+def _is_known(value: ir.Value) -> bool:
+    """Whether there is nothing to find out about a tensor."""
+    return (
+        value.dtype is not None
+        and value.shape is not None
+        and not any(value.shape.is_unknown_dim(i) for i in range(len(value.shape)))
+    )
 
 
 def _known(model: ir.Model) -> int:
