@@ -34,6 +34,7 @@ from requant.resolve import resolve
 from requant.runtime import saturates
 from requant.targets import get_target
 from requant.transforms import Transformed, repeat, transform
+from requant.types import QuantType
 from requant.verify import (
     check_model,
     compare_outputs,
@@ -106,7 +107,7 @@ class QuantizedModel:
                 hint="the report lists them (--report FILE)" if known else "dynamic quantization calibrates none",
             )
         planned = self.plan.tensors[name]
-        seen = self.table[planned.source or name]
+        seen = self.table[name if name in self.table else planned.source or name]
         return view_range(name, seen, found.scale, found.zero_point, planned.scheme.dtype)
 
     def _repr_html_(self) -> str:
@@ -219,7 +220,7 @@ def quantize(
     report = Report(
         version=__version__,
         model=graph.origin,
-        config=config.to_dict(),
+        config=config.completed().to_dict(),
         float_bytes=graph.size,
         quantized_bytes=chosen.model.size,
         prepared=(*describe(changes), *transformed.done),
@@ -401,7 +402,7 @@ def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
 
 def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
     """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``."""
-    known = {tensor.name: tensor.fixed or ranges[tensor.source or tensor.name] for tensor in plan.tensors.values()}
+    known = {name: tensor.known_range or ranges[tensor.source or name] for name, tensor in plan.tensors.items()}
 
     def build(left_out: Mapping[str, str]) -> Candidate:
         part = plan_whole(graph, config, left_out) if left_out else plan
@@ -419,13 +420,15 @@ def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ra
 
 def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
     target = get_target(config.target)
-    if not config.dynamic and config.activations not in target.activations:
+    activations = config.activation_scheme.dtype
+    if not config.dynamic and activations in target.float_activations:
+        allowed = " on x86, unless session.qdqisint8allowed is set" if activations is QuantType.INT8 else ""
         yield (
-            f"{config.target} runs {config.activations} activations in float on x86, "
-            "unless session.qdqisint8allowed is set; uint8 runs on integers everywhere"
+            f"{config.target} computes with {activations} activations in float, between Q and DQ{allowed}; "
+            f"{target.activations[0]} runs on integers everywhere"
         )
     guarded = target.pair_products and config.saturation == "safe"
-    if saturates() and config.weights == "int8" and config.activations == "uint8" and not guarded:
+    if saturates() and config.weights == "int8" and activations is QuantType.UINT8 and not guarded:
         yield (
             "this CPU has no VNNI: onnxruntime saturates here, and the figures above show it; "
             "--target ort-cpu --saturation safe or --weights uint8 avoid it"

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from requant.data import Batch, Dataset
     from requant.onnx.graph import Graph
     from requant.onnx.rescale import Factors
-    from requant.plan import QuantPlan, TensorPlan
+    from requant.plan import QuantPlan
+    from requant.tensors import TensorPlan
     from requant.types import QuantScheme
 
     #: Called after each batch with the number of samples seen and the number there are (None if unknown).
@@ -80,19 +81,27 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         """The same statistics, said to be of a model that was rescaled by ``factors``."""
         return CalibrationTable(self._statistics, digest=self.digest, samples=self.samples, factors=factors)
 
-    def range(self, name: str, method: str, scheme: QuantScheme, percentile: float) -> Range:
-        """The range that ``method`` chooses for tensor ``name``.
+    def range(
+        self, name: str, method: str, scheme: QuantScheme, percentile: float, joined: tuple[str, ...] = ()
+    ) -> Range:
+        """The range that ``method`` chooses for tensor ``name``, or for all that it and ``joined`` tensors hold.
 
         Raises:
             CalibrationError: the table has no such tensor, or it saw no finite value.
         """
-        if name not in self._statistics:
+        missing = [each for each in (name, *joined) if each not in self._statistics]
+        if missing:
             raise CalibrationError(
-                f"the calibration table has no statistics for tensor {name!r}",
+                f"the calibration table has no statistics for tensor {missing[0]!r}",
                 hint="calibrate again with the same options as quantize",
             )
+        seen = self._statistics[name]
+        if joined:
+            seen = ops.TensorStatistics.from_bytes(seen.to_bytes())
+            for each in joined:
+                seen.merge(self._statistics[each])
         try:
-            return Range(*self._statistics[name].range(method, scheme.dtype.value, scheme.symmetric, percentile))
+            return Range(*seen.range(method, scheme.dtype.value, scheme.symmetric, percentile))
         except ValueError as problem:
             raise CalibrationError(f"tensor {name!r}: {problem}") from None
 
@@ -100,21 +109,22 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         """For each tensor the range of each method: ``mse``, and for the symmetric scheme ``mse_symmetric``."""
 
         def ranges(name: str) -> dict[str, Range]:
-            chosen = self._statistics[name].ranges(config.activations, config.percentile)
+            chosen = self._statistics[name].ranges(config.activation_scheme.dtype.value, config.percentile)
             return {f"{method}{'_symmetric' if symmetric else ''}": Range(*ends) for method, symmetric, *ends in chosen}
 
         return dict(zip(self, in_order(ranges, self, config.cores), strict=True))  # the search runs without the GIL
 
     def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
-        """The range of every tensor that ``plan`` calibrates."""
+        """The range of every tensor that ``plan`` calibrates for itself or for others."""
 
         def chosen(tensor: TensorPlan) -> Range:
-            found = self.range(tensor.name, tensor.method or config.method, tensor.scheme, config.percentile)
+            method = tensor.method or config.method
+            found = self.range(tensor.name, method, tensor.scheme, config.percentile, tensor.joined)
             if tensor.clip is None:
                 return found
             return Range(max(found.lo, -tensor.clip), min(found.hi, tensor.clip))
 
-        return {name: chosen(plan.tensors[name]) for name in plan.calibrated}
+        return {tensor.name: chosen(tensor) for tensor in plan.tensors.values() if tensor.is_calibrated}
 
     def check(self, graph: Graph) -> None:
         """Refuse a table of another model.

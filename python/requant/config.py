@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from requant.errors import ConfigError, MissingFileError, closest
 from requant.rules import Rule, as_rules
-from requant.targets import TARGETS
+from requant.targets import TARGETS, get_target
 from requant.types import PerTensor, QuantScheme, QuantType
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ class QuantConfig:
 
     Attributes:
         method: calibration method that chooses the activation ranges: minmax, percentile, entropy, mse or sqnr.
-        symmetric: whether activation ranges are [-a, a] ([0, a] where nothing is negative) instead of [a, b].
+        symmetric: whether activation ranges are [-a, a] ([0, a] where nothing is negative) instead of [a, b]; unset:
+            as the target wants it.
         percentile: share of the values, in percent, that method ``percentile`` keeps inside the range.
         per_channel: one weight scale for each output channel instead of one for the tensor.
         weights: integer type of the weights, int8 or uint8; always symmetric, with the lowest integer unused.
-        activations: integer type of the activations, uint8 or int8.
+        activations: integer type of the activations, uint8, int8, uint16 or int16; unset: the target's.
         saturation: ``safe`` scales int8 weights so that no CPU saturates (x86 before VNNI adds pairs of uint8 x int8
             products in 16 bits); ``full`` always uses all 8 bits.
         rest: what becomes of the weights that static quantization leaves out: ``int8`` for what ``dynamic`` does with
@@ -60,11 +61,11 @@ class QuantConfig:
     """
 
     method: str = "mse"
-    symmetric: bool = False
+    symmetric: bool | None = None
     percentile: float = 99.99
     per_channel: bool = True
     weights: str = "int8"
-    activations: str = "uint8"
+    activations: str | None = None
     saturation: str = "safe"
     rest: str = "int8"
     equalize: bool = False
@@ -89,10 +90,21 @@ class QuantConfig:
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
             _check_type(field.name, getattr(self, field.name), str(field.type))
         for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
+            if getattr(self, name) is not None:
+                _check_choice(name, getattr(self, name), choices)
         for rule in self.rules:
             if rule.method is not None:
                 _check_choice(f"rule {rule.match!r}: method", rule.method, METHODS)
+            if rule.dtype is not None:
+                _check_choice(f"rule {rule.match!r}: dtype", rule.dtype, _CHOICES["activations"])
+        self._check_numbers()
+        self._check_target()
+        if self.dynamic:
+            _refuse_static(f.name for f in fields(self) if f.name in STATIC_ONLY and getattr(self, f.name) != f.default)
+        if self.version != VERSION:
+            raise ConfigError(f"version is {self.version}, this requant reads version {VERSION}")
+
+    def _check_numbers(self) -> None:
         for name, low in (("samples", 1), ("batch_size", 1), ("threads", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < low:
@@ -103,10 +115,6 @@ class QuantConfig:
             raise ConfigError(f"smooth is {self.smooth}, expected an alpha from 0 to 1, or one of {', '.join(SMOOTH)}")
         if not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}, expected a number above 0 and at most 100")
-        if self.dynamic:
-            _refuse_static(f.name for f in fields(self) if f.name in STATIC_ONLY and getattr(self, f.name) != f.default)
-        if self.version != VERSION:
-            raise ConfigError(f"version is {self.version}, this requant reads version {VERSION}")
 
     @property
     def cores(self) -> int:
@@ -116,8 +124,47 @@ class QuantConfig:
 
     @property
     def activation_scheme(self) -> QuantScheme:
-        """Scheme of the activations: one scale for a tensor."""
-        return QuantScheme(QuantType(self.activations), self.symmetric, PerTensor())
+        """Scheme of the activations, one scale for a tensor: as asked for, or as the target wants it."""
+        target = get_target(self.target)
+        symmetric = target.symmetric if self.symmetric is None else self.symmetric
+        dtype = QuantType(self.activations or target.activations[0])
+        return QuantScheme(dtype, symmetric, PerTensor(), narrow=target.symmetric)
+
+    def completed(self) -> QuantConfig:
+        """The same, with what the target decides written out."""
+        if self.dynamic:
+            return self
+        scheme = self.activation_scheme
+        return replace(self, activations=scheme.dtype.value, symmetric=scheme.symmetric)
+
+    def _check_target(self) -> None:
+        """Refuse what contradicts the target."""
+        target = get_target(self.target)
+        activations = (*target.activations, *target.float_activations)
+        asked = [("activations", self.activations), *((f"rule {r.match!r}: dtype", r.dtype) for r in self.rules)]
+        for what, dtype in asked:
+            if dtype is not None and dtype not in activations:
+                raise ConfigError(
+                    f"{what} is {dtype}, and target {target.name} takes {' or '.join(activations)} activations only",
+                    hint=f"choose {activations[0]}, or another target",
+                )
+        if self.weights not in target.weights:
+            raise ConfigError(
+                f"weights is {self.weights}, and target {target.name} takes {' or '.join(target.weights)} weights only",
+                hint=f"choose {target.weights[0]}, or another target",
+            )
+        if target.symmetric and self.symmetric is False:
+            raise ConfigError(
+                f"symmetric is false, and target {target.name} has no zero points but 0",
+                hint="leave out symmetric, or choose another target",
+            )
+        shifted = [rule for rule in self.rules if target.symmetric and rule.zero_point]
+        if shifted:
+            raise ConfigError(
+                f"rule {shifted[0].match!r}: zero_point is {shifted[0].zero_point}, "
+                f"and target {target.name} has none but 0",
+                hint="leave out zero_point, or choose another target",
+            )
 
     @property
     def ordered_rules(self) -> tuple[Rule, ...]:
@@ -193,7 +240,7 @@ class QuantConfig:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "weights": ("int8", "uint8"),
-    "activations": ("uint8", "int8"),
+    "activations": ("uint8", "int8", "uint16", "int16"),
     "saturation": ("safe", "full"),
     "rest": ("int8", "float16", "keep"),
     "target": tuple(TARGETS),
@@ -243,9 +290,11 @@ def _check_type(name: str, value: object, annotation: str) -> None:
         "int": int,
         "float": (int, float),
         "int | None": (int, type(None)),
+        "str | None": (str, type(None)),
+        "bool | None": (bool, type(None)),
         "str | float": (str, int, float),
     }[annotation]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and annotation != "bool"):
+    if not isinstance(value, kinds) or (isinstance(value, bool) and not annotation.startswith("bool")):
         raise ConfigError(f"{name} is {value!r}, expected {annotation.replace('| None', 'or unset')}")
 
 

@@ -190,7 +190,8 @@ def quantize_to_keep(
 
 def _untied(plan: QuantPlan) -> QuantPlan:
     """``plan`` with every range calibrated that another plan may not take from another tensor."""
-    return replace(plan, tensors={name: replace(tensor, source=None) for name, tensor in plan.tensors.items()})
+    tensors = {name: replace(tensor, source=None, joined=()) for name, tensor in plan.tensors.items()}
+    return replace(plan, tensors=tensors)
 
 
 def _own_judge(setup: Setup) -> Judge | None:

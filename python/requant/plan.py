@@ -11,7 +11,7 @@ Three rules give the plan.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from requant.onnx.graph import constant, int_attribute, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.targets import Target, get_target
-from requant.types import Range
+from requant.tensors import Activation, TensorPlan, plan_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from requant.config import QuantConfig
     from requant.onnx.graph import Graph
-    from requant.types import QuantScheme
+    from requant.types import FixedParams
 
 _FLOAT = "FLOAT"
 
@@ -45,22 +45,6 @@ class Skip:
     node: str
     op_type: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPlan:
-    """An activation that becomes integer.
-
-    Its range is ``fixed``, that of tensor ``source``, or calibrated: by ``method`` instead of the config's, and cut to
-    ``[-clip, clip]``, where these are set.
-    """
-
-    name: str
-    scheme: QuantScheme
-    source: str | None = None
-    fixed: Range | None = None
-    method: str | None = None
-    clip: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +107,10 @@ class QuantPlan:
 
     @cached_property
     def calibrated(self) -> tuple[str, ...]:
-        """The tensors whose ranges must come from data, in the graph's order."""
-        return tuple(t.name for t in self.tensors.values() if t.source is None and t.fixed is None)
+        """The tensors that must be seen on data, in the graph's order."""
+        heads = [tensor for tensor in self.tensors.values() if tensor.is_calibrated]
+        seen = {name for tensor in heads for name in (tensor.name, *tensor.joined)}
+        return tuple(name for name in self.tensors if name in seen)
 
 
 def count_reasons(skipped: Iterable[Skip]) -> dict[tuple[str, str], int]:
@@ -252,7 +238,7 @@ class _Planner:
 
     def _refuse_follower(self, node: ir.Node, row: OpSpec) -> str | None:
         if row.kind is Kind.CLAMP:
-            return "a clamp of its own: no integer op stands before it"
+            return None if self._stays(node) else "a clamp of its own: no integer op stands before it"
         supported = self.target.moves if row.kind is Kind.MOVE else self.target.fused | self.target.saturating_adds
         if node.op_type not in supported:
             return f"{self.target.name} has no integer kernel for {node.op_type}"
@@ -260,14 +246,35 @@ class _Planner:
             return "it is no addition that saturates: its alpha or beta is not positive"
         if any(out.uses() and not is_float(out) for out in node.outputs):
             return "its output of indices is used"
+        return self._refuse_inputs(node, row)
+
+    def _stays(self, node: ir.Node) -> bool:
+        """Whether a clamp is to run on integers itself, as it cannot vanish into what stands before it."""
+        if not self.target.everything or not _is_clamp(node) or self._through_clamp(node.outputs[0]) is not node:
+            return False
+        return self._refuse_inputs(node, OPS[node.op_type]) is None
+
+    def _refuse_inputs(self, node: ir.Node, row: OpSpec) -> str | None:
         for _, value in _activations(node, row):
             if constant(value) is not None:
                 return "one of its inputs is a constant"
             if not is_float(value):
                 return "its input is not float32"
-            if not self._is_integer(value):
+            if not self.target.everything and not self._is_integer(value):
                 return "its input is float"
+        if node.op_type in self.target.one_scale:
+            fixed = [self._fixed_params(value) for _, value in _activations(node, row)]
+            if any(params != fixed[0] for params in fixed):
+                return f"{self.target.name} wants one scale here, and fixes that of one of its inputs"
         return None
+
+    def _fixed_params(self, value: ir.Value) -> FixedParams | None:
+        """Scale and zero point that the target fixes for ``value``, or for what it is made of."""
+        giver = self._through_clamp(value)
+        while giver in self.chosen and giver.op_type in self.target.one_scale:
+            value = next(value for _, value in _activations(giver, self.chosen[giver]))
+            giver = self._through_clamp(value)
+        return self.target.fixed_outputs.get(giver.op_type) if giver in self.chosen else None
 
     def _is_integer(self, value: ir.Value) -> bool:
         """Whether ``value`` has integers anyway: from its producer, or for a product that reads it."""
@@ -281,7 +288,7 @@ class _Planner:
 
     def _drop_loose_followers(self) -> None:
         """Drop followers that no integer op reads, until none is left."""
-        while True:
+        while not self.target.everything:
             loose = [
                 node
                 for node, row in self.chosen.items()
@@ -289,7 +296,7 @@ class _Planner:
                 and not any(self._is_read(self._after_clamp(out)) for out in node.outputs)
             ]
             if not loose:
-                return
+                break
             for node in loose:
                 del self.chosen[node]
                 self.reasons[node] = "no integer op reads its output"
@@ -328,46 +335,40 @@ class _Planner:
     # -- which tensors -----------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, TensorPlan]:
-        scheme = self.config.activation_scheme
-        tensors: dict[str, TensorPlan] = {}
-
-        def add(value: ir.Value, source: str | None = None, fixed: Range | None = None) -> None:
-            name = value.name or ""
-            if name not in tensors:
-                tensors[name] = self._ruled(TensorPlan(name, scheme, source, fixed), value.producer())
-
+        found: dict[str, Activation] = {}
+        ties: list[tuple[str, str]] = []
         for node in self.nodes:
             row = self.chosen.get(node)
             if row is None:
                 continue
+            read = [value.name or "" for _, value in _activations(node, row)]
             for _, value in _activations(node, row):
-                add(value)
+                found.setdefault(value.name or "", self._activation(value))
             for out in filter(is_float, node.outputs):
                 result = self._after_clamp(out)
                 if node.op_type in self.target.float_output and not self._is_read(result):
                     continue
-                if row.tie is Tie.SAME_AS_INPUT and result is out:
-                    origin = tensors[node.inputs[0].name or ""]  # type: ignore[union-attr]  # a chosen node has inputs
-                    add(result, origin.source or origin.name, origin.fixed)
-                else:
-                    add(result, fixed=row.fixed_range)
-        return tensors
+                if node.op_type in self.target.one_scale or (row.tie is Tie.SAME_AS_INPUT and result is out):
+                    ties += [(name, result.name or "") for name in read]
+                found.setdefault(result.name or "", self._activation(result))
+        return plan_tensors(tuple(found.values()), ties, self.rules, self.config.activation_scheme)
 
-    def _ruled(self, tensor: TensorPlan, producer: ir.Node | None) -> TensorPlan:
-        """``tensor`` with what the rules say of its range."""
+    def _activation(self, value: ir.Value) -> Activation:
+        """``value``, with what is known of it before any data is seen."""
+        producer = value.producer()
+        giver = self._through_clamp(value)
         # A clamp gives what the node before it computes: a rule for either concerns the tensor.
-        sources = [] if producer is None else [producer, self._through_clamp(producer.outputs[0])]
-        names = {tensor.name, *(name for node in sources if node is not None for name in _names(node))}
-        for rule in self.rules:
-            if not rule.matches(*names):
-                continue
-            if rule.range is not None:
-                tensor = replace(tensor, fixed=Range(*rule.range), source=None)
-            if rule.method is not None:
-                tensor = replace(tensor, method=rule.method)
-            if rule.clip is not None:
-                tensor = replace(tensor, clip=rule.clip)
-        return tensor
+        names = {value.name or "", *(name for node in (producer, giver) if node is not None for name in _names(node))}
+        row = None if giver is None or giver not in self.chosen else self.chosen[giver]
+        if giver is None or row is None:
+            return Activation(value.name or "", frozenset(names))
+        return Activation(
+            value.name or "",
+            frozenset(names),
+            giver.op_type,
+            row.fixed_range,
+            self.target.fixed_outputs.get(giver.op_type),
+        )
 
     def _node_plan(self, node: ir.Node, row: OpSpec) -> NodePlan:
         names = dict.fromkeys(Role) | {

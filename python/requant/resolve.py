@@ -19,6 +19,7 @@ import numpy as np
 
 from requant import ops
 from requant.blocks import count_not_finite, largest_pairs, largest_terms
+from requant.boundary import make_params
 from requant.errors import ModelError
 from requant.onnx.graph import constant, int_attribute
 from requant.targets import get_target
@@ -81,8 +82,12 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
     Raises:
         ModelError: a weight or bias holds NaN or infinity.
     """
+    target = get_target(config.target)
     activations = {}
     for tensor in plan.tensors.values():
+        if tensor.params is not None:
+            activations[tensor.name] = make_params(tensor.scheme.dtype, *tensor.params)
+            continue
         chosen = tensor.fixed or ranges[tensor.source or tensor.name]
         activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, tensor.scheme)
     constants = graph.model.graph.initializers
@@ -92,7 +97,9 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
         if node.weight is None:
             continue
         weight = finite(constant(constants[node.weight]), node.weight)
-        bias = None if node.bias is None else finite(constant(constants[node.bias]), node.bias).reshape(-1)
+        bias = None
+        if node.bias is not None and target.quantizes_bias:
+            bias = finite(constant(constants[node.bias]), node.bias).reshape(-1)
         input_scale = float(activations[node.activations[0][1]].scale)
         scheme, scale = _weight_scale(weight, node, config, groups.get(node.name, 1))
         grown = _grow_for_bias(scale, np.zeros(1) if bias is None else bias, input_scale)
@@ -110,7 +117,9 @@ def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: i
     """Scheme of a weight and its scale (shape [] or [channels], float64) before any bias is considered."""
     axis = node.weight_axis or 0
     one_matrix = node.op_type != "MatMul" or weight.ndim == _MATRIX
-    granularity = PerChannel(axis) if config.per_channel and one_matrix else PerTensor()
+    allowed = get_target(config.target).per_channel
+    per_channel = config.per_channel and one_matrix and (allowed is None or node.op_type in allowed)
+    granularity = PerChannel(axis) if per_channel else PerTensor()
     scheme = QuantScheme(QuantType(config.weights), symmetric=True, granularity=granularity, narrow=True)
     rows = _rows(weight, node, axis)
     peak = largest_terms(rows)

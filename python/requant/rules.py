@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from requant.errors import ConfigError, closest
+from requant.types import FixedParams, QuantType
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class Rule:
         quantize: False leaves the matching nodes in float, True takes back an earlier False.
         method: calibration method for the matching tensors.
         range: ``(lo, hi)`` instead of a calibrated range.
+        scale: step of the integers instead of a calibrated range.
+        zero_point: the integer that stands for 0 (with ``scale``; otherwise 0, of unsigned types the middle one).
+        dtype: integer type of the matching tensors.
         clip: bound of the magnitude: the calibrated range is cut to ``[-clip, clip]``.
     """
 
@@ -30,6 +34,9 @@ class Rule:
     method: str | None = None
     range: tuple[float, float] | None = None
     clip: float | None = None
+    dtype: str | None = None
+    scale: float | None = None
+    zero_point: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_name(self.match):
@@ -40,13 +47,38 @@ class Rule:
             raise ConfigError(f"rule {self.match!r}: clip is {self.clip!r}, expected a number above 0")
         if self.range is not None:
             object.__setattr__(self, "range", self._bounds(self.range))
+        if self.scale is not None and not (_is_number(self.scale) and self.scale > 0):
+            raise ConfigError(f"rule {self.match!r}: scale is {self.scale!r}, expected a number above 0")
+        if self.zero_point is not None and (isinstance(self.zero_point, bool) or not isinstance(self.zero_point, int)):
+            raise ConfigError(f"rule {self.match!r}: zero_point is {self.zero_point!r}, expected an integer")
+        if self.zero_point is not None and self.scale is None:
+            raise ConfigError(f"rule {self.match!r}: a zero_point was given without a scale", hint="give both")
+        if self.scale is not None and self.range is not None:
+            raise ConfigError(f"rule {self.match!r}: a range and a scale were given", hint="give one or the other")
         if not any(getattr(self, field.name) is not None for field in fields(self)[1:]):
-            raise ConfigError(f"rule {self.match!r} says nothing", hint="give quantize, method, range or clip")
+            known = ", ".join(field.name for field in fields(self)[1:])
+            raise ConfigError(f"rule {self.match!r} says nothing", hint=f"give one of {known}")
 
     def _bounds(self, ends: Any) -> tuple[float, float]:
         if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(_is_number, ends)) and ends[0] < ends[1]:
             return float(ends[0]), float(ends[1])
         raise ConfigError(f"rule {self.match!r}: range is {ends!r}, expected [low, high] with low below high")
+
+    def params(self, dtype: QuantType) -> FixedParams | None:
+        """Scale and zero point for integers of ``dtype``, where it gives a scale.
+
+        Raises:
+            ConfigError: the zero point is not of that type.
+        """
+        if self.scale is None:
+            return None
+        centre = 0 if dtype.signed else 1 << (dtype.bits - 1)
+        zero_point = centre if self.zero_point is None else self.zero_point
+        if not dtype.min <= zero_point <= dtype.max:
+            raise ConfigError(
+                f"rule {self.match!r}: zero_point is {zero_point}, expected one of {dtype}: {dtype.min}..{dtype.max}"
+            )
+        return FixedParams(self.scale, zero_point)
 
     def matches(self, *names: str) -> bool:
         """Whether it concerns something that goes by these names."""

@@ -100,12 +100,23 @@ class Range(NamedTuple):
     hi: float
 
 
+class FixedParams(NamedTuple):
+    """Scale and zero point of a whole tensor, given instead of found."""
+
+    scale: float
+    zero_point: int
+
+    def range(self, dtype: QuantType) -> Range:
+        """The reals that the first and the last integer stand for."""
+        return Range((dtype.min - self.zero_point) * self.scale, (dtype.max - self.zero_point) * self.scale)
+
+
 @dataclass(frozen=True, slots=True)
 class QuantScheme:
     """How a tensor is quantized: to which integers, around zero or not, and how many scales it has.
 
     ``narrow`` leaves the lowest integer of a symmetric scheme out (-127..127), as the TFLite specification
-    asks of weights.
+    asks of weights; its zero point is always the centre.
     """
 
     dtype: QuantType = QuantType.INT8

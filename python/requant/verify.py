@@ -193,7 +193,9 @@ def tensor_quality(
 
     found = []
     for tensor in plan.tensors.values():
-        seen = None if table is None else table.get(tensor.source or tensor.name)
+        if table is None:
+            break
+        seen = table.get(tensor.name) or table.get(tensor.source or tensor.name)
         if seen is None:
             continue
         params = resolved.activations[tensor.name]

@@ -49,8 +49,12 @@ def _is_consistent(graph: Graph, plan: QuantPlan) -> None:
     for name, tensor in plan.tensors.items():
         assert tensor.name == name
         assert tensor.source is None or plan.tensors[tensor.source].source is None, "a tie leads to the end"
-    untied = [name for name, t in plan.tensors.items() if t.source is None and t.fixed is None]
+    untied = [name for name, t in plan.tensors.items() if t.is_calibrated or _is_joined(name, plan)]
     assert list(plan.calibrated) == untied
+
+
+def _is_joined(name: str, plan: QuantPlan) -> bool:
+    return any(name in tensor.joined for tensor in plan.tensors.values())
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     group = parser.add_argument_group("quantization")
     group.add_argument("--recipe", metavar="NAME", help="options from a shipped recipe or a TOML file")
     group.add_argument("--percentile", type=float, metavar="P", help="percent of values kept inside (default: 99.99)")
-    group.add_argument("--activations", choices=choices("activations"), help="integer type (default: uint8)")
+    group.add_argument("--activations", choices=choices("activations"), help="integer type (default: the target's)")
     group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
     group.add_argument(
         "--smooth",
@@ -227,7 +227,7 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         "symmetric",
         "asymmetric",
         "activation ranges from -a to a, or from 0 where nothing is negative",
-        "activation ranges from a to b (default)",
+        "activation ranges from a to b (default where the target allows it)",
     )
     _add_pair(group, "per-channel", "per-tensor", "a weight scale to an output channel (default)", "one weight scale")
     group.add_argument("--weights", choices=choices("weights"), help="integer type of weights (default: int8)")
@@ -249,6 +249,8 @@ def _add_selection(group: Any) -> None:
     for option, metavar, text in (
         ("clip", "NAME=BOUND", "cut the ranges of these outputs to -BOUND..BOUND, such as Gelu=10 (repeatable)"),
         ("range", "NAME=LOW,HIGH", "this range instead of a calibrated one (repeatable)"),
+        ("scale", "NAME=SCALE[,ZERO_POINT]", "this scale and zero point instead of a calibrated range (repeatable)"),
+        ("dtype", "NAME=TYPE", "this integer type for these outputs, such as Softmax=uint16 (repeatable)"),
     ):
         kind = functools.partial(_rule, option)
         group.add_argument(f"--{option}", dest="rules", action="append", type=kind, metavar=metavar, help=text)
@@ -262,17 +264,43 @@ def _smooth(text: str) -> str | float:
         return text
 
 
+#: What stands behind ``NAME=`` in an option that makes a rule, and an example.
+_RULES = {
+    "clip": "NAME=BOUND, such as Gelu=10",
+    "range": "NAME=LOW,HIGH, such as input=0,1",
+    "scale": "NAME=SCALE or NAME=SCALE,ZERO_POINT, such as input=0.02,128",
+    "dtype": "NAME=TYPE, such as Softmax=uint16",
+}
+
+
 def _rule(option: str, text: str) -> dict[str, Any]:
-    """The rule that ``NAME=NUMBERS`` stands for; a name may hold ``=`` itself."""
+    """The rule that ``NAME=VALUE`` stands for; a name may hold ``=`` itself."""
     match, _, value = text.rpartition("=")
     try:
-        numbers = [float(part) for part in value.split(",")]
+        said = _values(option, value)
     except ValueError:
-        numbers = []
-    if not match or len(numbers) != (1 if option == "clip" else 2):
-        expected = "NAME=BOUND, such as Gelu=10" if option == "clip" else "NAME=LOW,HIGH, such as input=0,1"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-    return {"match": match, option: numbers[0] if option == "clip" else numbers}
+        said = {}
+    if not match or not said:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {_RULES[option]}")
+    return {"match": match, **said}
+
+
+def _values(option: str, value: str) -> dict[str, Any]:
+    """Attributes of a rule; ValueError or none where ``value`` does not fit."""
+    parts = value.split(",")
+    match option, len(parts):
+        case "dtype", 1:
+            return {"dtype": value}
+        case "clip", 1:
+            return {"clip": float(value)}
+        case "scale", 1:
+            return {"scale": float(value)}
+        case "scale", 2:
+            return {"scale": float(parts[0]), "zero_point": int(parts[1])}
+        case "range", 2:
+            return {"range": [float(part) for part in parts]}
+        case _:
+            return {}
 
 
 def _add_pair(group: Any, yes: str, no: str, text: str, opposite: str) -> None:

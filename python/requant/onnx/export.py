@@ -5,6 +5,7 @@ For each quantized activation ``t``: ``t -> QuantizeLinear -> DequantizeLinear -
 reader; otherwise only the integer readers do. A Relu or Clip between an integer op and QuantizeLinear is dropped when
 saturation does the same: when its bounds are the ends of the integer type, to within rounding. The upper bound of such
 a Clip is written to the model's metadata (``requant.clamp.TENSOR``), for those who look at the tensor while it runs.
+Integers of 16 bits take onnxruntime's ops where the model's opset is below 21.
 
 Tensors and nodes of the model keep their names. What is added is numbered (``q7``, ``dq7``, ``w7``, ``s7``, ``z7``:
 integers, reals again, weights, scale, zero point): in long names it would weigh a tenth of a small model.
@@ -45,6 +46,9 @@ def insert_qdq(graph: Graph, plan: QuantPlan, resolved: Resolved) -> Graph:
     return copy
 
 
+_BYTE = 8
+_OPSET_OF_16_BITS = 21
+_CONTRIB = "com.microsoft"
 _HALF_STEP = 0.5 + 1e-3  # with room for the rounding of scale itself
 
 
@@ -87,15 +91,18 @@ class _Writer:
         gain = self.gains.get(name)
         stored = parameters if gain is None else self._parameters(replace(params, scale=params.scale / gain))
         quantized, dequantized = self._unique("q"), self._unique("dq")
+        domain = self._domain(params.scheme.dtype)
         quantize = ir.node(
             "QuantizeLinear",
             [value, *stored],
+            domain=domain,
             outputs=[_value(quantized, ir.DataType[params.scheme.dtype.upper()], value.shape)],
             name=quantized,
         )
         dequantize = ir.node(
             "DequantizeLinear",
             [quantize.outputs[0], *parameters],
+            domain=domain,
             outputs=[_value(dequantized, ir.DataType.FLOAT, value.shape)],
             name=dequantized,
         )
@@ -115,6 +122,14 @@ class _Writer:
             self.graph.insert_before(first, (quantize, dequantize))
         else:
             self.graph.insert_after(producer, (quantize, dequantize))
+
+    def _domain(self, dtype: QuantType) -> str:
+        """Where the ops are that quantize to ``dtype``: before opset 21, ONNX's own do not know 16 bits."""
+        imports = self.graph.opset_imports
+        if dtype.bits <= _BYTE or imports[""] >= _OPSET_OF_16_BITS:
+            return ""
+        imports.setdefault(_CONTRIB, 1)
+        return _CONTRIB
 
     def _become_add(self, node: ir.Node, dtype: QuantType) -> None:
         """Let a HardSigmoid add ``beta / alpha``: quantized in steps of ``scale / alpha``, its result saturates.

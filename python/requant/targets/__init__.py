@@ -8,7 +8,15 @@ from requant.errors import ConfigError, closest
 from requant.targets.spec import Target
 
 #: Name of each target and the module that describes it.
-TARGETS = {"ort-cpu": "ort_cpu", "generic": "generic"}
+TARGETS = {
+    "ort-cpu": "ort_cpu",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "qnn": "qnn",
+    "tflite": "tflite",
+    "warboy": "warboy",
+    "generic": "generic",
+}
 
 
 def get_target(name: str) -> Target:

@@ -1,4 +1,4 @@
-"""No runtime in particular: whatever has a row is quantized."""
+"""No runtime in particular: whatever has a row is quantized, and any type and symmetry goes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from requant.targets.spec import Target
 TARGET = Target(
     name="generic",
     fused=frozenset(t for t, row in OPS.items() if row.kind in (Kind.COMPUTE, Kind.FOLLOW)),
-    float_output=frozenset(),
     moves=frozenset(t for t, row in OPS.items() if row.kind is Kind.MOVE),
+    everything=True,
     dynamic={"Conv": 0, "Gemm": 0, "MatMul": 0},
 )

@@ -1,4 +1,8 @@
-"""onnxruntime on CPUs: what its optimizer really turns into integer kernels (version 1.31, opset 13 to 26)."""
+"""onnxruntime on CPUs: what its optimizer really turns into integer kernels (version 1.31, opset 13 to 26).
+
+Found by looking, and held against the installed version by ``tests/unit/targets/test_ort_cpu.py`` and
+``tests/unit/onnx/test_export.py``: a model for each row, its optimized graph saved.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,8 @@ TARGET = Target(
     ),
     # int8 is turned to uint8 where a single Q and DQ stand, and stays float elsewhere, at Add, Mul, Concat and Where
     # among others, unless session.qdqisint8allowed is set, as on arm64.
-    activations=frozenset({"uint8"}),
+    activations=("uint8",),
+    float_activations=("int8", "uint16", "int16"),
     pair_products=True,
     one_gelu=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.

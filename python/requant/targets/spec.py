@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from requant.types import FixedParams
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -16,10 +18,18 @@ class Target:
     Attributes:
         name: as the user types it.
         fused: op types that run in integer kernels when their inputs and outputs are quantized.
+        moves: op types through which Q/DQ vanish when input and output have the same parameters.
         float_output: those of ``fused`` that may also give float directly, without a quantized output.
         saturating_adds: op types that run as an integer addition whose saturation does the rest: HardSigmoid.
-        moves: op types through which Q/DQ vanish when input and output have the same parameters.
-        activations: integer types of activations that its kernels take; others run in float between Q and DQ.
+        activations: integer types of activations that its kernels take, the default first.
+        float_activations: those that it takes as well, and computes in float between Q and DQ.
+        symmetric: whether zero points of activations must be 0, and ranges ``[-a, a]``.
+        weights: integer types of weights that its kernels take.
+        per_channel: op types whose weight, and so bias, may have a scale for each output channel; None: all.
+        quantizes_bias: whether biases become int32; otherwise they stay float.
+        one_scale: op types whose inputs and outputs must share scale and zero point, besides those of ``moves``.
+        fixed_outputs: scale and zero point that the outputs of an op type must have.
+        everything: whether ops become integer even where no neighbour is, because what is float leaves the device.
         pair_products: whether the target multiplies neighbouring uint8 x int8 pairs with 16-bit saturation on some of
             its machines, so that int8 weights must keep ``255 * (w[2i] + w[2i+1])`` inside int16.
         one_gelu: whether it runs GELU as one op of onnxruntime's own (see ``passes.activations``).
@@ -29,10 +39,18 @@ class Target:
 
     name: str
     fused: frozenset[str]
-    float_output: frozenset[str]
     moves: frozenset[str]
-    activations: frozenset[str] = frozenset({"uint8", "int8"})
+    float_output: frozenset[str] = frozenset()
     saturating_adds: frozenset[str] = frozenset()
+    activations: tuple[str, ...] = ("uint8", "int8", "uint16", "int16")
+    float_activations: tuple[str, ...] = ()
+    symmetric: bool = False
+    weights: tuple[str, ...] = ("int8", "uint8")
+    per_channel: frozenset[str] | None = None
+    quantizes_bias: bool = True
+    one_scale: frozenset[str] = frozenset()
+    fixed_outputs: Mapping[str, FixedParams] = field(default_factory=dict)
+    everything: bool = False
     pair_products: bool = False
     one_gelu: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)

@@ -23,4 +23,4 @@ class Change:
 def has_own_range(site: Site, plan: QuantPlan) -> bool:
     """Whether a rule sets or cuts the range of a tensor that would be divided: its numbers would mean others then."""
     tensors = [plan.tensors[name] for name in site.path if name in plan.tensors]
-    return any(tensor.fixed is not None or tensor.clip is not None for tensor in tensors)
+    return any(tensor.known_range is not None or tensor.clip is not None for tensor in tensors)

@@ -12,56 +12,21 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
-from tests.models import MODELS, Array, Net, run, samples, session
+from tests.models import MODELS, Array, Net, run, session
+from tests.quantized import Quantized
 
 from requant import ops
 from requant.config import QuantConfig
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.plan import QuantPlan, build_plan
-from requant.resolve import Resolved, resolve
+from requant.plan import build_plan
+from requant.resolve import resolve
 from requant.targets import get_target
 from requant.types import Range
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class Quantized:
-    """A model quantized with the ranges that the float model shows on ``feeds``."""
-
-    def __init__(self, model: onnx.ModelProto, *, count: int = 8, **options: Any) -> None:
-        self.model = model
-        self.feeds = samples(model, count)
-        self.config = QuantConfig().with_options(**options)
-        self.graph = prepare(Graph.load(model))[0]
-        self.plan: QuantPlan = build_plan(self.graph, self.config)
-        self.resolved: Resolved = resolve(self.graph, self.plan, self._ranges(), self.config)
-        before = self.graph.to_bytes()
-        self.data = insert_qdq(self.graph, self.plan, self.resolved).to_bytes()
-        assert self.graph.to_bytes() == before, "exporting has changed the float graph"
-        self.proto = onnx.load_from_string(self.data)
-
-    def _ranges(self) -> dict[str, Range]:
-        inner = [name for name in self.plan.calibrated if name not in self.feeds]
-        values = dict(self.feeds)
-        if inner:
-            values |= dict(zip(inner, run(self.graph.to_bytes(inner), self.feeds), strict=True))
-        return {name: Range(float(values[name].min()), float(values[name].max())) for name in self.plan.calibrated}
-
-    def count(self, op_type: str) -> int:
-        return sum(node.op_type == op_type for node in self.proto.graph.node)
-
-    def steps(self) -> list[float]:
-        """For each output the scale it is quantized with, or what one step of each input of its op can do."""
-        reals = run(self.graph.to_bytes(), self.feeds)
-        return [
-            float(self.resolved.activations[o.name].scale)
-            if o.name in self.resolved.activations
-            else float(np.abs(real).max()) / 100
-            for o, real in zip(self.graph.outputs, reals, strict=True)
-        ]
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
