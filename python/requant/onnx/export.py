@@ -181,6 +181,7 @@ class _Writer:
             dequantize = ir.node(
                 "DequantizeLinear",
                 [data, *parameters],
+                domain=self._domain(tensor.params.scheme.dtype),
                 attributes={} if axis is None else {"axis": axis},
                 outputs=[_value(dequantized, ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
                 name=dequantized,
