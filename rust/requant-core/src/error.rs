@@ -119,6 +119,26 @@ pub enum Error {
         /// Where it is, an index for each axis.
         index: Vec<usize>,
     },
+    /// A value that blocks with float16 scales cannot hold.
+    #[error("value {value:e} at index {index:?} is too large for {dtype}, whose scales are float16")]
+    Magnitude {
+        /// The offending value.
+        value: f32,
+        /// Row and column.
+        index: Vec<usize>,
+        /// The type of the blocks.
+        dtype: &'static str,
+    },
+    /// Rows that are no whole number of blocks.
+    #[error("rows of {got} values do not divide into the blocks of {block_size} of {dtype}")]
+    RowLength {
+        /// The type of the blocks.
+        dtype: &'static str,
+        /// Values of a block.
+        block_size: usize,
+        /// Values of a row.
+        got: usize,
+    },
     /// A machine integer that is too small for a type.
     #[error("{dtype} does not fit integers of type {container}")]
     Container {

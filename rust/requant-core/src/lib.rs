@@ -20,6 +20,7 @@ pub mod conv;
 pub mod elementwise;
 mod error;
 pub mod gemm;
+pub mod gguf;
 pub mod kernels;
 pub mod pack;
 pub mod pool;

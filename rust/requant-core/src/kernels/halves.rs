@@ -29,7 +29,7 @@ pub(super) fn each<X: Copy, Y>(x: &[X], out: &mut [Y], f: impl Fn(X) -> Y) {
 
 /// 1 sign bit, 5 of exponent, 10 of mantissa. A NaN becomes quiet, as the CPU's instruction has it.
 #[inline(always)]
-pub(super) fn from_f16(half: u16) -> f32 {
+pub(crate) fn from_f16(half: u16) -> f32 {
     let (exponent, mantissa) = (u32::from(half >> 10 & 0x1f), u32::from(half & 0x3ff));
     let magnitude = match (exponent, mantissa) {
         (0, _) => f32::from(half & 0x3ff) * 5.960_464_5e-8, // 2^-24
@@ -47,7 +47,7 @@ pub(super) fn from_f16(half: u16) -> f32 {
     clippy::cast_sign_loss,
     reason = "at most 16 bits are set, and the product is at most 1024"
 )]
-pub(super) fn to_f16(x: f32) -> u16 {
+pub(crate) fn to_f16(x: f32) -> u16 {
     const INFINITE: u32 = 0x477f_f000; // 65520
     const NORMAL: u32 = 0x3880_0000; // 2^-14
     let magnitude = x.to_bits() & 0x7fff_ffff;
@@ -61,14 +61,14 @@ pub(super) fn to_f16(x: f32) -> u16 {
 }
 
 #[inline(always)]
-pub(super) fn from_bf16(half: u16) -> f32 {
+pub(crate) fn from_bf16(half: u16) -> f32 {
     f32::from_bits(u32::from(half) << 16)
 }
 
 /// To nearest even; a NaN stays one.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the upper half is shifted down")]
-pub(super) fn to_bf16(x: f32) -> u16 {
+pub(crate) fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     (if x.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16

@@ -18,7 +18,8 @@ mod generic_elementwise;
 mod generic_feedback;
 mod generic_gemm;
 mod generic_low_bit;
-mod halves;
+pub mod gguf;
+pub(crate) mod halves;
 pub mod low_bit;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -22,6 +22,7 @@ pub(super) mod avx2_elementwise;
 mod avx2_extrema;
 pub(super) mod avx2_feedback;
 pub(super) mod avx2_gemm;
+pub(super) mod avx2_gguf;
 mod avx2_lanes;
 pub(super) mod avx2_low_bit;
 mod avx2_maps;

@@ -1,0 +1,225 @@
+//! Super-blocks whose values are `(d * scale) * q - dmin * min`.
+//!
+//! ```text
+//! Q2_K   scales[16]  q[64]  d  dmin             16 blocks of 16; a byte of scales: scale (low bits), min
+//! Q4_K   d  dmin  scales[12]  q[128]            8 blocks of 32; a byte of q: levels of blocks 2i, 2i + 1
+//! Q5_K   d  dmin  scales[12]  h[32]  q[128]     the same; bit b of h[i]: the fifth bit of level i of block b
+//!
+//! scales[12]: scale s and min m of each block in 6 bits
+//!   0..4   s0-s3 | s4-s7 >> 4 << 6
+//!   4..8   m0-m3 | m4-m7 >> 4 << 6
+//!   8..12  s4-s7 & 15 | m4-m7 << 4
+//! ```
+
+use super::{
+    SUPER,
+    bytes::{byte, pack_2, pack_4, pack_bit, read_half, unpack_2, unpack_4, unpack_bit, write_half},
+    lanes::{V, level, side_by_side},
+    search::{self, Affine, Steps},
+    simple::{mean_square, weigh},
+};
+
+/// Scales and mins of the blocks of a super-block, in integers, and what they are multiples of.
+struct Params<const BLOCKS: usize> {
+    d: f32,
+    dmin: f32,
+    scales: [u8; BLOCKS],
+    mins: [u8; BLOCKS],
+}
+
+impl<const BLOCKS: usize> Params<BLOCKS> {
+    /// The multiples nearest to what was found, up to `most`; what they are multiples of is written to two float16.
+    #[inline(always)]
+    fn choose(found: Affine<BLOCKS>, weights: Option<V<BLOCKS>>, most: f32, halves: &mut [u8]) -> Self {
+        let unit = |values: V<BLOCKS>| match weights {
+            Some(weights) => search::positive(values, weights, most),
+            None => values.0.iter().fold(0f32, |a, &b| if b > a { b } else { a }) / most,
+        };
+        let (d, dmin) = (unit(found.scale), unit(found.min));
+        let (scales, mins) = if weights.is_some() {
+            (multiples_of(found.scale, d, most), multiples_of(found.min, dmin, most))
+        } else {
+            (multiples(found.scale, most), multiples(found.min, most))
+        };
+        Self {
+            d: write_half(halves, d),
+            dmin: write_half(&mut halves[2..], dmin),
+            scales,
+            mins,
+        }
+    }
+
+    fn finite(&self) -> bool {
+        self.d.is_finite() & self.dmin.is_finite()
+    }
+
+    /// The level of each value.
+    #[inline(always)]
+    fn levels<const N: usize>(&self, x: &[f32; SUPER], most: f32) -> [u8; SUPER] {
+        let mut levels = [0; SUPER];
+        let blocks = x.as_chunks::<N>().0.iter().zip(levels.as_chunks_mut::<N>().0);
+        for ((x, levels), (&s, &m)) in blocks.zip(self.scales.iter().zip(&self.mins)) {
+            let (d, m) = (self.d * f32::from(s), self.dmin * f32::from(m));
+            if d == 0.0 {
+                continue;
+            }
+            for (l, x) in levels.iter_mut().zip(x) {
+                *l = byte(level((x + m) / d, 0.0, most));
+            }
+        }
+        levels
+    }
+
+    /// The inverse of [`Params::levels`].
+    #[inline(always)]
+    fn values<const N: usize>(&self, levels: &[u8; SUPER], out: &mut [f32; SUPER]) {
+        let blocks = levels.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<N>().0);
+        for ((levels, out), (&s, &m)) in blocks.zip(self.scales.iter().zip(&self.mins)) {
+            let (d, m) = (self.d * f32::from(s), self.dmin * f32::from(m));
+            for (out, &l) in out.iter_mut().zip(levels) {
+                *out = d * f32::from(l) - m;
+            }
+        }
+    }
+}
+
+/// Integers in the ratio of values, the largest `most`.
+#[inline(always)]
+fn multiples<const BLOCKS: usize>(values: V<BLOCKS>, most: f32) -> [u8; BLOCKS] {
+    let largest = values.0.iter().fold(0f32, |a, &b| if b > a { b } else { a });
+    let inverse = if largest > 0.0 { most / largest } else { 0.0 };
+    values.0.map(|v| byte(level(inverse * v, 0.0, most)))
+}
+
+/// The multiples of `unit` nearest to values.
+#[inline(always)]
+fn multiples_of<const BLOCKS: usize>(values: V<BLOCKS>, unit: f32, most: f32) -> [u8; BLOCKS] {
+    values.0.map(|v| {
+        if unit > 0.0 {
+            byte(level(v / unit, 0.0, most))
+        } else {
+            0
+        }
+    })
+}
+
+/// Weights of values, and their sums over blocks, where the importance of columns is known.
+#[inline(always)]
+fn weighed<const N: usize, const BLOCKS: usize>(
+    x: &[f32; SUPER],
+    importance: &[f32],
+    factor: f32,
+) -> ([V<BLOCKS>; N], V<BLOCKS>) {
+    let mut weights = [0f32; SUPER];
+    weigh(x, importance, factor * mean_square(x), &mut weights);
+    let weights = side_by_side::<N, BLOCKS>(&weights);
+    let mut sums = V::all(0.0);
+    for &w in &weights {
+        sums += w;
+    }
+    (weights, sums)
+}
+
+/// Weights of values without importance: the larger weigh more, as they do in what comes out of a product, but none little.
+#[inline(always)]
+fn balanced<const N: usize, const BLOCKS: usize>(x: &[V<BLOCKS>; N]) -> [V<BLOCKS>; N] {
+    let mut sums = V::all(0.0);
+    for &x in x {
+        sums += x * x;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "16 or 32")]
+    let average = (sums / V::all(N as f32)).map(f32::sqrt);
+    x.map(|x| average + x.abs())
+}
+
+#[inline(always)]
+pub(super) fn encode_q2(x: &[f32; SUPER], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
+    const MOST: f32 = 15.0;
+    let across = side_by_side::<16, 16>(x);
+    let params = match importance {
+        Some(importance) => {
+            let (weights, sums) = weighed::<16, 16>(x, importance, 1.0);
+            let found = search::affine::<16, 16>(&across, &weights, 3.0, Steps::WEIGHTED);
+            Params::choose(found, Some(sums), MOST, &mut out[80..])
+        }
+        None => {
+            let weights = balanced(&across);
+            let found = search::affine::<16, 16>(&across, &weights, 3.0, Steps::PLAIN);
+            Params::choose(found, None, MOST, &mut out[80..])
+        }
+    };
+    for ((out, s), m) in out.iter_mut().zip(params.scales).zip(params.mins) {
+        *out = s | m << 4;
+    }
+    pack_2(&params.levels::<16>(x, 3.0), &mut out[16..80]);
+    params.finite()
+}
+
+#[inline(always)]
+pub(super) fn decode_q2(data: &[u8], out: &mut [f32; SUPER]) {
+    let mut levels = [0; SUPER];
+    unpack_2(&data[16..80], &mut levels);
+    let packed: [u8; 16] = std::array::from_fn(|i| data[i]);
+    let params = Params {
+        d: read_half(&data[80..]),
+        dmin: read_half(&data[82..]),
+        scales: packed.map(|byte| byte & 15),
+        mins: packed.map(|byte| byte >> 4),
+    };
+    params.values::<16>(&levels, out);
+}
+
+/// Q4_K and Q5_K.
+#[inline(always)]
+pub(super) fn encode<const BITS: u32>(x: &[f32; SUPER], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
+    const MOST: f32 = 63.0;
+    let most = if BITS == 4 { 15.0 } else { 31.0 };
+    let across = side_by_side::<32, 8>(x);
+    let params = match importance {
+        Some(importance) => {
+            let (weights, sums) = weighed::<32, 8>(x, importance, 2.0);
+            let found = search::affine::<32, 8>(&across, &weights, most, Steps::WEIGHTED);
+            Params::choose(found, Some(sums), MOST, out)
+        }
+        None => {
+            let weights = balanced(&across);
+            let found = search::affine::<32, 8>(&across, &weights, most, Steps::PLAIN);
+            Params::choose(found, None, MOST, out)
+        }
+    };
+    for i in 0..4 {
+        let (s, m) = (&params.scales, &params.mins);
+        out[4 + i] = s[i] | s[i + 4] >> 4 << 6;
+        out[8 + i] = m[i] | m[i + 4] >> 4 << 6;
+        out[12 + i] = s[i + 4] & 15 | m[i + 4] << 4;
+    }
+    let levels = params.levels::<32>(x, most);
+    let rest = &mut out[16..];
+    if BITS == 5 {
+        let (high, low) = rest.split_at_mut(32);
+        pack_bit(&levels, 4, high);
+        pack_4::<32>(&levels, low);
+    } else {
+        pack_4::<32>(&levels, rest);
+    }
+    params.finite()
+}
+
+#[inline(always)]
+pub(super) fn decode<const BITS: u32>(data: &[u8], out: &mut [f32; SUPER]) {
+    let (mut scales, mut mins) = ([0; 8], [0; 8]);
+    for i in 0..4 {
+        let (s, m, both) = (data[4 + i], data[8 + i], data[12 + i]);
+        (scales[i], scales[i + 4]) = (s & 63, both & 15 | s >> 6 << 4);
+        (mins[i], mins[i + 4]) = (m & 63, both >> 4 | m >> 6 << 4);
+    }
+    let mut levels = [0; SUPER];
+    if BITS == 5 {
+        unpack_4::<32>(&data[48..], &mut levels);
+        unpack_bit(&data[16..48], 4, &mut levels);
+    } else {
+        unpack_4::<32>(&data[16..], &mut levels);
+    }
+    let (d, dmin) = (read_half(data), read_half(&data[2..]));
+    Params { d, dmin, scales, mins }.values::<32>(&levels, out);
+}
