@@ -45,6 +45,10 @@ if TYPE_CHECKING:
         VerificationError as VerificationError,
     )
     from requant.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from requant.gguf.blocks import (
+        dequantize_gguf as dequantize_gguf,
+        quantize_gguf as quantize_gguf,
+    )
     from requant.keeping import Kept as Kept, quantize_to_keep as quantize_to_keep
     from requant.layers import (
         LookupTable as LookupTable,
@@ -124,6 +128,7 @@ _HOMES = {
         "VerificationError",
     ),
     "evaluation": ("Evaluation", "evaluate"),
+    "gguf.blocks": ("dequantize_gguf", "quantize_gguf"),
     "keeping": ("Kept", "quantize_to_keep"),
     "layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
     "lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),

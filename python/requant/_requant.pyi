@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "GGUF_TYPES",
     "ROUNDINGS",
     "WEIGHT_ALGORITHMS",
     "BlockedMatrix",
@@ -23,6 +24,8 @@ __all__ = [
     "dequantize",
     "dequantize_blocks",
     "fake_quantize",
+    "gguf_dequantize",
+    "gguf_quantize",
     "global_average_pool",
     "gptq",
     "look_up",
@@ -40,6 +43,7 @@ __all__ = [
 
 __version__: Final[str]
 CALIBRATION_METHODS: Final[tuple[str, ...]]
+GGUF_TYPES: Final[tuple[tuple[str, int, int, int], ...]]
 ROUNDINGS: Final[tuple[str, ...]]
 WEIGHT_ALGORITHMS: Final[tuple[str, ...]]
 
@@ -336,3 +340,16 @@ def unpack_blocks(
     stored: _BlockParts, shape: tuple[int, int], scheme: _BlockScheme, transposed: bool
 ) -> list[NDArray[np.uint8]]:
     """Integers ``[n, k]``, or ``[k, n]`` where ``transposed``, and zero points ``[n, blocks]``, one to a byte."""
+
+def gguf_quantize(
+    x: NDArray[np.float32],
+    columns: int,
+    dtype: str,
+    importance: NDArray[np.float32] | None,
+    out: NDArray[np.uint8],
+    threads: int,
+) -> None:
+    """Blocks of each row of ``columns`` values; 0 threads: all cores."""
+
+def gguf_dequantize(data: NDArray[np.uint8], dtype: str, out: NDArray[np.float32], threads: int) -> None:
+    """The values of blocks."""

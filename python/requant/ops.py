@@ -16,6 +16,7 @@ import numpy as np
 from requant import _requant
 from requant._requant import (
     CALIBRATION_METHODS,
+    GGUF_TYPES,
     ROUNDINGS,
     WEIGHT_ALGORITHMS,
     BlockedMatrix,
@@ -28,6 +29,8 @@ from requant._requant import (
     conv2d as conv2d_into,
     cpu_info,
     dequantize_blocks as dequantize_blocks_into,
+    gguf_dequantize as gguf_dequantize_into,
+    gguf_quantize as gguf_quantize_into,
     global_average_pool as global_average_pool_into,
     gptq as gptq_blocks,
     look_up as look_up_into,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALIBRATION_METHODS",
+    "GGUF_TYPES",
     "ROUNDINGS",
     "WEIGHT_ALGORITHMS",
     "BlockedMatrix",
@@ -78,6 +82,8 @@ __all__ = [
     "dequantize_packed",
     "fake_quantize_array",
     "fake_quantize_with_mask",
+    "gguf_dequantize_into",
+    "gguf_quantize_into",
     "global_average_pool_into",
     "gptq_blocks",
     "look_up_into",

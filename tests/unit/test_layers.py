@@ -24,6 +24,7 @@ DOORS = {
     "rich": "cli/",
     "rich_argparse": "cli/",
     "PIL": "data/",
+    "gguf": "gguf/",
 }
 
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
@@ -72,6 +73,7 @@ LAYERS = (
         "comparison",
         "drift",
         "monitor",
+        "gguf",
     ),
     ("transforms",),
     ("api", "editing", "trials", "ablation", "keeping"),

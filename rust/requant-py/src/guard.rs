@@ -30,7 +30,7 @@ pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> requant_c
 pub(crate) fn to_py(error: &Error) -> PyErr {
     let message = error.to_string();
     match error {
-        Error::NonFinite { .. } => DataError::new_err(message),
+        Error::NonFinite { .. } | Error::Magnitude { .. } => DataError::new_err(message),
         Error::Range { .. } | Error::Empty | Error::Damaged(_) => CalibrationError::new_err(message),
         _ => ConfigError::new_err(message),
     }

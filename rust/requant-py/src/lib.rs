@@ -9,6 +9,7 @@ mod blocked;
 mod conv;
 mod cpu;
 mod gemm;
+mod gguf;
 mod guard;
 mod layers;
 mod reals;
@@ -31,6 +32,8 @@ mod _requant {
     #[pymodule_export]
     use super::gemm::{PackedMatrix, Requantizer, matmul};
     #[pymodule_export]
+    use super::gguf::{gguf_dequantize, gguf_quantize};
+    #[pymodule_export]
     use super::layers::{add, average_pool, global_average_pool, look_up, max_pool};
     #[pymodule_export]
     use super::statistics::{TensorStatistics, observe_many};
@@ -45,6 +48,7 @@ mod _requant {
             "CALIBRATION_METHODS",
             PyTuple::new(module.py(), methods.collect::<Vec<_>>())?,
         )?;
+        module.add("GGUF_TYPES", PyTuple::new(module.py(), super::gguf::types())?)?;
         let roundings = requant_core::affine::Rounding::ALL.map(|rounding| rounding.name());
         let algorithms = requant_core::weights::ALGORITHMS.iter().map(|algorithm| algorithm.name);
         module.add(
