@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.api import builder, configured, observe
+from requant.api import configured, observe
+from requant.building import builder
 from requant.charts import bar_chart
 from requant.errors import ConfigError
 from requant.onnx.ops import OPS, Kind

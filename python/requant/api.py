@@ -9,28 +9,24 @@ from dataclasses import dataclass, replace
 from itertools import islice, tee
 from typing import TYPE_CHECKING, Any
 
+from requant.building import builder
 from requant.calibration import CalibrationTable, calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
-from requant.dynamic import plan_whole, resolve_dynamic
+from requant.dynamic import plan_whole
 from requant.errors import ConfigError, DataError, ModelError, closest
 from requant.evaluation import check_labels, measure_accuracy
 from requant.files import check_outputs
 from requant.metrics import get_metric
-from requant.onnx.dynamic import insert_dynamic
-from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.passes.widen import without_bfloat16
 from requant.onnx.saving import save_model, self_contained
-from requant.onnx.storage import Stored, store_half
-from requant.placement import Candidate, place
+from requant.placement import place
 from requant.plan import Form, build_plan
 from requant.ranges import view_range
 from requant.report import Report
-from requant.resolve import resolve
 from requant.runtime import saturates
 from requant.targets import get_target
 from requant.transforms import Transformed, repeat, transform
@@ -54,11 +50,9 @@ if TYPE_CHECKING:
     from requant.data import Batch
     from requant.onnx.passes import Preparation
     from requant.onnx.reading import Model
-    from requant.placement import Build
     from requant.plan import QuantPlan
     from requant.ranges import RangeView
     from requant.serialized import SerializedModel
-    from requant.types import Range
 
 
 @dataclass(frozen=True)
@@ -400,24 +394,6 @@ def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
             return
 
 
-def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
-    """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``."""
-    known = {name: tensor.known_range or ranges[tensor.source or name] for name, tensor in plan.tensors.items()}
-
-    def build(left_out: Mapping[str, str]) -> Candidate:
-        part = plan_whole(graph, config, left_out) if left_out else plan
-        resolved = resolve(graph, part, known, config)
-        weights = resolve_dynamic(graph, part, config)
-        model, stored = insert_dynamic(insert_qdq(graph, part, resolved), part, weights), Stored()
-        if get_target(config.target).one_gelu:
-            model = fuse_gelus(model)
-        if config.rest == "float16" or given.holds_half():
-            model, stored = store_half(model, exactly=config.rest != "float16")
-        return Candidate(part, resolved, weights, model.serialize(), tuple(_storage_notes(stored)))
-
-    return build
-
-
 def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
     target = get_target(config.target)
     activations = config.activation_scheme.dtype
@@ -439,13 +415,6 @@ def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: 
         yield from dataset.warnings
     if widened:
         yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"
-
-
-def _storage_notes(stored: Stored) -> Iterator[str]:
-    if stored.half:
-        yield f"{len(stored.half)} constants that stay float are stored in half precision"
-    if stored.kept:
-        yield f"stored in float32, being out of the range of float16: {', '.join(stored.kept[:5])}"
 
 
 class _Stopwatch:

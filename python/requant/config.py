@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 #: Calibration methods, as the compiled core lists them (kept equal by a test).
 METHODS = ("minmax", "percentile", "entropy", "mse", "sqnr")
 #: Options of static quantization: refused beside ``dynamic``.
-STATIC_ONLY = frozenset({"method", "symmetric", "percentile", "activations", "optimize", "rest", "smooth", "equalize"})
+STATIC_ONLY = frozenset(
+    {"method", "symmetric", "percentile", "activations", "optimize", "rest", "smooth", "equalize", "format"}
+)
 #: What ``smooth`` may be besides a number.
 SMOOTH = ("auto", "none")
 VERSION = 1
@@ -46,8 +48,10 @@ class QuantConfig:
         smooth: move the magnitude of activations into the weights behind them (SmoothQuant): ``auto`` where it clearly
             lowers the error of the layers' outputs, ``none``, or everywhere with this alpha, from 0 to 1.
         target: where the model will run; decides which ops are quantized.
+        format: how a static model is written: ``qdq`` (default), ops between QuantizeLinear and DequantizeLinear that
+            a runtime fuses, or ``qoperator``, onnxruntime's quantized operators.
         dynamic: quantize activations at run time, each from its own values: nothing is calibrated, and ``method``,
-            ``symmetric``, ``percentile``, ``activations``, ``optimize`` and ``rest`` are refused.
+            the options of calibration, ``activations``, ``format``, ``optimize`` and ``rest`` are refused.
         optimize: ``latency`` measures on this machine which nodes are faster in integers, and leaves the others float;
             ``none`` quantizes all that the target can run.
         include: quantize only nodes that one of these matches: names, op types or regular expressions (see ``Rule``).
@@ -71,6 +75,7 @@ class QuantConfig:
     equalize: bool = False
     smooth: str | float = "auto"
     target: str = "ort-cpu"
+    format: str | None = None
     dynamic: bool = False
     optimize: str = "none"
     include: tuple[str, ...] = ()
@@ -152,6 +157,11 @@ class QuantConfig:
             raise ConfigError(
                 f"weights is {self.weights}, and target {target.name} takes {' or '.join(target.weights)} weights only",
                 hint=f"choose {target.weights[0]}, or another target",
+            )
+        if self.format == "qoperator" and not target.operators:
+            raise ConfigError(
+                f"format is qoperator, which is onnxruntime's, and target {target.name} reads qdq",
+                hint="leave out format, or choose another target",
             )
         if target.symmetric and self.symmetric is False:
             raise ConfigError(
@@ -244,6 +254,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "saturation": ("safe", "full"),
     "rest": ("int8", "float16", "keep"),
     "target": tuple(TARGETS),
+    "format": ("qdq", "qoperator"),
     "optimize": ("none", "latency"),
 }
 

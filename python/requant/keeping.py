@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.ablation import try_without
-from requant.api import builder, configured, quantize
+from requant.api import configured, quantize
+from requant.building import builder
 from requant.calibration import calibrate_graph
 from requant.config import METHODS
 from requant.data import open_data

@@ -61,6 +61,7 @@ LAYERS = (
         "ranges",
     ),
     (
+        "tensors",
         "plan",
         "calibration",
         "resolve",
@@ -68,6 +69,7 @@ LAYERS = (
         "report",
         "verify",
         "placement",
+        "building",
         "evaluation",
         "timing",
         "comparison",

@@ -25,6 +25,7 @@ CONFIG_OPTIONS = (
     "equalize",
     "smooth",
     "target",
+    "format",
     "optimize",
     "include",
     "exclude",

@@ -230,6 +230,11 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         "activation ranges from a to b (default where the target allows it)",
     )
     _add_pair(group, "per-channel", "per-tensor", "a weight scale to an output channel (default)", "one weight scale")
+    group.add_argument(
+        "--format",
+        choices=choices("format"),
+        help="qdq: ops between Q and DQ, which runtimes fuse (default); qoperator: onnxruntime's quantized operators",
+    )
     group.add_argument("--weights", choices=choices("weights"), help="integer type of weights (default: int8)")
     group.add_argument(
         "--saturation",

@@ -10,5 +10,6 @@ TARGET = Target(
     fused=frozenset(t for t, row in OPS.items() if row.kind in (Kind.COMPUTE, Kind.FOLLOW)),
     moves=frozenset(t for t, row in OPS.items() if row.kind is Kind.MOVE),
     everything=True,
+    operators=True,
     dynamic={"Conv": 0, "Gemm": 0, "MatMul": 0},
 )

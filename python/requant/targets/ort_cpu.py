@@ -52,6 +52,7 @@ TARGET = Target(
     # among others, unless session.qdqisint8allowed is set, as on arm64.
     activations=("uint8",),
     float_activations=("int8", "uint16", "int16"),
+    operators=True,
     pair_products=True,
     one_gelu=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.

@@ -30,6 +30,7 @@ class Target:
         one_scale: op types whose inputs and outputs must share scale and zero point, besides those of ``moves``.
         fixed_outputs: scale and zero point that the outputs of an op type must have.
         everything: whether ops become integer even where no neighbour is, because what is float leaves the device.
+        operators: whether it runs quantized operators (``--format qoperator``), which are onnxruntime's.
         pair_products: whether the target multiplies neighbouring uint8 x int8 pairs with 16-bit saturation on some of
             its machines, so that int8 weights must keep ``255 * (w[2i] + w[2i+1])`` inside int16.
         one_gelu: whether it runs GELU as one op of onnxruntime's own (see ``passes.activations``).
@@ -51,6 +52,7 @@ class Target:
     one_scale: frozenset[str] = frozenset()
     fixed_outputs: Mapping[str, FixedParams] = field(default_factory=dict)
     everything: bool = False
+    operators: bool = False
     pair_products: bool = False
     one_gelu: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)

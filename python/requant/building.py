@@ -1,0 +1,62 @@
+"""From a plan and ranges to the quantized model: the part of the way that is walked once for each candidate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from requant.dynamic import plan_whole, resolve_dynamic
+from requant.onnx.dynamic import insert_dynamic
+from requant.onnx.export import insert_qdq
+from requant.onnx.operators import as_operators, left_between
+from requant.onnx.passes.activations import fuse_gelus
+from requant.onnx.storage import Stored, store_half
+from requant.placement import Candidate
+from requant.resolve import resolve
+from requant.targets import get_target
+from requant.targets.ort_cpu import TARGET as ORT_CPU
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from requant.config import QuantConfig
+    from requant.onnx.graph import Graph
+    from requant.placement import Build
+    from requant.plan import QuantPlan
+    from requant.types import Range
+
+
+def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
+    """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``."""
+    known = {name: tensor.known_range or ranges[tensor.source or name] for name, tensor in plan.tensors.items()}
+
+    def build(left_out: Mapping[str, str]) -> Candidate:
+        part = plan_whole(graph, config, left_out) if left_out else plan
+        resolved = resolve(graph, part, known, config)
+        weights = resolve_dynamic(graph, part, config)
+        model, stored = insert_qdq(graph, part, resolved), Stored()
+        notes: list[str] = []
+        if config.format == "qoperator":
+            model = as_operators(model, ORT_CPU.moves)
+            notes += _format_notes(left_between(model, (node.name for node in part.nodes)))
+        model = insert_dynamic(model, part, weights)
+        if get_target(config.target).one_gelu:
+            model = fuse_gelus(model)
+        if config.rest == "float16" or given.holds_half():
+            model, stored = store_half(model, exactly=config.rest != "float16")
+        return Candidate(part, resolved, weights, model.serialize(), (*notes, *_storage_notes(stored)))
+
+    return build
+
+
+def _format_notes(left: Sequence[str]) -> Iterator[str]:
+    if left:
+        counts = ", ".join(f"{op_type} {count}" for op_type, count in Counter(left).most_common())
+        yield f"no operator for integers, so Q and DQ stay around them: {counts}"
+
+
+def _storage_notes(stored: Stored) -> Iterator[str]:
+    if stored.half:
+        yield f"{len(stored.half)} constants that stay float are stored in half precision"
+    if stored.kept:
+        yield f"stored in float32, being out of the range of float16: {', '.join(stored.kept[:5])}"
