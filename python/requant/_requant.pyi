@@ -36,6 +36,7 @@ __all__ = [
     "pack",
     "quantize",
     "quantize_blocks",
+    "reconstruct",
     "slice_ranges",
     "unpack",
     "unpack_blocks",
@@ -353,3 +354,18 @@ def gguf_quantize(
 
 def gguf_dequantize(data: NDArray[np.uint8], dtype: str, out: NDArray[np.float32], threads: int) -> None:
     """The values of blocks."""
+
+def reconstruct(
+    weights: NDArray[np.float32],
+    moments: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    magnitude: int,
+    pair: int | None,
+    search: bool,
+    threads: int,
+    out: NDArray[np.int8],
+) -> tuple[float, float]:
+    """Integers of ``weights [n, k]`` for inputs of second moments ``[groups, k, k]``; scales ``[n]`` change in place.
+
+    Returns the power of the layer's output error with every weight rounded to nearest, and with those integers.
+    """

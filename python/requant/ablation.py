@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.api import configured, observe
+from requant.api import configured, first_samples, observe
 from requant.building import builder
 from requant.charts import bar_chart
 from requant.errors import ConfigError
@@ -146,13 +146,14 @@ def sensitivity(
     setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)
     graph, judge = setup.graph, setup.judge
     if table is None:
-        transformed, table = observe(setup.prepared, setup.plan, setup.dataset, config)
+        transformed, table, sample = observe(setup.prepared, setup.plan, setup.dataset, config)
     else:
         table.check(graph)
         transformed = repeat(setup.prepared, setup.plan, config, table.factors)
+        sample = first_samples(setup.dataset.batches())
     plan = transformed.plan
     trials, batches = setup.trials()
-    build = builder(graph, transformed.graph, config, plan, table.ranges(plan, config))
+    build = builder(graph, transformed.graph, config, plan, table.ranges(plan, config), sample=sample)
     parts = _parts(plan.nodes, depth)
     everything = frozenset(node.name for node in plan.nodes)
     left_out = [frozenset[str](), *parts.values(), *(everything - nodes for nodes in parts.values())]

@@ -29,7 +29,7 @@ from requant.ranges import view_range
 from requant.report import Report
 from requant.runtime import saturates
 from requant.targets import get_target
-from requant.transforms import Transformed, repeat, transform
+from requant.transforms import SAMPLES, Transformed, repeat, transform
 from requant.types import QuantType
 from requant.verify import (
     check_model,
@@ -183,18 +183,19 @@ def quantize(
     with watch("calibrate"):
         if table is None and plan.calibrated:
             assert dataset is not None  # refused above
-            transformed, table = observe(prepared, plan, dataset, config, progress)
+            transformed, table, sample = observe(prepared, plan, dataset, config, progress)
         elif table is not None:
             table.check(graph)
             transformed = repeat(prepared, plan, config, table.factors)
+            sample = () if dataset is None else first_samples(dataset.batches())
         else:
-            transformed = Transformed(prepared, plan)
+            transformed, sample = Transformed(prepared, plan), ()
         prepared, plan = transformed.graph, transformed.plan
     batches, note = verification_batches(dataset, dynamic=config.dynamic)
     feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
     ranges = {} if table is None else table.ranges(plan, config)
     with watch("quantize"):
-        build = builder(graph, prepared, config, plan, ranges)
+        build = builder(graph, prepared, config, plan, ranges, sample=sample)
         if config.optimize == "latency":
             chosen, placed = place(prepared, graph.serialize(), build, feeds)
             note = (*note, placed)
@@ -217,7 +218,7 @@ def quantize(
         config=config.completed().to_dict(),
         float_bytes=graph.size,
         quantized_bytes=chosen.model.size,
-        prepared=(*describe(changes), *transformed.done),
+        prepared=(*describe(changes), *transformed.done, *chosen.done),
         quantized=dict(Counter(plan.op_types)),
         stored=dict(Counter(node.op_type for node in plan.dynamic if node.form is Form.STORED)),
         skipped=plan.skipped,
@@ -355,14 +356,20 @@ def with_data_options(config: QuantConfig, options: DataOptions | None) -> DataO
 
 def observe(
     graph: Graph, plan: QuantPlan, dataset: Dataset, config: QuantConfig, progress: Progress | None = None
-) -> tuple[Transformed, CalibrationTable]:
-    """The prepared ``graph`` as its data wants it, and the statistics of that."""
-    # One pass, since some data can be read only once: what the transforms read of it comes again.
+) -> tuple[Transformed, CalibrationTable, tuple[Batch, ...]]:
+    """The prepared ``graph`` as its data wants it, the statistics of that, and the first samples."""
+    # One pass, since some data can be read only once: what is read of it ahead comes again.
     ahead, batches = tee(dataset.batches())
-    transformed = transform(graph, plan, config, ahead)
+    sample = first_samples(ahead)
     del ahead  # otherwise all batches would be kept for it
+    transformed = transform(graph, plan, config, sample)
     table = calibrate_graph(transformed.graph, transformed.plan, dataset, config, progress, batches=batches)
-    return transformed, table.with_factors(transformed.factors)
+    return transformed, table.with_factors(transformed.factors), sample
+
+
+def first_samples(batches: Iterable[Batch]) -> tuple[Batch, ...]:
+    """What transforms and repairs look at."""
+    return tuple(_first(batches, SAMPLES))
 
 
 def verification_batches(
@@ -395,6 +402,8 @@ def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
 
 
 def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
+    if not config.dynamic and dataset is None and (config.rounding == "reconstruct" or config.bias_correction):
+        yield "no samples to repair weights by: they were rounded to nearest"
     target = get_target(config.target)
     activations = config.activation_scheme.dtype
     if not config.dynamic and activations in target.float_activations:

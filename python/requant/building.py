@@ -12,6 +12,7 @@ from requant.onnx.operators import as_operators, left_between
 from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate
+from requant.repair import repair
 from requant.resolve import resolve
 from requant.targets import get_target
 from requant.targets.ort_cpu import TARGET as ORT_CPU
@@ -20,19 +21,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from requant.config import QuantConfig
+    from requant.data import Batch
     from requant.onnx.graph import Graph
     from requant.placement import Build
     from requant.plan import QuantPlan
     from requant.types import Range
 
 
-def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ranges: Mapping[str, Range]) -> Build:
-    """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``."""
+def builder(
+    given: Graph,
+    graph: Graph,
+    config: QuantConfig,
+    plan: QuantPlan,
+    ranges: Mapping[str, Range],
+    *,
+    sample: Sequence[Batch] = (),
+) -> Build:
+    """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``.
+
+    Weights are repaired by what ``sample`` says, once: a part has the integers of the whole.
+    """
     known = {name: tensor.known_range or ranges[tensor.source or name] for name, tensor in plan.tensors.items()}
+    whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample)
 
     def build(left_out: Mapping[str, str]) -> Candidate:
         part = plan_whole(graph, config, left_out) if left_out else plan
-        resolved = resolve(graph, part, known, config)
+        resolved = whole.resolved.of(part)
         weights = resolve_dynamic(graph, part, config)
         model, stored = insert_qdq(graph, part, resolved), Stored()
         notes: list[str] = []
@@ -44,7 +58,7 @@ def builder(given: Graph, graph: Graph, config: QuantConfig, plan: QuantPlan, ra
             model = fuse_gelus(model)
         if config.rest == "float16" or given.holds_half():
             model, stored = store_half(model, exactly=config.rest != "float16")
-        return Candidate(part, resolved, weights, model.serialize(), (*notes, *_storage_notes(stored)))
+        return Candidate(part, resolved, weights, model.serialize(), whole.done, (*notes, *_storage_notes(stored)))
 
     return build
 

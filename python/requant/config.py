@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 METHODS = ("minmax", "percentile", "entropy", "mse", "sqnr")
 #: Options of static quantization: refused beside ``dynamic``.
 STATIC_ONLY = frozenset(
-    {"method", "symmetric", "percentile", "activations", "optimize", "rest", "smooth", "equalize", "format"}
+    {
+        "method",
+        "symmetric",
+        "percentile",
+        "activations",
+        "optimize",
+        "rest",
+        "smooth",
+        "equalize",
+        "rounding",
+        "bias_correction",
+        "format",
+    }
 )
 #: What ``smooth`` may be besides a number.
 SMOOTH = ("auto", "none")
@@ -44,6 +56,9 @@ class QuantConfig:
             products in 16 bits); ``full`` always uses all 8 bits.
         rest: what becomes of the weights that static quantization leaves out: ``int8`` for what ``dynamic`` does with
             them (LSTM, embedding tables, bodies of If), ``float16`` to store them in half the bytes, or ``keep``.
+        rounding: ``reconstruct`` chooses for each weight the neighbour with which its layer's output errs least on
+            calibration samples, and smaller scales where they help; ``nearest`` rounds each by itself.
+        bias_correction: add to each bias what the layer's output lacks on average on calibration samples.
         equalize: give the weights on both sides of each channel between two linear layers one magnitude first.
         smooth: move the magnitude of activations into the weights behind them (SmoothQuant): ``auto`` where it clearly
             lowers the error of the layers' outputs, ``none``, or everywhere with this alpha, from 0 to 1.
@@ -72,6 +87,8 @@ class QuantConfig:
     activations: str | None = None
     saturation: str = "safe"
     rest: str = "int8"
+    rounding: str = "reconstruct"
+    bias_correction: bool = False
     equalize: bool = False
     smooth: str | float = "auto"
     target: str = "ort-cpu"
@@ -252,6 +269,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("int8", "uint8"),
     "activations": ("uint8", "int8", "uint16", "int16"),
     "saturation": ("safe", "full"),
+    "rounding": ("reconstruct", "nearest"),
     "rest": ("int8", "float16", "keep"),
     "target": tuple(TARGETS),
     "format": ("qdq", "qoperator"),

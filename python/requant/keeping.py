@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.ablation import try_without
-from requant.api import configured, quantize
+from requant.api import configured, first_samples, quantize
 from requant.building import builder
 from requant.calibration import calibrate_graph
 from requant.config import METHODS
@@ -34,12 +34,12 @@ from requant.trials import Judge, refuse_iterator, set_up
 from requant.verify import measure_latency, one_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from requant.api import QuantizedModel
     from requant.calibration import CalibrationTable, Progress
     from requant.config import QuantConfig
-    from requant.data import DataOptions
+    from requant.data import Batch, DataOptions
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
     from requant.trials import Score, Setup
@@ -159,12 +159,13 @@ def quantize_to_keep(
         config = replace(config, smooth="none")  # what auto chooses depends on the plan: the config would not repeat it
     refuse_iterator(data, "samples")
     setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)
-    transformed = transform(setup.prepared, setup.plan, config, setup.dataset.batches())
+    sample = first_samples(setup.dataset.batches())
+    transformed = transform(setup.prepared, setup.plan, config, sample)
     setup = replace(setup, prepared=transformed.graph, plan=transformed.plan)
     table = calibrate_graph(setup.prepared, _untied(setup.plan), setup.dataset, config, progress)
     table = table.with_factors(transformed.factors)
     own = _own_judge(setup) if setup.judge is None else None
-    search = _Search(replace(setup, judge=setup.judge or own), table, config, share, search_progress)
+    search = _Search(replace(setup, judge=setup.judge or own), (table, sample), config, share, search_progress)
     chosen = search.walk()
     step = search.steps[chosen]
     result = quantize(
@@ -214,9 +215,15 @@ class _Search:
     """A walk over models, each a method and a set of nodes in float."""
 
     def __init__(
-        self, setup: Setup, table: CalibrationTable, config: QuantConfig, target: float, progress: Progress | None
+        self,
+        setup: Setup,
+        seen: tuple[CalibrationTable, Sequence[Batch]],
+        config: QuantConfig,
+        target: float,
+        progress: Progress | None,
     ) -> None:
-        self.setup, self.table, self.base, self.target = setup, table, config, target
+        self.setup, self.base, self.target = setup, config, target
+        self.table, self.first = seen
         self.trials, batches = setup.trials()
         self.sample = one_sample(batches[0], setup.graph.inputs)
         self.float_value = self.trials.float_value(config.cores)
@@ -282,7 +289,9 @@ class _Search:
         """The nodes that add noise, those with most first."""
         config = replace(self.config(method, ()), rest="keep")  # what is left out is float altogether
         plan = build_plan(self.setup.prepared, config)
-        build = builder(self.setup.graph, self.setup.prepared, config, plan, self.table.ranges(plan, config))
+        build = builder(
+            self.setup.graph, self.setup.prepared, config, plan, self.table.ranges(plan, config), sample=self.first
+        )
         everything = frozenset(node.name for node in plan.nodes)
         kinds = {node.name: OPS[node.op_type].kind for node in plan.nodes}
         names = [name for name, kind in kinds.items() if kind is not Kind.MOVE]
@@ -310,7 +319,9 @@ class _Search:
         plan = plan_whole(self.setup.prepared, config)
         if not plan.nodes:
             return None
-        build = builder(self.setup.graph, self.setup.prepared, config, plan, self.table.ranges(plan, config))
+        build = builder(
+            self.setup.graph, self.setup.prepared, config, plan, self.table.ranges(plan, config), sample=self.first
+        )
         model = build({}).model
         score = self.trials.score(model, self.base.cores)
         runners = open_runner(self.setup.graph.serialize(), threads=1), open_runner(model, threads=1)

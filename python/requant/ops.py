@@ -38,6 +38,7 @@ from requant._requant import (
     matmul_blocked as matmul_blocked_into,
     max_pool as max_pool_into,
     quantize_blocks,
+    reconstruct,
     unpack_blocks,
 )
 from requant.arrays import as_array, as_float32, as_reals, in_order, output, real_dtype
@@ -97,6 +98,7 @@ __all__ = [
     "quantize_array",
     "quantize_blocks",
     "quantize_packed",
+    "reconstruct",
     "scale_shape",
     "unpack_blocks",
     "unpack_int2",

@@ -50,12 +50,13 @@ _ROUNDS = (7, 60)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan, its integers, the model, and what must be said of it."""
+    """A plan, its integers, the model, what was done to weights, and what must be said of it."""
 
     plan: QuantPlan
     resolved: Resolved
     weights: IntegerWeights
     model: SerializedModel
+    done: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -3,7 +3,8 @@
 A weight is quantized symmetrically with one scale to an output channel (or one for the tensor). Two bounds may make a
 scale larger than ``max|w| / 127``:
 
-* the bias of a channel is an int32 with scale ``s_x * s_w``; where ``|b| / (s_x s_w)`` would leave int32, s_w grows;
+* the bias of a channel is an int32 with scale ``s_x * s_w``; where ``|b| / (s_x s_w)`` would leave no room there for
+  the products, s_w grows;
 * x86 CPUs before VNNI add pairs of uint8 x int8 products in 16 bits. With ``255 (w[2i] + w[2i+1]) <= 32767`` for pairs
   of one sign they cannot saturate; ``saturation="safe"`` grows s_w until that holds, so that the model gives the same
   numbers on every CPU.
@@ -12,7 +13,8 @@ scale larger than ``max|w| / 127``:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from requant.blocks import count_not_finite, largest_pairs, largest_terms
 from requant.boundary import make_params
 from requant.errors import ModelError
 from requant.onnx.graph import constant, int_attribute
+from requant.rows import as_rows
 from requant.targets import get_target
 from requant.types import PerChannel, PerTensor, QuantizedTensor, QuantParams, QuantScheme, QuantType
 
@@ -39,15 +42,19 @@ if TYPE_CHECKING:
     Floats = NDArray[np.floating[Any]]
 
 _INT32_MAX = 2**31 - 1
+_BIAS_MAX = 2**30  # the other half of int32 is for the products
 _MATRIX = 2
 _PAIR_LIMIT = 127  # real sums up to here stay at most 128 when both terms are rounded, and 255 * 128 < 2**15
 
 
 class StoredTensors(Mapping[str, QuantizedTensor]):
-    """Quantized tensors by name; of a model that is too large for memory each is mapped anew when it is asked for."""
+    """Quantized tensors by name; of a model that is too large for memory each is mapped anew when it is asked for.
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    What is not added is that of ``base``.
+    """
+
+    def __init__(self, graph: Graph, base: Mapping[str, QuantizedTensor] = MappingProxyType({})) -> None:
+        self._graph, self._base = graph, base
         self._stored: dict[str, tuple[NDArray[Any] | ir.TensorProtocol, QuantParams]] = {}
 
     def add(self, name: str, tensor: QuantizedTensor) -> None:
@@ -56,14 +63,16 @@ class StoredTensors(Mapping[str, QuantizedTensor]):
         self._stored[name] = tensor.data if in_memory else self._graph.tensor(tensor.data, name), tensor.params
 
     def __getitem__(self, name: str) -> QuantizedTensor:
+        if name not in self._stored:
+            return self._base[name]
         stored, params = self._stored[name]
         return QuantizedTensor(stored if isinstance(stored, np.ndarray) else stored.numpy(), params)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
+        return iter(dict.fromkeys((*self._base, *self._stored)))
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len({*self._base, *self._stored})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,11 @@ class Resolved:
     weights: Mapping[str, QuantizedTensor]
     biases: Mapping[str, QuantizedTensor]
     widened: tuple[str, ...]
+
+    def of(self, plan: QuantPlan) -> Resolved:
+        """The same as what ``plan``, a part of the one that was resolved, is made from."""
+        names = {node.name for node in plan.nodes}
+        return replace(self, widened=tuple(name for name in self.widened if name in names))
 
 
 def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: QuantConfig) -> Resolved:
@@ -101,7 +115,8 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
         if node.bias is not None and target.quantizes_bias:
             bias = finite(constant(constants[node.bias]), node.bias).reshape(-1)
         input_scale = float(activations[node.activations[0][1]].scale)
-        scheme, scale = _weight_scale(weight, node, config, groups.get(node.name, 1))
+        pairs = guarded(node, weight, groups.get(node.name, 1), config)
+        scheme, scale = _weight_scale(weight, node, config, guarded=pairs)
         grown = _grow_for_bias(scale, np.zeros(1) if bias is None else bias, input_scale)
         if np.any(grown > scale):
             widened.append(node.name)
@@ -109,11 +124,11 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
         params = QuantParams(scale.astype(np.float32), _zero_points(scale, scheme), scheme)
         weights.add(node.name, ops.quantize_array(weight, params))
         if bias is not None:
-            biases[node.name] = _quantize_bias(bias, params, input_scale)
+            biases[node.name] = quantize_bias(bias, params, input_scale)
     return Resolved(activations, weights, biases, tuple(widened))
 
 
-def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: int) -> tuple[QuantScheme, Floats]:
+def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, *, guarded: bool) -> tuple[QuantScheme, Floats]:
     """Scheme of a weight and its scale (shape [] or [channels], float64) before any bias is considered."""
     axis = node.weight_axis or 0
     one_matrix = node.op_type != "MatMul" or weight.ndim == _MATRIX
@@ -121,9 +136,9 @@ def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: i
     per_channel = config.per_channel and one_matrix and (allowed is None or node.op_type in allowed)
     granularity = PerChannel(axis) if per_channel else PerTensor()
     scheme = QuantScheme(QuantType(config.weights), symmetric=True, granularity=granularity, narrow=True)
-    rows = _rows(weight, node, axis)
+    rows = as_rows(weight, node)
     peak = largest_terms(rows)
-    if saturating_pairs(config) and not _is_depthwise(node, weight, groups):
+    if guarded:
         peak = np.maximum(peak, largest_pairs(rows))
     if isinstance(granularity, PerTensor):
         peak = peak.max()
@@ -132,18 +147,13 @@ def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, groups: i
     return scheme, np.where(scale > 0, scale, 1.0)
 
 
-def _rows(weight: Floats, node: NodePlan, axis: int) -> Floats:
-    """``weight`` as [outputs, terms], the terms of each output in the order in which a kernel multiplies them.
+def guarded(node: NodePlan, weight: Floats, groups: int, config: QuantConfig) -> bool:
+    """Whether pairs of neighbouring weights of this node must be kept from saturating.
 
-    That is: the input channel innermost for convolutions, and one matrix after the other for a stack of matrices.
+    Depthwise kernels multiply in 16 bits and add in 32: there is nothing to guard.
     """
-    if node.op_type == "MatMul":
-        matrices = weight.reshape(-1, 1) if weight.ndim == 1 else weight
-        rows = np.swapaxes(matrices, -1, -2).reshape(-1, matrices.shape[-2])
-    else:
-        rows = np.moveaxis(weight, 1, -1) if node.op_type == "Conv" else np.moveaxis(weight, axis, 0)
-        rows = rows.reshape(rows.shape[0], -1)
-    return rows
+    depthwise = node.op_type == "Conv" and weight.shape[1] == 1 and groups == weight.shape[0]
+    return saturating_pairs(config) and not depthwise
 
 
 def saturating_pairs(config: QuantConfig) -> bool:
@@ -152,14 +162,21 @@ def saturating_pairs(config: QuantConfig) -> bool:
 
 
 def _grow_for_bias(scale: Floats, bias: Floats, input_scale: float) -> Floats:
-    """``scale``, grown where a bias would leave int32 in steps of ``input_scale * scale``, or such steps float32."""
-    needed = np.abs(bias).astype(np.float64) / (input_scale * (_INT32_MAX - 1))
-    smallest = 2 * float(np.finfo(np.float32).tiny) / min(input_scale, 1.0)
-    grown: Floats = np.maximum(scale, np.maximum(needed if scale.ndim else needed.max(initial=0.0), smallest))
+    """``scale``, grown where biases would fill int32 in steps of ``input_scale * scale``, or these leave float32."""
+    smallest = smallest_scale(bias, input_scale)
+    grown: Floats = np.maximum(scale, smallest if scale.ndim else smallest.max(initial=0.0))
     return grown
 
 
-def _quantize_bias(bias: Floats, weight: QuantParams, input_scale: float) -> QuantizedTensor:
+def smallest_scale(bias: Floats, input_scale: float) -> Floats:
+    """The smallest weight scales with which biases fit int32 in steps of ``input_scale * scale``, and those float32."""
+    needed = np.abs(bias).astype(np.float64) / (input_scale * _BIAS_MAX)
+    smallest: Floats = np.maximum(needed, 2 * float(np.finfo(np.float32).tiny) / min(input_scale, 1.0))
+    return smallest
+
+
+def quantize_bias(bias: Floats, weight: QuantParams, input_scale: float) -> QuantizedTensor:
+    """``bias [channels]`` as int32 of scale ``input_scale * weight.scale``."""
     scale = np.float32(input_scale) * weight.scale
     integers = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
     integers = np.clip(integers, -_INT32_MAX, _INT32_MAX).astype(np.int32)
@@ -186,8 +203,3 @@ def finite(array: NDArray[Any] | None, name: str) -> Floats:
             hint="repair the float model; a weight that is not finite cannot be quantized",
         )
     return array
-
-
-def _is_depthwise(node: NodePlan, weight: Floats, groups: int) -> bool:
-    """Depthwise kernels multiply in 16 bits and add in 32: nothing to guard."""
-    return node.op_type == "Conv" and weight.shape[1] == 1 and groups == weight.shape[0]

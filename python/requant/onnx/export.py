@@ -74,8 +74,11 @@ class _Writer:
                 self._become_add(node, self.plan.tensors[node_plan.activations[0][1]].scheme.dtype)
             for kind, index in (("weights", 1), ("biases", 2)):
                 tensor = getattr(self.resolved, kind).get(node_plan.name)
-                if tensor is not None:
-                    node.replace_input_with(index, self._dequantized_constant(node, node.inputs[index], tensor))
+                if tensor is None:
+                    continue
+                if len(node.inputs) <= index:  # a bias that corrects what has none
+                    node.resize_inputs(index + 1)
+                node.replace_input_with(index, self._dequantized_constant(node, node.inputs[index], tensor))
         readers: dict[str, list[tuple[str, int]]] = {}
         for node_plan in self.plan.nodes:
             for index, name in node_plan.activations:

@@ -7,7 +7,6 @@ sites (see ``requant.onnx.sites``); the graph is rescaled here. A new transform 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 from requant.dynamic import plan_whole
@@ -16,7 +15,7 @@ from requant.onnx.rescale import rescale
 from requant.transforms import equalize, smooth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from requant.config import QuantConfig
     from requant.data import Batch
@@ -25,13 +24,14 @@ if TYPE_CHECKING:
     from requant.plan import QuantPlan
     from requant.transforms.change import Change
 
-#: Each transform, in the order in which they are done; ``sample`` gives the first batches.
-TRANSFORMS: tuple[Callable[[Graph, QuantPlan, QuantConfig, Callable[[], Sequence[Batch]]], Change], ...] = (
+#: Each transform, in the order in which they are done; the last argument holds the first batches.
+TRANSFORMS: tuple[Callable[[Graph, QuantPlan, QuantConfig, Sequence[Batch]], Change], ...] = (
     equalize.equalize,
     smooth.smooth,
 )
 
-_SAMPLES = 32
+#: Samples that transforms look at, at most about that many.
+SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,8 @@ class Transformed:
     notes: tuple[str, ...] = ()
 
 
-def transform(graph: Graph, plan: QuantPlan, config: QuantConfig, batches: Iterable[Batch]) -> Transformed:
-    """Let every transform that ``config`` asks for do what it can; ``batches`` are read as far as one needs them."""
-
-    @cache
-    def sample() -> tuple[Batch, ...]:
-        first, count = [], 0
-        for batch in batches:
-            first.append(batch)
-            count += batch.count
-            if count >= _SAMPLES:
-                break
-        return tuple(first)
-
+def transform(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence[Batch]) -> Transformed:
+    """Let every transform that ``config`` asks for do what it can, by what it sees of the ``sample``."""
     result = Transformed(graph, plan)
     for choose in TRANSFORMS:
         change = choose(result.graph, result.plan, config, sample)

@@ -19,7 +19,7 @@ from requant.onnx.sites import find_sites
 from requant.transforms.change import Change, has_own_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from requant.config import QuantConfig
     from requant.data import Batch
@@ -30,7 +30,7 @@ _ROUNDS = 50
 _SETTLED = 1.01
 
 
-def equalize(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Callable[[], Sequence[Batch]]) -> Change:  # noqa: ARG001
+def equalize(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence[Batch]) -> Change:  # noqa: ARG001
     """Factors that give the weights on both sides of each channel one magnitude; no data is needed."""
     if not config.equalize:
         return Change()

@@ -70,7 +70,7 @@ class _Choice:
     gain: float
 
 
-def smooth(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Callable[[], Sequence[Batch]]) -> Change:
+def smooth(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence[Batch]) -> Change:
     """Factors for the activations of linear layers that gain from them, or for all with a fixed alpha."""
     if config.smooth == "none":
         return Change()
@@ -82,7 +82,7 @@ def smooth(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Callable[
     if not names:
         return Change()
     try:
-        seen = observe(graph, tuple(names), sample(), threads=config.cores)
+        seen = observe(graph, tuple(names), sample, threads=config.cores)
     except ModelError as problem:
         logger.info("nothing was smoothed: %s", problem.message)  # calibration will tell which sample it is
         return Change()

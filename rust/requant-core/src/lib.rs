@@ -7,6 +7,7 @@
 //! | layer | module | question it answers |
 //! |---|---|---|
 //! | choice | [`calibration`] | which range, given what was seen |
+//! | choice | [`reconstruction`] | which integers, given what a layer reads |
 //! | statistics | [`stats`] | what was seen, in constant memory, merged in any order |
 //! | weights | [`weights`] | which grid each block of a weight matrix gets, in few bits |
 //! | layers | [`conv`], [`pool`], [`elementwise`] | 8-bit images, channels last, between quantized layers |
@@ -24,6 +25,7 @@ pub mod gguf;
 pub mod kernels;
 pub mod pack;
 pub mod pool;
+pub mod reconstruction;
 pub mod requantize;
 pub mod stats;
 pub mod threads;

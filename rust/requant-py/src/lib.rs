@@ -13,6 +13,7 @@ mod gguf;
 mod guard;
 mod layers;
 mod reals;
+mod reconstruction;
 mod statistics;
 mod weights;
 
@@ -35,6 +36,8 @@ mod _requant {
     use super::gguf::{gguf_dequantize, gguf_quantize};
     #[pymodule_export]
     use super::layers::{add, average_pool, global_average_pool, look_up, max_pool};
+    #[pymodule_export]
+    use super::reconstruction::reconstruct;
     #[pymodule_export]
     use super::statistics::{TensorStatistics, observe_many};
     #[pymodule_export]
