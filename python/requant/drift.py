@@ -28,6 +28,7 @@ SCHEMA = 1
 TOLERANCE = 4.0
 #: Share of values beyond the range from which on the values, and not some outliers, are said to be wider.
 WIDER = 0.01
+_CHUNK = 1 << 15
 
 
 class Verdict(StrEnum):
@@ -140,10 +141,12 @@ class TensorMonitor:
         if x.size:
             lo, hi = part.statistics.min, part.statistics.max
             own = ops.compute_params(lo, hi, QuantScheme(self.frozen.dtype))
-            error = ops.fake_quantize_array(x, own, threads=1)
-            error -= x
-            flat = error.ravel()
-            part.dynamic = float(np.dot(flat, flat))
+            flat, buffer = x.reshape(-1), np.empty(min(x.size, _CHUNK), np.float32)
+            for start in range(0, flat.size, _CHUNK):  # in pieces that stay in the cache
+                values = flat[start : start + _CHUNK]
+                error = ops.fake_quantize_array(values, own, threads=1, out=buffer[: values.size])
+                error -= values
+                part.dynamic += float(np.dot(error, error))
         return part
 
     def judged(self, calibrated: ops.TensorStatistics | None) -> TensorDrift:
