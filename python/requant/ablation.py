@@ -13,6 +13,8 @@ from requant.building import builder
 from requant.charts import bar_chart
 from requant.errors import ConfigError
 from requant.onnx.ops import OPS, Kind
+from requant.pages import results
+from requant.pages.page import fragment, page
 from requant.parallel import in_order
 from requant.transforms import repeat
 from requant.trials import set_up
@@ -92,8 +94,12 @@ class Sensitivity:
         bars = [(part.name, part.noise, f"{part.noise / total:.1%}{_alone(part.in_integers)}") for part in self.parts]
         return bar_chart(f"{self.model}: share of the output noise", bars)
 
+    def to_html(self) -> str:
+        """One self-contained page, at most 500 KB."""
+        return page(self.model, results.sensitivity(self))
+
     def _repr_html_(self) -> str:
-        return self.to_svg()
+        return fragment(results.sensitivity(self))
 
 
 def _alone(score: Score | None) -> str:

@@ -26,7 +26,7 @@ from requant.onnx.saving import save_model, self_contained
 from requant.placement import place
 from requant.plan import Form, build_plan
 from requant.ranges import view_range
-from requant.report import Report
+from requant.report import Report, by_quality
 from requant.runtime import saturates
 from requant.targets import get_target
 from requant.transforms import SAMPLES, Transformed, repeat, transform
@@ -52,7 +52,12 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
     from requant.ranges import RangeView
+    from requant.report import TensorQuality
     from requant.serialized import SerializedModel
+
+
+#: How many activations the report shows the histogram of.
+_VIEWS = 12
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,7 @@ class QuantizedModel:
                 f"{name!r} is no activation that was calibrated{closest(name, known)}",
                 hint="the report lists them (--report FILE)" if known else "dynamic quantization calibrates none",
             )
-        planned = self.plan.tensors[name]
-        seen = self.table[name if name in self.table else planned.source or name]
-        return view_range(name, seen, found.scale, found.zero_point, planned.scheme.dtype)
+        return _view(self.plan, self.table, found)
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -212,6 +215,7 @@ def quantize(
             *tensor_quality(prepared, plan, chosen.resolved, table),
             *weight_quality(prepared, plan, chosen.weights),
         )
+    worst = [tensor for tensor in by_quality(tensors) if tensor.kind == "activation"][:_VIEWS]
     report = Report(
         version=__version__,
         model=graph.origin,
@@ -231,6 +235,7 @@ def quantize(
         accuracy=accuracy,
         notes=(*transformed.notes, *_notes(config, graph, dataset, chosen.resolved.widened), *chosen.notes, *note),
         seconds=dict(watch.seconds),
+        ranges=() if table is None else tuple(_view(plan, table, tensor) for tensor in worst),
     )
     return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
 
@@ -329,6 +334,12 @@ def _describe_data(dataset: Dataset | None, table: CalibrationTable | None) -> s
     if dataset is not None:
         return dataset.description
     return "no data" if table is None else "calibration table"
+
+
+def _view(plan: QuantPlan, table: CalibrationTable, tensor: TensorQuality) -> RangeView:
+    planned = plan.tensors[tensor.name]
+    seen = table[tensor.name if tensor.name in table else planned.source or tensor.name]
+    return view_range(tensor.name, seen, tensor.scale, tensor.zero_point, planned.scheme.dtype)
 
 
 def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:

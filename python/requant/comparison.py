@@ -15,6 +15,8 @@ from requant.data import open_data
 from requant.errors import ConfigError
 from requant.evaluation import check_interface, load
 from requant.footprint import peak_memory
+from requant.pages import results
+from requant.pages.page import fragment, page
 from requant.runtime import open_runner
 from requant.timing import Timing, fitting_batches, thread_counts, time_models
 from requant.verify import Distance, one_sample, run_each
@@ -96,6 +98,13 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
         return {"schema": SCHEMA, **asdict(self), "worst": [tensor.name for tensor in self.worst]}
+
+    def to_html(self) -> str:
+        """One self-contained page, at most 500 KB."""
+        return page(f"{self.float_model} -> {self.quantized_model}", results.comparison(self))
+
+    def _repr_html_(self) -> str:
+        return fragment(results.comparison(self))
 
 
 def compare(

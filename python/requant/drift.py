@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.pages import results
+from requant.pages.page import fragment, page
+from requant.ranges import view_range
 from requant.types import QuantScheme
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
     from requant.onnx.frozen import FrozenRange
+    from requant.ranges import RangeView
 
 SCHEMA = 1
 #: Times the error at which frozen ranges are said not to fit: 4 is one bit of resolution (6 dB).
@@ -93,6 +97,7 @@ class Drift:
         sampled: how many of them were looked at.
         tensors: those that were watched and seen, in the model's order.
         verdict: ``matches`` if all do, else that of the tensor that would gain most from calibrating anew.
+        ranges: histograms of live values in the frozen ranges, of the tensors that match least.
     """
 
     model: str
@@ -100,15 +105,23 @@ class Drift:
     sampled: int
     tensors: tuple[TensorDrift, ...]
     verdict: Verdict
+    ranges: tuple[RangeView, ...] = ()
 
     @property
     def worst(self) -> tuple[TensorDrift, ...]:
         """All tensors, those that do not match first, and of these the ones that would gain most first."""
-        return tuple(sorted(self.tensors, key=badness, reverse=True))
+        return by_badness(self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
         return {"schema": SCHEMA, **asdict(self)}
+
+    def to_html(self) -> str:
+        """One self-contained page, at most 500 KB."""
+        return page(self.model, results.drift(self))
+
+    def _repr_html_(self) -> str:
+        return fragment(results.drift(self))
 
 
 class TensorMonitor:
@@ -148,6 +161,11 @@ class TensorMonitor:
                 error -= values
                 part.dynamic += float(np.dot(error, error))
         return part
+
+    def view(self) -> RangeView:
+        """The histogram beside the frozen range."""
+        frozen = self.frozen
+        return view_range(frozen.name, self.statistics, frozen.scale, frozen.zero_point, frozen.dtype)
 
     def judged(self, calibrated: ops.TensorStatistics | None) -> TensorDrift:
         """The verdict; ``calibrated`` is what was seen of the tensor in calibration, if it is known."""
@@ -205,6 +223,11 @@ def _ratio(a: float, b: float) -> float | None:
     if a <= 0:
         return 1.0
     return a / b if b > 0 else None
+
+
+def by_badness(tensors: Iterable[TensorDrift]) -> tuple[TensorDrift, ...]:
+    """Those that do not match first, and of these the ones that would gain most first."""
+    return tuple(sorted(tensors, key=badness, reverse=True))
 
 
 def badness(tensor: TensorDrift) -> tuple[bool, float]:

@@ -107,6 +107,10 @@ class Kept:
         found = {name: getattr(self, name) for name in ("target", "share", "met", "kept", "chosen")}
         return {"schema": SCHEMA, **found, "config": self.config.to_dict(), "steps": [asdict(s) for s in self.steps]}
 
+    def to_html(self) -> str:
+        """One self-contained page: the model's report, and every model that was tried; at most 500 KB."""
+        return self.model.report.to_html(self)
+
 
 def quantize_to_keep(
     model: Model,

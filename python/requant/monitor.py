@@ -10,7 +10,7 @@ import numpy as np
 
 from requant import ops
 from requant.data import DataOptions, open_data
-from requant.drift import Drift, TensorMonitor, Verdict, badness
+from requant.drift import Drift, TensorMonitor, Verdict, by_badness
 from requant.errors import ConfigError, DataError, ModelError, closest
 from requant.evaluation import load
 from requant.runtime import open_runner
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: One request in so many is looked at.
 EVERY = 50
+#: Tensors that a result shows the histograms of.
+_VIEWS = 12
 
 
 def measure_drift(
@@ -177,22 +179,19 @@ class DriftMonitor:
         Raises:
             DataError: nothing was seen yet.
         """
-        with self._lock:
-            parts = {name: watched.copy() for name, watched in self._watched.items() if watched.statistics.count}
-            requests, sampled = self.requests, self.sampled
+        requests, sampled, parts = self._seen()
         if not parts:
             raise DataError(f"none of {', '.join(self.tensors)} was seen yet", hint="observe requests first")
         tensors = tuple(part.judged(None if table is None else table.get(name)) for name, part in parts.items())
-        worst = max(tensors, key=badness)
-        return Drift(self.model, requests, sampled, tensors, worst.verdict)
+        worst = by_badness(tensors)
+        views = tuple(parts[tensor.name].view() for tensor in worst[:_VIEWS])
+        return Drift(self.model, requests, sampled, tensors, worst[0].verdict, views)
 
     def counters(self) -> dict[str, float]:
         """What was seen, as Prometheus names it: metrics with labels, and their values."""
-        found = {"requant_drift_requests_total": self.requests, "requant_drift_sampled_total": self.sampled}
-        counters: dict[str, float] = dict(found)
-        if not any(watched.statistics.count for watched in self._watched.values()):
-            return counters
-        for tensor in self.drift().tensors:
+        requests, sampled, parts = self._seen()
+        counters: dict[str, float] = {"requant_drift_requests_total": requests, "requant_drift_sampled_total": sampled}
+        for tensor in (part.judged(None) for part in parts.values()):
             label = _label(tensor.name)
             counters[f'requant_drift_values_total{{tensor="{label}"}}'] = tensor.values
             counters[f'requant_drift_not_finite_total{{tensor="{label}"}}'] = tensor.not_finite
@@ -213,6 +212,12 @@ class DriftMonitor:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _graph=None, _runners={}, _lock=threading.Lock(), _opening=threading.Lock())
+
+    def _seen(self) -> tuple[int, int, dict[str, TensorMonitor]]:
+        """Requests, those looked at, and a copy of what was seen of each tensor that was."""
+        with self._lock:
+            parts = {name: watched.copy() for name, watched in self._watched.items() if watched.statistics.count}
+            return self.requests, self.sampled, parts
 
     def _count(self) -> bool:
         with self._lock:

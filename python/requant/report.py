@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from requant.pages.page import fragment, page
+from requant.pages.results import quantization
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from requant.keeping import Kept
     from requant.plan import Skip
+    from requant.ranges import RangeView
 
 SCHEMA = 1
 
@@ -71,7 +75,7 @@ class Report:
     """The result of ``requant.quantize`` in figures.
 
     ``quantized`` counts the nodes that run on integers by op type, ``stored`` those in float whose weights are integers
-    in the file.
+    in the file; ``ranges`` has the histograms of the activations with the lowest SQNR.
     """
 
     version: str
@@ -92,11 +96,12 @@ class Report:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     stored: Mapping[str, int] = field(default_factory=dict)
+    ranges: tuple[RangeView, ...] = ()
 
     @property
     def worst(self) -> tuple[TensorQuality, ...]:
         """The ten tensors with the lowest SQNR, worst first."""
-        return tuple(sorted(self.tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db)[:10])
+        return by_quality(self.tensors)[:10]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
@@ -135,12 +140,17 @@ class Report:
             rows.append(("latency", f"{t.float_ms:.3f} -> {t.quantized_ms:.3f} ms ({change}, 1 thread, {t.runtime})"))
         return rows
 
+    def to_html(self, kept: Kept | None = None) -> str:
+        """One self-contained page, with the models that a search tried if it is given; at most 500 KB."""
+        return page(self.model, quantization(self, kept))
+
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>"
-            for k, v in self.summary()
-        )
-        return f"<table><caption>{html.escape(self.model)}</caption>{cells}</table>"
+        return fragment(quantization(self))
+
+
+def by_quality(tensors: Iterable[TensorQuality]) -> tuple[TensorQuality, ...]:
+    """``tensors``, the lowest SQNR first."""
+    return tuple(sorted(tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db))
 
 
 def _samples(count: int) -> str:

@@ -37,6 +37,7 @@ LAYERS = (
         "serialized",
         "parallel",
         "mincut",
+        "pages",
         "charts",
         "targets",
         "rules",
@@ -81,7 +82,7 @@ LAYERS = (
         "gguf",
     ),
     ("transforms",),
-    ("api", "editing", "trials", "ablation", "keeping"),
+    ("api", "editing", "trials", "ablation", "keeping", "schema"),
     ("cli", "__main__"),
 )
 #: Modules of a higher layer that a target's or a runtime's table needs.

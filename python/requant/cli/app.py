@@ -113,7 +113,9 @@ def _quantize(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _show_plan(args, config)
     output = Path(args.output or f"{Path(args.model).stem}.int8.onnx")
-    check_outputs([output, args.report, args.save_recipe], [args.model, args.data, args.eval, args.table, args.recipe])
+    check_outputs(
+        [output, args.report, args.html, args.save_recipe], [args.model, args.data, args.eval, args.table, args.recipe]
+    )
     judged: dict[str, Any] = {"evaluation": args.eval, "labels": args.labels, "metric": args.metric}
     kept = None
     if args.keep is not None:
@@ -135,6 +137,8 @@ def _quantize(args: argparse.Namespace) -> int:
     result.save(output, external_data=args.external_data)
     if args.report:
         write_atomically(args.report, result.report.to_json().encode())
+    if args.html:
+        write_atomically(args.html, result.report.to_html(kept).encode())
     if args.save_recipe:
         write_atomically(args.save_recipe, config.to_toml().encode())
     if args.json:

@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     import requant
     from requant.cli import render
     from requant.cli.options import whole_data_options
+    from requant.files import check_outputs, write_atomically
 
+    check_outputs([args.html], [args.float, args.quantized, args.data])
     with render.progress(quiet=args.quiet or args.json, what="comparing") as progress:
         result = requant.compare(
             args.float,
@@ -47,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
             measure=not args.no_latency,
             progress=progress,
         )
+    if args.html:
+        write_atomically(args.html, result.to_html().encode())
     if args.json:
         print(json.dumps(result.to_dict(), indent=1))
     elif not args.quiet:

@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     import requant
     from requant.cli import render
     from requant.cli.options import whole_data_options
+    from requant.files import check_outputs, write_atomically
 
+    check_outputs([args.html], [args.model, args.data, args.table])
     table = requant.CalibrationTable.load(args.table) if args.table else None
     with render.progress(quiet=args.quiet or args.json, what="watching") as progress:
         result = requant.measure_drift(
@@ -46,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             progress=progress,
         )
+    if args.html:
+        write_atomically(args.html, result.to_html().encode())
     if args.json:
         print(json.dumps(result.to_dict(), indent=1, allow_nan=False))
     elif not args.quiet:

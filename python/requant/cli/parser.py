@@ -107,7 +107,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         "without --eval of the perplexity of a language model, or of the outputs (0.99: error power at most 1 %%); "
         "exit status 1 if none of the models does",
     )
-    _add_data(quantize, required=False)
+    _add_data(quantize, required=False, html=True)
     _add_config(quantize)
 
     calibrate = command(
@@ -136,7 +136,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         "A quantized model beside its float model: error of every tensor, speed, memory.",
     )
     compare.add_arguments(compared)
-    _add_data(compared, required=True)
+    _add_data(compared, required=True, html=True)
 
     tried = command(
         "sensitivity",
@@ -144,7 +144,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         "Which layers quantization hurts: each alone in integers, and each alone in float.",
     )
     sensitivity.add_arguments(tried)
-    _add_data(tried, required=True)
+    _add_data(tried, required=True, html=True)
     _add_config(tried)
 
     watched = command(
@@ -153,7 +153,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         "Whether live traffic still fits the frozen ranges of a quantized model; exit status 1 where it does not.",
     )
     drift.add_arguments(watched)
-    _add_data(watched, required=True)
+    _add_data(watched, required=True, html=True)
 
     edit.add_arguments(
         command(
@@ -167,7 +167,10 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def _add_data(parser: argparse.ArgumentParser, *, required: bool, html: bool = False) -> None:
+    """The options of samples; ``html`` adds the one that writes the result as a page."""
+    if html:
+        parser.add_argument("--html", metavar="FILE", help="also write the result as one self-contained page")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",

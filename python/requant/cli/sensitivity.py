@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from requant.files import check_outputs, write_atomically
 
     config, options = config_of(args), data_options(args)
-    check_outputs([args.plot], [args.model, args.data, args.eval, args.table, args.recipe])
+    check_outputs([args.plot, args.html], [args.model, args.data, args.eval, args.table, args.recipe])
     quiet = args.quiet or args.json
     if args.table:
         table = requant.CalibrationTable.load(args.table)
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.plot:
         write_atomically(args.plot, result.to_svg().encode())
+    if args.html:
+        write_atomically(args.html, result.to_html().encode())
     if args.json:
         print(json.dumps(result.to_dict(), indent=1, allow_nan=False))
     elif not args.quiet:

@@ -1,0 +1,247 @@
+"""The body of the page of each result."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from requant.pages import charts
+from requant.pages.page import cut, facts, flag, heading, name, section, table, words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from requant.ablation import Sensitivity
+    from requant.comparison import Comparison
+    from requant.drift import Drift
+    from requant.keeping import Kept
+    from requant.ranges import RangeView
+    from requant.report import Report, TensorQuality
+    from requant.timing import Timing
+
+_FULL_BAR_DB = 60.0
+_VIEWS = 16
+
+
+def quantization(report: Report, kept: Kept | None = None) -> str:
+    """What ``requant quantize`` did."""
+    config = report.config
+    if config.get("dynamic"):
+        how = "Activations are quantized at run time."
+    else:
+        kind = "symmetric" if config.get("symmetric") else "asymmetric"
+        how = (
+            f"Ranges: {config.get('method')}, {kind} {config.get('activations')}, from {report.calibration_samples:,} "
+            f"samples ({report.data})."
+        )
+    counts = ", ".join(f"{op} {count}" for op, count in sorted(report.quantized.items(), key=lambda kv: -kv[1]))
+    done = "".join(f"<li>{name(line)}</li>" for line in (*report.prepared, *report.notes)[:40])
+    return "".join(
+        (
+            heading(report.model, f"Quantized by requant {report.version}. {how}"),
+            facts(report.summary()),
+            "" if kept is None else _frontier(kept),
+            section("Layers", f"<p>In integers: {name(counts) if counts else 'none'}.</p>" + _skipped(report)),
+            section(
+                "Ranges",
+                _views(report.ranges),
+                "The activations with the lowest SQNR: what was seen (height: log of the count) with the chosen range, "
+                "and what narrower and wider ranges would cost.",
+            ),
+            section(
+                "Tensors",
+                _tensors(sorted(report.tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db)),
+                "Lowest SQNR first. Granular error is from rounding, overload error from clipping (orange); both are "
+                "mean squared.",
+            ),
+            section("Prepared and noted", f"<ul>{done}</ul>" if done else ""),
+            section("Time", table(("stage", "seconds#"), [[name(k), f"{v:.3f}"] for k, v in report.seconds.items()])),
+        )
+    )
+
+
+def comparison(result: Comparison) -> str:
+    """What ``requant compare`` measured."""
+    rows = [("size", f"{result.float_bytes:,} -> {result.quantized_bytes:,} bytes"), ("data", result.data)]
+    if result.float_memory and result.quantized_memory:
+        both = f"{result.float_memory / 2**20:,.1f} -> {result.quantized_memory / 2**20:,.1f} MiB"
+        rows.append(("peak memory of a process that runs one sample", both))
+    rows += [(f"output {o.name}", f"SQNR {_decibels(o.sqnr_db)} dB, cosine {o.cosine:.6f}") for o in result.outputs]
+    tensors = [
+        [
+            name(t.name),
+            charts.bar(_share(t.sqnr_db)),
+            _decibels(t.sqnr_db),
+            f"{t.cosine:.6f}",
+            f"{t.max_error:.4g}",
+            "" if t.clipped is None else f"{t.clipped:.3%}",
+        ]
+        for t in sorted(result.tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db)
+    ]
+    return "".join(
+        (
+            heading(f"{result.float_model} -> {result.quantized_model}", f"Compared on {result.samples:,} samples."),
+            facts(rows),
+            section("Latency", _timings(result.timings), f"Float and quantized model in turn, {result.runtime}."),
+            section(
+                "Tensors",
+                table(("tensor", "", "SQNR dB#", "cosine#", "largest error#", "clipped#"), tensors),
+                "Inner tensors that both models have, lowest SQNR first, each with the error of all before it.",
+            ),
+        )
+    )
+
+
+def sensitivity(result: Sensitivity) -> str:
+    """What ``requant sensitivity`` found."""
+    rows = [("all in integers", f"SQNR {_decibels(result.quantized.sqnr_db)} dB"), ("data", result.data)]
+    if result.metric is not None:
+        rows.append(
+            (result.metric, f"{_figure(result.float_value)} float, {_figure(result.quantized.value)} quantized")
+        )
+    total = sum(part.noise for part in result.parts) or 1.0
+    most = max((part.noise for part in result.parts), default=0.0) or 1.0
+    columns = ["part", "op", "", "share of noise#", "SQNR dB alone in integers#", "SQNR dB alone in float#"]
+    if result.metric is not None:
+        columns += [f"{result.metric} in integers#", f"{result.metric} in float#"]
+    parts = []
+    for part in result.parts:
+        scores = (part.in_integers, part.in_float)
+        row = [
+            name(part.name),
+            name(", ".join(part.op_types)),
+            charts.bar(part.noise / most),
+            f"{part.noise / total:.2%}",
+        ]
+        row += ["" if score is None else _decibels(score.sqnr_db) for score in scores]
+        if result.metric is not None:
+            row += ["" if score is None else _figure(score.value) for score in scores]
+        parts.append(row)
+    text = "Ranked by what each adds to the output noise when only it is in integers."
+    return heading(result.model, f"Sensitivity on {result.samples:,} samples.") + "".join(
+        (facts(rows), section("Parts", table(columns, parts), text))
+    )
+
+
+def drift(result: Drift) -> str:
+    """What ``requant drift`` saw."""
+    rows = [
+        ("verdict", str(result.verdict)),
+        ("requests looked at", f"{result.sampled:,} of {result.requests:,}"),
+        ("tensors that match", f"{sum(t.verdict == 'matches' for t in result.tensors)} of {len(result.tensors)}"),
+    ]
+    tensors = [
+        [
+            name(t.name),
+            flag(t.verdict, good=t.verdict == "matches"),
+            f"[{t.lo:.4g}, {t.hi:.4g}]",
+            f"[{t.min:.4g}, {t.max:.4g}]",
+            f"{t.clipped:.3%}",
+            f"{t.granular:.3g}",
+            f"{t.overload:.3g}",
+            _times(t.ratio),
+            _times(t.gain),
+        ]
+        for t in result.worst
+    ]
+    columns = ("tensor", "verdict", "frozen range", "seen", "clipped#", "rounding#", "clipping#", "static / dynamic#")
+    text = "Gain: how many times less error the best range for these requests would make."
+    shown = section(
+        "Ranges", _views(result.ranges), "Live values of the tensors that match least, in their frozen ranges."
+    )
+    listed = section("Tensors", table((*columns, "gain#"), tensors), text)
+    return heading(result.model, "Live values in frozen ranges.") + facts(rows) + listed + shown
+
+
+def _frontier(kept: Kept) -> str:
+    points = [(i, step) for i, step in enumerate(kept.steps) if step.share is not None]
+    chosen = next((place for place, (i, _) in enumerate(points) if i == kept.chosen), 0)
+    shares = [step.share or 0.0 for _, step in points]
+    costs = {"ms": [step.latency_ms for _, step in points], "KB": [step.bytes / 1e3 for _, step in points]}
+    drawn = [charts.frontier(list(zip(c, shares, strict=True)), chosen, kept.target, unit) for unit, c in costs.items()]
+    pictures = "".join(f"<figure>{picture}</figure>" for picture in drawn)
+    rows = [
+        [
+            name(step.method),
+            str(len(step.in_float)),
+            str(step.integer_nodes),
+            "no figure" if step.share is None else f"{step.share:.5f}",
+            _decibels(step.score.sqnr_db),
+            f"{step.bytes:,}",
+            f"{step.latency_ms:.3f}",
+            f"{step.speedup:.2f} x",
+        ]
+        for step in kept.steps
+    ]
+    columns = ("method", "in float#", "in integers#", "share#", "SQNR dB#", "bytes#", "ms#", "speedup#")
+    left = ", ".join(kept.steps[kept.chosen].in_float)
+    text = (
+        f"{kept.target:g} of {kept.kept} was to be kept, {kept.share:.5f} is. "
+        f"Left in float: {cut(left, 200) or 'nothing'}."
+    )
+    picture = f'<div class="grid">{pictures}</div><p></p>' if len(points) > 1 else ""
+    return section("Frontier", f"{picture}{table(columns, rows, mark=kept.chosen)}", text)
+
+
+def _skipped(report: Report) -> str:
+    rows = [[name(skip.node), name(skip.op_type), words(skip.reason)] for skip in report.skipped]
+    return table(("left in float", "op", "because"), rows)
+
+
+def _views(views: Sequence[RangeView]) -> str:
+    figures = []
+    for view in views[:_VIEWS]:
+        cost = view.chosen
+        beyond = f" {view.below + view.above:,} lie beyond the picture." if view.below or view.above else ""
+        caption = (
+            f"{view.values:,} values in [{view.min:.4g}, {view.max:.4g}]; {cost.clipped:.3%} clipped. "
+            f"Error {cost.total:.2e}: rounding {cost.granular:.2e}, clipping {cost.overload:.2e}.{beyond}"
+        )
+        figures.append(
+            f"<figure><h3>{name(view.name)}</h3>{charts.histogram(view)}{charts.error_curve(view)}"
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+
+
+def _tensors(tensors: Iterable[TensorQuality]) -> str:
+    rows = [
+        [
+            name(t.name),
+            t.kind,
+            f"[{t.lo:.4g}, {t.hi:.4g}]",
+            charts.bar(_share(t.sqnr_db), t.overload / ((t.granular + t.overload) or 1.0)),
+            _decibels(t.sqnr_db),
+            f"{t.granular:.2g}",
+            f"{t.overload:.2g}",
+            f"{t.clipped:.3%}",
+        ]
+        for t in tensors
+    ]
+    return table(("tensor", "kind", "range", "", "SQNR dB#", "granular#", "overload#", "clipped#"), rows)
+
+
+def _timings(timings: Iterable[Timing]) -> str:
+    rows = []
+    for t in timings:
+        cells = [str(t.threads), str(t.batch_size)]
+        for attribute, form in (("p50_ms", ".3f"), ("p95_ms", ".3f"), ("per_second", ",.0f")):
+            cells.append(f"{getattr(t.in_float, attribute):{form}} → {getattr(t.quantized, attribute):{form}}")
+        rows.append([*cells, f"{t.speedup:.2f} x"])
+    return table(("threads", "batch#", "p50 ms#", "p95 ms#", "samples/s#", "speedup#"), rows)
+
+
+def _share(sqnr_db: float | None) -> float:
+    return 1.0 if sqnr_db is None else sqnr_db / _FULL_BAR_DB
+
+
+def _decibels(sqnr_db: float | None) -> str:
+    return "exact" if sqnr_db is None else f"{sqnr_db:.1f}"
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:#.6g}"
+
+
+def _times(value: float | None) -> str:
+    return "no end" if value is None else f"{value:.3g} x"

@@ -1,0 +1,201 @@
+"""Every JSON document is what its shipped schema says; every page is whole, small, safe and asks for nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tests.models import Net, samples
+
+import requant
+from requant.cli import main
+from requant.plan import Skip
+from requant.report import TensorQuality
+from requant.schema import DOCUMENTS, FOLDER, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
+LIMIT = 500_000
+
+pytestmark = pytest.mark.usefixtures("quick_latency")
+
+COMMANDS = {
+    "report": ["quantize", MODEL, "--data", CALIB, "--eval", EVAL, "-o", "out.onnx"],
+    "comparison": ["compare", MODEL, "q.onnx", "--data", EVAL, "--samples", "32"],
+    "sensitivity": ["sensitivity", MODEL, "--data", CALIB, "--depth", "1", "--eval", EVAL],
+    "drift": ["drift", "q.onnx", "--data", EVAL, "--samples", "32"],
+    "evaluation": ["evaluate", MODEL, "--data", EVAL],
+}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    requant.quantize(MODEL, CALIB, threads=1).save("q.onnx")
+
+
+def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], where: str = "$") -> Iterator[str]:
+    """What of ``value`` is not as ``schema`` says; the keywords that our schemas use, and no others."""
+    known = {"$schema", "$defs", "title", "$ref", "const", "enum", "anyOf", "type", "properties", "required"}
+    assert schema.keys() <= known | {"additionalProperties", "items"}
+    if "$ref" in schema:
+        yield from problems(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, where)
+    if "const" in schema and value != schema["const"]:
+        yield f"{where} is {value!r}"
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where} is {value!r}"
+    if "anyOf" in schema and all(list(problems(value, option, root, where)) for option in schema["anyOf"]):
+        yield f"{where} is {value!r}, none of the options"
+    kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+    if "type" in schema:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        good = {"number": number, "integer": number and isinstance(value, int)}
+        if not good.get(schema["type"], isinstance(value, kinds.get(schema["type"], ()))):
+            yield f"{where} is {value!r}, not {schema['type']}"
+            return
+    if isinstance(value, dict):
+        yield from (f"{where} lacks {key}" for key in schema.get("required", ()) if key not in value)
+        for key, inner in value.items():
+            rule = schema.get("properties", {}).get(key, schema.get("additionalProperties", True))
+            if rule is False:
+                yield f"{where} has {key}"
+            elif isinstance(rule, dict):
+                yield from problems(inner, rule, root, f"{where}.{key}")
+    if isinstance(value, list) and "items" in schema:
+        for i, inner in enumerate(value):
+            yield from problems(inner, schema["items"], root, f"{where}[{i}]")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_shipped_schemas_are_those_of_the_types(name: str) -> None:
+    assert (FOLDER / f"{name}.json").read_text("utf-8") == text_of(name), "run python -m requant.schema"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_are_as_their_schema_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMANDS[name], "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    schema = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    assert list(problems(document, schema, schema)) == []
+    assert list(problems({**document, "schema": 99}, schema, schema)) == ["$.schema is 99"]
+    assert list(problems({}, schema, schema))
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text; refuses what is not closed in order."""
+
+    VOID = frozenset({"meta"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def checked(text: str) -> Page:
+    """``text`` parsed, if it is a page that nothing can be said against."""
+    assert len(text.encode()) <= LIMIT
+    page = Page(text)
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "img", "iframe", "object", "embed", "image", "use", "a", "form", "base"}
+    for _, attributes in page.tags:
+        assert not {"src", "href", "xlink:href", "data", "action"} & attributes.keys()
+        assert not any(key.startswith("on") for key in attributes)
+    assert not re.search(r"https?:|url\(|@import", text)
+    return page
+
+
+@pytest.mark.parametrize("name", ["report", "comparison", "sensitivity", "drift"])
+def test_pages_are_whole_and_ask_for_nothing(name: str) -> None:
+    assert main([*COMMANDS[name], "--html", "page.html", "-q"]) == 0
+    page = checked(Path("page.html").read_text("utf-8"))
+    html = next(attributes for tag, attributes in page.tags if tag == "html")
+    assert html["lang"] == "en"
+    assert sum(tag == "h1" for tag, _ in page.tags) == 1
+    svgs = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert svgs
+    assert all(a.get("aria-label") if a.get("role") == "img" else a.get("aria-hidden") == "true" for a in svgs)
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+
+
+def test_a_search_shows_its_frontier() -> None:
+    line = [*COMMANDS["report"], "--keep", "0.9", "--html", "page.html", "-q"]
+    assert main(line) == 0
+    assert "0.9 of top1 was to be kept" in checked(Path("page.html").read_text("utf-8")).text
+
+
+HOSTILE = """"><script>alert(1)</script><img src=x onerror=alert(2)>'&amp;</style></svg>\x00\u202e{}"""
+
+
+def test_hostile_names_stay_names() -> None:
+    net = Net()
+    x = net.input(HOSTILE, ["n", 8])
+    model = net.model(
+        net.gemm(net.op("Relu", net.gemm(x, 8, 16, name=HOSTILE), output=HOSTILE + "1"), 16, 4, output="y")
+    )
+    data = {x: samples(model, 64)[x]}
+    result = requant.quantize(model, data, threads=1)
+    report = replace(result.report, model=HOSTILE, skipped=(Skip(HOSTILE, HOSTILE, HOSTILE),), notes=(HOSTILE,))
+    pages = [report.to_html(), report._repr_html_(), requant.measure_drift(result.data, data).to_html()]
+    pages.append(requant.compare(model, result.data, data, measure=False).to_html())
+    found = requant.sensitivity(model, data, threads=1)
+    pages += [found.to_html(), found._repr_html_()]
+    for text in pages:
+        assert "<script>alert" in checked(text).text
+        assert "\u202e" not in text
+        assert "\x00" not in text
+
+
+def test_large_models_give_small_pages() -> None:
+    report = requant.quantize(MODEL, CALIB, threads=1).report
+    name = "/model/layers.<&>" + "very/long/" * 100
+    tensor = TensorQuality(name, "activation", -1.0, 1.0, 0.1, 0, 1e-3, 1e-4, 0.01, 30.0)
+    large = replace(
+        report,
+        tensors=(tensor,) * 20_000,
+        skipped=(Skip(name, "Conv" * 100, "because " * 100),) * 20_000,
+        notes=(name,) * 1000,
+        prepared=(name,) * 1000,
+        ranges=tuple(replace(view, name=name) for view in report.ranges * 10),
+        quantized={f"{name}{i}": 1 for i in range(1000)},
+        model=name,
+    )
+    text = large.to_html()
+    assert "19,800 more rows" in checked(text).text
+    outputs = report.outputs * 3000
+    checked(replace(large, outputs=outputs).to_html())
+
+
+def test_charts_of_nothing_are_drawn() -> None:
+    zeros = np.zeros((64, 8), np.float32)
+    net = Net()
+    model = net.model(net.gemm(net.input("x", ["n", 8]), 8, 4, output="y"))
+    checked(requant.quantize(model, {"x": zeros}, threads=1).report.to_html())
+    checked(requant.quantize(MODEL, dynamic=True).report.to_html())
