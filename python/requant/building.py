@@ -12,6 +12,7 @@ from requant.onnx.operators import as_operators, left_between
 from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate
+from requant.plan import nodes_of
 from requant.repair import repair
 from requant.resolve import resolve
 from requant.targets import get_target
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from requant.types import Range
 
 
+_UNSEEN = "calibration has seen no value of its tensors"
+
+
 def builder(
     given: Graph,
     graph: Graph,
@@ -41,11 +45,14 @@ def builder(
 
     Weights are repaired by what ``sample`` says, once: a part has the integers of the whole.
     """
-    known = {name: tensor.known_range or ranges[tensor.source or name] for name, tensor in plan.tensors.items()}
+    found = {name: tensor.known_range or ranges.get(tensor.source or name) for name, tensor in plan.tensors.items()}
+    known = {name: chosen for name, chosen in found.items() if chosen is not None}
+    if unseen := nodes_of(graph, plan, set(found) - set(known)):
+        plan = plan_whole(graph, config, dict.fromkeys(unseen, _UNSEEN))
     whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample)
 
     def build(left_out: Mapping[str, str]) -> Candidate:
-        part = plan_whole(graph, config, left_out) if left_out else plan
+        part = plan_whole(graph, config, {**dict.fromkeys(unseen, _UNSEEN), **left_out}) if left_out else plan
         resolved = whole.resolved.of(part)
         weights = resolve_dynamic(graph, part, config)
         model, stored = insert_qdq(graph, part, resolved), Stored()

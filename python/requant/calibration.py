@@ -109,13 +109,15 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         """For each tensor the range of each method: ``mse``, and for the symmetric scheme ``mse_symmetric``."""
 
         def ranges(name: str) -> dict[str, Range]:
+            if not self[name].count:
+                return {}
             chosen = self._statistics[name].ranges(config.activation_scheme.dtype.value, config.percentile)
             return {f"{method}{'_symmetric' if symmetric else ''}": Range(*ends) for method, symmetric, *ends in chosen}
 
         return dict(zip(self, in_order(ranges, self, config.cores), strict=True))  # the search runs without the GIL
 
     def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
-        """The range of every tensor that ``plan`` calibrates for itself or for others."""
+        """The range of every tensor that ``plan`` calibrates, but of those in branches that no sample took."""
 
         def chosen(tensor: TensorPlan) -> Range:
             method = tensor.method or config.method
@@ -124,7 +126,13 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 return found
             return Range(max(found.lo, -tensor.clip), min(found.hi, tensor.clip))
 
-        return {tensor.name: chosen(tensor) for tensor in plan.tensors.values() if tensor.is_calibrated}
+        tensors = [tensor for tensor in plan.tensors.values() if tensor.is_calibrated and self._has_seen(tensor)]
+        return {tensor.name: chosen(tensor) for tensor in tensors}
+
+    def _has_seen(self, tensor: TensorPlan) -> bool:
+        """Whether a value is known of a tensor, or nothing at all: that is an error, but not here."""
+        statistics = [self.get(name) for name in (tensor.name, *tensor.joined)]
+        return any(seen is None or seen.count for seen in statistics)
 
     def check(self, graph: Graph) -> None:
         """Refuse a table of another model.

@@ -115,7 +115,7 @@ def input_means(
 
 def layers(graph: Graph, plan: QuantPlan) -> list[Layer]:
     """The layers of ``plan`` whose inputs can be told term by term: convolutions, and products with one matrix."""
-    nodes = {node.name: node for node in graph.nodes}
+    nodes = {node.name: node for node in graph.all_nodes()}
     found = [Layer(nodes[node.name], node) for node in plan.nodes if node.weight is not None]
     return [layer for layer in found if layer.k]
 
@@ -148,6 +148,7 @@ class Layer:
         if not self._kernel:
             flat = x.reshape(-1, 1, self.k)
             return flat[:: max(1, -(-len(flat) // rows))]
+        x = x.reshape(-1, *x.shape[-1 - len(self._kernel) :])  # of a body stacked over its iterations
         windows = _windows(x, self._op, self._kernel)
         images, channels, *places = windows.shape[: x.ndim]
         total = images * math.prod(places)
@@ -172,6 +173,8 @@ def _vectors(
         arrays = dict(batch.feeds) | (dict(zip(fetched, runner.run(batch.feeds), strict=True)) if runner else {})
         for layer in layers:
             x = np.asarray(arrays[reads[layer.node.name]], np.float32)
+            if not x.size:
+                continue  # it stands in a branch that was not taken
             yield layer.node.name, layer.vectors(x, -(-ROWS * batch.count // samples))
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.errors import ConfigError, closest
+from requant.onnx.bodies import Surroundings
 from requant.onnx.graph import constant, int_attribute, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
@@ -27,7 +28,7 @@ from requant.targets import Target, get_target
 from requant.tensors import Activation, TensorPlan, plan_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
@@ -128,6 +129,18 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     return _Planner(graph, config, get_target(config.target), left_out).plan()
 
 
+def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[str, ...]:
+    """The nodes of ``plan`` that read or give one of ``tensors``."""
+    if not tensors:
+        return ()
+    outputs = {node.name or "": {value.name for value in node.outputs} for node in graph.all_nodes()}
+    return tuple(
+        node.name
+        for node in plan.nodes
+        if outputs[node.name] & set(tensors) or any(name in tensors for _, name in node.activations)
+    )
+
+
 def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
     """The nodes, of bodies too, that the rules of ``config`` keep in float, each with its reason.
 
@@ -162,8 +175,9 @@ class _Planner:
         self.config = config
         self.rules = config.ordered_rules
         self.target = target
-        self.nodes = graph.nodes
-        self.inner = [node for node in graph.all_nodes() if node.graph is not graph.model.graph]
+        self.nodes = list(graph.all_nodes())
+        self.main = graph.model.graph
+        self.surroundings = Surroundings(graph)
         self.left_out = excluded(graph, config) | dict(left_out)
         self.chosen: dict[ir.Node, OpSpec] = {}
         self.reasons: dict[ir.Node, str] = {}
@@ -179,12 +193,7 @@ class _Planner:
             for node in self.nodes
             if node in self.reasons and not self._absorbed(node, tensors)
         )
-        inner = tuple(
-            Skip(node.name or "", node.op_type, "it stands inside If, Loop or Scan")
-            for node in self.inner
-            if may_touch_float(node)
-        )
-        return QuantPlan(nodes, tensors, skipped + inner)
+        return QuantPlan(nodes, tensors, skipped)
 
     # -- which nodes -------------------------------------------------------------------------------------------------
 
@@ -196,8 +205,8 @@ class _Planner:
             if row is None:
                 self.reasons[node] = f"{node.op_type} has no integer form here"
             elif row.kind is Kind.COMPUTE:
-                reason = self.left_out.get(node.name or "") or self._refuse_compute(node, row)
-                if reason is None:
+                reason = self.left_out.get(node.name or "") or self._hidden(node) or self._refuse_compute(node, row)
+                if not reason:
                     self.chosen[node] = row
                 else:
                     self.reasons[node] = reason
@@ -214,7 +223,7 @@ class _Planner:
                 return "its activation input is a constant"
             if role is Role.ACTIVATION and not is_float(value):
                 return f"its input is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
-            if role is not Role.ACTIVATION and array is None:
+            if role is not Role.ACTIVATION and (array is None or value.name not in self.main.initializers):
                 return f"its {role.value} is computed at run time"
             if role is Role.WEIGHT and array is not None and (array.size == 0 or array.dtype != np.float32):
                 return "its weight is empty or not float32"
@@ -231,10 +240,15 @@ class _Planner:
             row = row_of(node)
             if row is None or row.kind is Kind.COMPUTE or not may_touch_float(node):
                 continue
-            self.reasons[node] = self.left_out.get(node.name or "") or self._refuse_follower(node, row) or ""
-            if not self.reasons[node]:
-                del self.reasons[node]
+            reason = self.left_out.get(node.name or "") or self._hidden(node) or self._refuse_follower(node, row)
+            if reason:
+                self.reasons[node] = reason
+            else:
                 self.chosen[node] = row
+
+    def _hidden(self, node: ir.Node) -> str:
+        """Why the tensors of a node in a body cannot be calibrated; empty where they can."""
+        return "" if node.graph is self.main else self.surroundings.hidden(node)
 
     def _refuse_follower(self, node: ir.Node, row: OpSpec) -> str | None:
         if row.kind is Kind.CLAMP:
@@ -311,7 +325,7 @@ class _Planner:
         """The tensor that carries the result of a node: behind the Relu or Clip that alone reads it."""
         while not value.is_graph_output() and len(value.uses()) == 1:
             user = next(iter(value.uses())).node
-            if not _is_clamp(user) or user.inputs[0] is not value:
+            if not _is_clamp(user) or user.inputs[0] is not value or user.graph is not value.graph:
                 break
             value = user.outputs[0]
         return value

@@ -104,7 +104,7 @@ def _correct_biases(
     for layer in found:
         node = layer.node
         model = insert_qdq(graph, plan, resolved)
-        read = next(n for n in model.nodes if n.name == node.name).inputs[0]
+        read = next(n for n in model.all_nodes() if n.name == node.name).inputs[0]
         assert read is not None  # it is what the layer multiplies
         means = input_means(model, [layer], {node.name: read.name or ""}, batches, threads=config.cores)
         if node.name not in means:

@@ -105,7 +105,7 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
         chosen = tensor.fixed or ranges[tensor.source or tensor.name]
         activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, tensor.scheme)
     constants = graph.model.graph.initializers
-    groups = {node.name: int_attribute(node, "group", 1) for node in graph.nodes if node.op_type == "Conv"}
+    groups = {node.name: int_attribute(node, "group", 1) for node in graph.all_nodes() if node.op_type == "Conv"}
     weights, biases, widened = StoredTensors(graph), {}, []
     for node in plan.nodes:
         if node.weight is None:

@@ -54,15 +54,17 @@ _HALF_STEP = 0.5 + 1e-3  # with room for the rounding of scale itself
 
 class _Writer:
     def __init__(self, graph: Graph, plan: QuantPlan, resolved: Resolved) -> None:
-        self.graph = graph.model.graph
+        self.opsets = graph.model.opset_imports
         self.metadata = graph.model.metadata_props
         self.tensor = graph.tensor
         self.plan = plan
         self.resolved = resolved
-        self.nodes = {node.name: node for node in self.graph}
-        self.values = ir.convenience.create_value_mapping(self.graph)
+        self.nodes = {node.name: node for node in graph.all_nodes()}
+        main = graph.model.graph
+        graphs = (main, *main.subgraphs())
+        self.values = {name: v for g in graphs for name, v in ir.convenience.create_value_mapping(g).items()}
         self.constants: dict[Hashable, ir.Value] = {}
-        self.taken = {*self.nodes, *self.values, *self.graph.initializers}
+        self.taken = {*self.nodes, *self.values, *(name for g in graphs for name in g.initializers)}
         self.serials: Counter[str] = Counter()
         self.gains: dict[str, np.float32] = {}
 
@@ -90,25 +92,18 @@ class _Writer:
         params = self.resolved.activations[value.name or ""]
         name = value.name or ""
         value, from_integer = self._drop_clamps(value, params, integer)
-        parameters = self._parameters(params)
+        home = _home(value)
         gain = self.gains.get(name)
-        stored = parameters if gain is None else self._parameters(replace(params, scale=params.scale / gain))
-        quantized, dequantized = self._unique("q"), self._unique("dq")
-        domain = self._domain(params.scheme.dtype)
+        stored = self._parameters(params if gain is None else replace(params, scale=params.scale / gain), home)
+        quantized = self._unique("q")
         quantize = ir.node(
             "QuantizeLinear",
             [value, *stored],
-            domain=domain,
+            domain=self._domain(params.scheme.dtype),
             outputs=[_value(quantized, ir.DataType[params.scheme.dtype.upper()], value.shape)],
             name=quantized,
         )
-        dequantize = ir.node(
-            "DequantizeLinear",
-            [quantize.outputs[0], *parameters],
-            domain=domain,
-            outputs=[_value(dequantized, ir.DataType.FLOAT, value.shape)],
-            name=dequantized,
-        )
+        dequantize = self._dequantize(quantize.outputs[0], params, home)
         result = dequantize.outputs[0]
         if from_integer:
             is_output = value.is_graph_output()
@@ -121,14 +116,32 @@ class _Writer:
                 self.nodes[reader].replace_input_with(index, result)
         producer = value.producer()
         if producer is None:
-            first = self.graph[0]
-            self.graph.insert_before(first, (quantize, dequantize))
+            home.insert_before(home[0], (quantize, dequantize))
         else:
-            self.graph.insert_after(producer, (quantize, dequantize))
+            home.insert_after(producer, (quantize, dequantize))
+        inner: dict[ir.Graph, ir.Node] = {}
+        for reader, index in readers:  # in a body a runtime fuses only a DequantizeLinear that stands there, too
+            body = self.nodes[reader].graph
+            if not isinstance(body, ir.Graph) or body is home:
+                continue
+            if body not in inner:
+                inner[body] = self._dequantize(quantize.outputs[0], params, body)
+                body.insert_before(body[0], inner[body])
+            self.nodes[reader].replace_input_with(index, inner[body].outputs[0])
+
+    def _dequantize(self, integers: ir.Value, params: QuantParams, home: ir.Graph) -> ir.Node:
+        name = self._unique("dq")
+        return ir.node(
+            "DequantizeLinear",
+            [integers, *self._parameters(params, home)],
+            domain=self._domain(params.scheme.dtype),
+            outputs=[_value(name, ir.DataType.FLOAT, integers.shape)],
+            name=name,
+        )
 
     def _domain(self, dtype: QuantType) -> str:
         """Where the ops are that quantize to ``dtype``: before opset 21, ONNX's own do not know 16 bits."""
-        imports = self.graph.opset_imports
+        imports = self.opsets
         if dtype.bits <= _BYTE or imports[""] >= _OPSET_OF_16_BITS:
             return ""
         imports.setdefault(_CONTRIB, 1)
@@ -167,7 +180,7 @@ class _Writer:
             ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
             name = value.name
             highs = [high for _, high in map(_bounds, chain) if high is not None]
-            self.graph.remove(chain, safe=True)
+            _home(source).remove(chain, safe=True)
             source.name = name
             if highs:  # a reader of the tensor cannot tell otherwise
                 self.metadata[f"{CLAMP_KEY}{name}"] = repr(min(highs))
@@ -175,10 +188,11 @@ class _Writer:
 
     def _dequantized_constant(self, node: ir.Node, original: ir.Value | None, tensor: QuantizedTensor) -> ir.Value:
         name = (original.name if original is not None else None) or f"{node.name}_constant"
-        key = (name, fingerprint(tensor.data), tensor.params.scale.tobytes())
+        home = _home(node.outputs[0])
+        key = (home, name, fingerprint(tensor.data), tensor.params.scale.tobytes())
         if key not in self.constants:
-            data = self._initializer("w", tensor.data)
-            parameters = self._parameters(tensor.params)
+            data = self._shared("w", tensor.data, home)
+            parameters = self._parameters(tensor.params, home)
             dequantized = self._unique("dq")
             axis = getattr(tensor.params.scheme.granularity, "axis", None)
             dequantize = ir.node(
@@ -189,25 +203,26 @@ class _Writer:
                 outputs=[_value(dequantized, ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
                 name=dequantized,
             )
-            self.graph.insert_before(self.graph[0], dequantize)
+            home.insert_before(home[0], dequantize)
             self.constants[key] = dequantize.outputs[0]
         return self.constants[key]
 
-    def _parameters(self, params: QuantParams) -> tuple[ir.Value, ...]:
+    def _parameters(self, params: QuantParams, home: ir.Graph) -> tuple[ir.Value, ...]:
         """Scale and zero point, each written once for all who share it; a bias needs no zero point.
 
         A weight does: onnxruntime fuses Gemm only with one.
         """
-        scale = self._shared("s", params.scale.astype(np.float32))
+        scale = self._shared("s", params.scale.astype(np.float32), home)
         zero_point = params.zero_point
         if zero_point.dtype == np.int32:
             return (scale,)
-        return scale, self._shared("z", zero_point)
+        return scale, self._shared("z", zero_point, home)
 
-    def _shared(self, kind: str, array: NDArray[Any]) -> ir.Value:
-        key = fingerprint(array)
+    def _shared(self, kind: str, array: NDArray[Any], home: ir.Graph) -> ir.Value:
+        """A constant in ``home``, written once there."""
+        key = (home, kind, fingerprint(array))
         if key not in self.constants:
-            self.constants[key] = self._initializer(kind, array)
+            self.constants[key] = self._initializer(kind, array, home)
         return self.constants[key]
 
     def _unique(self, kind: str) -> str:
@@ -218,12 +233,12 @@ class _Writer:
             if name not in self.taken:
                 return name
 
-    def _initializer(self, kind: str, array: NDArray[Any]) -> ir.Value:
+    def _initializer(self, kind: str, array: NDArray[Any], home: ir.Graph) -> ir.Value:
         name = self._unique(kind)
         array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d
         value = ir.Value(name=name, const_value=self.tensor(array, name), shape=ir.Shape(array.shape))
         value.dtype = ir.DataType.from_numpy(array.dtype)
-        self.graph.register_initializer(value)
+        home.register_initializer(value)
         return value
 
 
@@ -252,6 +267,12 @@ def _bounds(clamp: ir.Node) -> tuple[float | None, float | None]:
     bounds = [constant(v) for v in clamp.inputs[1:]]
     low, high = (float(b) if b is not None else None for b in (*bounds, None, None)[:2])
     return low, high
+
+
+def _home(value: ir.Value) -> ir.Graph:
+    """The graph that a tensor is of: the main one, or a body."""
+    assert isinstance(value.graph, ir.Graph)  # functions are inlined before
+    return value.graph
 
 
 def _value(name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:

@@ -177,9 +177,16 @@ class Graph:
         Raises:
             ModelError: A tensor does not exist, or what is not in files exceeds the 2 GiB of one protobuf message.
         """
-        proto = ir.serde.serialize_model(self.model)
+        wanted, model = list(fetch), self.model
+        main = {value.name for node in model.graph for value in node.outputs} | {v.name for v in model.graph.inputs}
+        if not main.issuperset(wanted):
+            from requant.onnx.bodies import expose
+
+            model = model.clone()
+            seen = expose(model, set(wanted) - main)
+            wanted = [seen.get(name, name) for name in wanted]
+        proto = ir.serde.serialize_model(model)
         del proto.graph.value_info[:]
-        wanted = list(fetch)
         if wanted:
             known = {name for node in proto.graph.node for name in node.output} | {i.name for i in proto.graph.input}
             missing = [name for name in wanted if name not in known]
