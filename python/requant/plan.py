@@ -93,12 +93,16 @@ class DynamicNode:
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """Everything that will become integer, and every float node that will not."""
+    """Everything that will become integer, and every float node that will not.
+
+    ``guarded`` names float nodes that the target would quantize on its own.
+    """
 
     nodes: tuple[NodePlan, ...]
     tensors: Mapping[str, TensorPlan]
     skipped: tuple[Skip, ...]
     dynamic: tuple[DynamicNode, ...] = ()
+    guarded: frozenset[str] = frozenset()
 
     @property
     def op_types(self) -> tuple[str, ...]:
@@ -193,7 +197,10 @@ class _Planner:
             for node in self.nodes
             if node in self.reasons and not self._absorbed(node, tensors)
         )
-        return QuantPlan(nodes, tensors, skipped)
+        guarded = frozenset(
+            node.name or "" for node in self.reasons if node.domain == "" and node.op_type in self.target.requantizes
+        )
+        return QuantPlan(nodes, tensors, skipped, guarded=guarded)
 
     # -- which nodes -------------------------------------------------------------------------------------------------
 

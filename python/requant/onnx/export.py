@@ -23,12 +23,13 @@ import onnx_ir as ir
 from requant.onnx.frozen import CLAMP_KEY
 from requant.onnx.graph import constant
 from requant.onnx.mapped import fingerprint
+from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.cleanup import drop_unused
-from requant.types import QuantizedTensor, QuantParams, QuantScheme
+from requant.types import PerChannel, QuantizedTensor, QuantParams, QuantScheme
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
 
@@ -67,9 +68,9 @@ class _Writer:
         self.taken = {*self.nodes, *self.values, *(name for g in graphs for name in g.initializers)}
         self.serials: Counter[str] = Counter()
         self.gains: dict[str, np.float32] = {}
+        self.integer = {node.name for node in plan.nodes}
 
     def write(self) -> None:
-        integer = {node.name for node in self.plan.nodes}
         for node_plan in self.plan.nodes:
             node = self.nodes[node_plan.name]
             if node_plan.as_add:
@@ -86,12 +87,12 @@ class _Writer:
             for index, name in node_plan.activations:
                 readers.setdefault(name, []).append((node_plan.name, index))
         for name in self.plan.tensors:
-            self._quantize_activation(self.values[name], integer, readers.get(name, []))
+            self._quantize_activation(self.values[name], readers.get(name, []))
 
-    def _quantize_activation(self, value: ir.Value, integer: set[str], readers: list[tuple[str, int]]) -> None:
+    def _quantize_activation(self, value: ir.Value, readers: list[tuple[str, int]]) -> None:
         params = self.resolved.activations[value.name or ""]
         name = value.name or ""
-        value, from_integer = self._drop_clamps(value, params, integer)
+        value, from_integer = self._drop_clamps(value, params)
         home = _home(value)
         gain = self.gains.get(name)
         stored = self._parameters(params if gain is None else replace(params, scale=params.scale / gain), home)
@@ -104,11 +105,13 @@ class _Writer:
             name=quantized,
         )
         dequantize = self._dequantize(quantize.outputs[0], params, home)
-        result = dequantize.outputs[0]
+        result, added = dequantize.outputs[0], [quantize, dequantize]
         if from_integer:
             is_output = value.is_graph_output()
+            guarded = [(use.node, use.idx) for use in value.uses() if self._reaches_guarded(use.node)]
             ir.convenience.replace_all_uses_with(value, result, replace_graph_outputs=True)
             quantize.replace_input_with(0, value)
+            added += self._guard(quantize.outputs[0], params, guarded, home)
             if is_output:
                 value.name, result.name = self._unique("f"), name
         else:
@@ -116,9 +119,9 @@ class _Writer:
                 self.nodes[reader].replace_input_with(index, result)
         producer = value.producer()
         if producer is None:
-            home.insert_before(home[0], (quantize, dequantize))
+            home.insert_before(home[0], added)
         else:
-            home.insert_after(producer, (quantize, dequantize))
+            home.insert_after(producer, added)
         inner: dict[ir.Graph, ir.Node] = {}
         for reader, index in readers:  # in a body a runtime fuses only a DequantizeLinear that stands there, too
             body = self.nodes[reader].graph
@@ -130,6 +133,7 @@ class _Writer:
             self.nodes[reader].replace_input_with(index, inner[body].outputs[0])
 
     def _dequantize(self, integers: ir.Value, params: QuantParams, home: ir.Graph) -> ir.Node:
+        """A DequantizeLinear of one scale, or one for each index of axis 1, which is its default."""
         name = self._unique("dq")
         return ir.node(
             "DequantizeLinear",
@@ -138,6 +142,28 @@ class _Writer:
             outputs=[_value(name, ir.DataType.FLOAT, integers.shape)],
             name=name,
         )
+
+    def _reaches_guarded(self, node: ir.Node) -> bool:
+        """Whether ``node`` is one that shall stay float, or only moves values on their way to one."""
+        if node.name in self.plan.guarded:
+            return True
+        row = row_of(node)
+        moves = row is not None and row.kind is Kind.MOVE and node.name not in self.integer
+        return moves and any(self._reaches_guarded(user) for out in node.outputs for user in out.consumers())
+
+    def _guard(
+        self, integers: ir.Value, params: QuantParams, readers: Sequence[tuple[ir.Node, int]], home: ir.Graph
+    ) -> list[ir.Node]:
+        """Let ``readers`` read from a DequantizeLinear of the same scale for each channel (``Target.requantizes``)."""
+        channels = integers.shape[1] if integers.shape is not None and len(integers.shape) > 1 else None
+        if not readers or not isinstance(channels, int):
+            return []
+        scheme = replace(params.scheme, granularity=PerChannel(1))
+        each = QuantParams(np.repeat(params.scale, channels), np.repeat(params.zero_point, channels), scheme)
+        dequantize = self._dequantize(integers, each, home)
+        for node, index in readers:
+            node.replace_input_with(index, dequantize.outputs[0])
+        return [dequantize]
 
     def _domain(self, dtype: QuantType) -> str:
         """Where the ops are that quantize to ``dtype``: before opset 21, ONNX's own do not know 16 bits."""
@@ -162,17 +188,19 @@ class _Writer:
         node.replace_input_with(1, self._dequantized_constant(node, None, shift))
         self.gains[node.outputs[0].name or ""] = np.float32(alpha)
 
-    def _drop_clamps(self, value: ir.Value, params: QuantParams, integer: set[str]) -> tuple[ir.Value, bool]:
+    def _drop_clamps(self, value: ir.Value, params: QuantParams) -> tuple[ir.Value, bool]:
         """The tensor to quantize in place of ``value``, and whether an integer op gives it."""
         chain, source = [], value
-        while (node := source.producer()) is not None and node.op_type in ("Relu", "Clip") and node.name not in integer:
+        while (node := source.producer()) is not None and node.op_type in ("Relu", "Clip"):
+            if node.name in self.integer:
+                break
             before = node.inputs[0]
             if before is None or len(before.uses()) != 1 or before.is_graph_output():
                 break
             chain.append(node)
             source = before
         producer = source.producer()
-        if producer is None or producer.name not in integer:
+        if producer is None or producer.name not in self.integer:
             return value, False
         if not all(_saturates(node, params) for node in chain):
             return value, True

@@ -11,5 +11,6 @@ TARGET = Target(
     moves=frozenset(t for t, row in OPS.items() if row.kind is Kind.MOVE),
     everything=True,
     operators=True,
+    requantizes=frozenset({"Conv", "ConvTranspose", "Gemm"}),
     dynamic={"Conv": 0, "Gemm": 0, "MatMul": 0},
 )

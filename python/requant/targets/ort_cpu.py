@@ -54,6 +54,7 @@ TARGET = Target(
     float_activations=("int8", "uint16", "int16"),
     operators=True,
     pair_products=True,
+    requantizes=frozenset({"Conv", "ConvTranspose", "Gemm"}),
     one_gelu=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.
     dynamic={"Gemm": 1 << 13, "MatMul": 1 << 13, "LSTM": 1 << 16},

@@ -33,6 +33,8 @@ class Target:
         operators: whether it runs quantized operators (``--format qoperator``), which are onnxruntime's.
         pair_products: whether the target multiplies neighbouring uint8 x int8 pairs with 16-bit saturation on some of
             its machines, so that int8 weights must keep ``255 * (w[2i] + w[2i+1])`` inside int16.
+        requantizes: op types that its optimizer quantizes itself, weights with one scale, where they stand in float
+            behind a DequantizeLinear with one scale: what shall stay float needs one for each channel there.
         one_gelu: whether it runs GELU as one op of onnxruntime's own (see ``passes.activations``).
         dynamic: op types with an integer kernel for activations that are quantized at run time, each with the number
             of weight values from which it is faster than float.
@@ -54,5 +56,6 @@ class Target:
     everything: bool = False
     operators: bool = False
     pair_products: bool = False
+    requantizes: frozenset[str] = frozenset()
     one_gelu: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)

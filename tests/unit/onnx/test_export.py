@@ -331,6 +331,30 @@ def test_a_clamp_that_another_node_reads_stays_for_it() -> None:
         assert sqnr(real, got) > 20
 
 
+# -- what stays float --------------------------------------------------------------------------------------------------
+
+
+FLOAT_LAYERS: dict[str, Build] = {
+    "Conv": lambda n, x: n.conv(x, 8, 8, name="mid"),
+    "Conv behind MaxPool": lambda n, x: n.conv(n.op("MaxPool", x, kernel_shape=[2, 2]), 8, 8, name="mid"),
+    "ConvTranspose": lambda n, x: n.op("ConvTranspose", x, n.normal(8, 8, 2, 2, scale=0.3), n.normal(8), name="mid"),
+    "Gemm": lambda n, x: n.op(
+        "Unsqueeze", n.gemm(rank_2(n, x), 8, 8, trans_b=1, name="mid"), n.const(np.array([2, 3]))
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", FLOAT_LAYERS)
+def test_the_runtime_does_not_quantize_what_shall_stay_float(layer: str) -> None:
+    """Its optimizer would, with one scale for all weights, where Q and DQ surround the layer."""
+    q = Quantized(framed(Net(), FLOAT_LAYERS[layer]), exclude=["mid"])
+    assert "mid" in q.plan.guarded
+    (exact,), (got,) = run(q.data, q.feeds, optimize=False), run(q.data, q.feeds)
+    (step,) = q.steps()
+    assert np.max(np.abs(exact - got)) <= 1.01 * step
+    assert np.mean(np.abs(exact - got) > 0.01 * step) < 0.02
+
+
 # -- names and outputs -----------------------------------------------------------------------------------------------
 
 
