@@ -13,14 +13,17 @@ from requant.building import builder
 from requant.charts import bar_chart
 from requant.errors import ConfigError
 from requant.onnx.ops import OPS, Kind
+from requant.onnx.saving import self_contained
 from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.parallel import in_order
+from requant.remote import map_remote
 from requant.transforms import repeat
-from requant.trials import set_up
+from requant.trials import score_bytes, set_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from requant.calibration import CalibrationTable, Progress
     from requant.config import QuantConfig
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.placement import Build
     from requant.plan import NodePlan
-    from requant.trials import Score, Trials
+    from requant.trials import Score, TrialContext, Trials
 
 SCHEMA = 1
 _REASON = "it is tried without"
@@ -118,6 +121,7 @@ def sensitivity(
     metric: str | Callable[..., object] = "top1",
     labels: str | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
     **overrides: Any,
 ) -> Sensitivity:
     """Try every node that would be quantized alone in integers, and alone in float.
@@ -137,6 +141,7 @@ def sensitivity(
         metric: what to judge by, as for ``requant.evaluate``.
         labels: name of the labels in ``evaluation``.
         progress: called after each trial with the trials done and their number.
+        executor: whose workers calibrate and judge the trials, processes here or a cluster; the figures are the same.
         **overrides: options of ``QuantConfig`` by name.
 
     Raises:
@@ -152,7 +157,7 @@ def sensitivity(
     setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)
     graph, judge = setup.graph, setup.judge
     if table is None:
-        transformed, table, sample = observe(setup.prepared, setup.plan, setup.dataset, config)
+        transformed, table, sample = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
     else:
         table.check(graph)
         transformed = repeat(setup.prepared, setup.plan, config, table.factors)
@@ -163,7 +168,11 @@ def sensitivity(
     parts = _parts(plan.nodes, depth)
     everything = frozenset(node.name for node in plan.nodes)
     left_out = [frozenset[str](), *parts.values(), *(everything - nodes for nodes in parts.values())]
-    (_, whole), *rest = try_without(trials, build, left_out, config.cores, progress)
+    if executor is None:
+        tried = try_without(trials, build, left_out, config.cores, progress)
+    else:
+        tried = try_elsewhere(executor, trials.context(graph), build, left_out, progress)
+    (_, whole), *rest = tried
     found = []
     for (name, nodes), (_, in_float), (integer, alone) in zip(
         parts.items(), rest[: len(parts)], rest[len(parts) :], strict=True
@@ -219,3 +228,26 @@ def try_without(
             if progress is not None:
                 progress(done, len(left_out))
             yield result
+
+
+def try_elsewhere(
+    executor: Executor,
+    context: TrialContext,
+    build: Build,
+    left_out: Sequence[frozenset[str]],
+    progress: Progress | None,
+) -> Iterator[tuple[frozenset[str], Score]]:
+    """The same by the workers of ``executor``; models are built here, so that they are the same bytes."""
+    integer: list[frozenset[str]] = []
+
+    def models() -> Iterator[bytes]:
+        for nodes in left_out:
+            candidate = build(dict.fromkeys(sorted(nodes), _REASON))
+            integer.append(candidate.integer)
+            yield self_contained(candidate.model)
+
+    with closing(map_remote(executor, context, score_bytes, models())) as scores:
+        for done, score in enumerate(scores, start=1):
+            if progress is not None:
+                progress(done, len(left_out))
+            yield integer[done - 1], score

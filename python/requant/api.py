@@ -44,6 +44,7 @@ from requant.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from requant.calibration import Progress
@@ -139,6 +140,7 @@ def quantize(
     labels: str | None = None,
     metric: str | Callable[..., object] = "top1",
     progress: Progress | None = None,
+    executor: Executor | None = None,
     **overrides: Any,
 ) -> QuantizedModel:
     """Quantize a float ONNX model to a verified integer one.
@@ -155,6 +157,7 @@ def quantize(
         labels: name of the labels in ``evaluation``, where it is not ``labels``, ``label``, ``y`` or ``targets``.
         metric: what to judge by, as for ``requant.evaluate``.
         progress: called after each calibration batch with the samples done and their number (None if unknown).
+        executor: whose workers run the model over the samples, processes here or a cluster; the result is the same.
         **overrides: options of ``QuantConfig`` by name.
 
     Returns:
@@ -186,7 +189,7 @@ def quantize(
     with watch("calibrate"):
         if table is None and plan.calibrated:
             assert dataset is not None  # refused above
-            transformed, table, sample = observe(prepared, plan, dataset, config, progress)
+            transformed, table, sample = observe(prepared, plan, dataset, config, progress, executor=executor)
         elif table is not None:
             table.check(graph)
             transformed = repeat(prepared, plan, config, table.factors)
@@ -247,6 +250,7 @@ def calibrate(
     *,
     data_options: DataOptions | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
     **overrides: Any,
 ) -> CalibrationTable:
     """Collect the statistics from which every method's ranges follow; arguments as for ``quantize``."""
@@ -257,7 +261,7 @@ def calibrate(
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
     dataset = open_data(data, graph.inputs, with_data_options(config, data_options), hold_back=True)
-    return observe(prepared, plan, dataset, config, progress)[1]
+    return observe(prepared, plan, dataset, config, progress, executor=executor)[1]
 
 
 def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None, **overrides: Any) -> Inspection:
@@ -366,7 +370,13 @@ def with_data_options(config: QuantConfig, options: DataOptions | None) -> DataO
 
 
 def observe(
-    graph: Graph, plan: QuantPlan, dataset: Dataset, config: QuantConfig, progress: Progress | None = None
+    graph: Graph,
+    plan: QuantPlan,
+    dataset: Dataset,
+    config: QuantConfig,
+    progress: Progress | None = None,
+    *,
+    executor: Executor | None = None,
 ) -> tuple[Transformed, CalibrationTable, tuple[Batch, ...]]:
     """The prepared ``graph`` as its data wants it, the statistics of that, and the first samples."""
     # One pass, since some data can be read only once: what is read of it ahead comes again.
@@ -374,7 +384,9 @@ def observe(
     sample = first_samples(ahead)
     del ahead  # otherwise all batches would be kept for it
     transformed = transform(graph, plan, config, sample)
-    table = calibrate_graph(transformed.graph, transformed.plan, dataset, config, progress, batches=batches)
+    table = calibrate_graph(
+        transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
+    )
     return transformed, table.with_factors(transformed.factors), sample
 
 

@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.errors import CalibrationError, DataError, MissingFileError, ModelError
+from requant.errors import CalibrationError, DataError, MissingFileError
 from requant.files import write_atomically
+from requant.observing import Observation, Observer, grouped, observe_group
 from requant.parallel import in_order
-from requant.runtime import open_runner
+from requant.remote import map_remote
+from requant.serialized import SerializedModel
 from requant.types import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
@@ -204,48 +207,34 @@ def calibrate_graph(
     progress: Progress | None = None,
     *,
     batches: Iterable[Batch] | None = None,
+    executor: Executor | None = None,
 ) -> CalibrationTable:
     """Statistics of every tensor that ``plan`` calibrates, over all batches of ``dataset``.
 
-    ``batches`` are those of ``dataset``, where they are being read already.
+    ``batches`` are those of ``dataset``, where they are being read already. With an ``executor`` its workers run the
+    model, one thread each; statistics merge exactly, so that the table is the same.
 
     Raises:
         DataError: the data set is empty.
         CalibrationError: a tensor holds NaN or infinity for some sample.
     """
     inputs = {spec.name for spec in graph.inputs}
-    fetched = [name for name in plan.calibrated if name not in inputs]
-    fed = [name for name in plan.calibrated if name in inputs]
-    names = fed + fetched
-    workers = min(config.cores, WORKERS)
-    threads = config.cores // workers
-    runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
-    # A batch is counted in a set of statistics that no other batch in progress uses; in the end all are merged.
-    idle = deque([ops.TensorStatistics() for _ in names] for _ in range(workers))
+    fetched = tuple(name for name in plan.calibrated if name not in inputs)
+    fed = tuple(name for name in plan.calibrated if name in inputs)
+    logger.info("calibrating %d tensors on %s", len(fed) + len(fetched), dataset.description)
+    model = graph.serialize(fetched) if fetched else None
+    batches = dataset.batches() if batches is None else batches
+    total = [ops.TensorStatistics() for _ in (*fed, *fetched)]
+    if executor is None:
+        parts = _observe_here(Observation(model, fed, fetched), batches, config, total)
+    else:
+        from requant.onnx.saving import self_contained
 
-    def infer(batch: Batch) -> list[Any]:
-        try:
-            outputs = list(runner.run(batch.feeds)) if runner is not None else []
-        except ModelError as problem:
-            where = f"sample {batch.first}" if batch.count == 1 else f"samples {batch.first} to {batch.indices[-1]}"
-            raise CalibrationError(f"{where}: {problem.message}", hint=problem.hint) from problem
-        return [batch.feeds[name] for name in fed] + outputs
-
-    def observe(batch: Batch) -> int:
-        arrays = infer(batch)
-        statistics = idle.popleft()
-        ops.observe_many(statistics, arrays, threads=threads)
-        for name, seen, array in zip(names, statistics, arrays, strict=True):
-            if seen.nan_count or seen.inf_count:
-                raise _not_finite(name, batch, array)
-        idle.append(statistics)
-        return batch.count
-
-    logger.info("calibrating %d tensors on %s", len(names), dataset.description)
+        sent = None if model is None else SerializedModel(self_contained(model))
+        parts = _observe_there(Observation(sent, fed, fetched), batches, executor, total)
     samples = 0
-    stop = runner.stop if runner is not None else lambda: None
-    with closing(in_order(observe, dataset.batches() if batches is None else batches, workers, stop=stop)) as counts:
-        for count in counts:
+    with closing(parts):
+        for count in parts:
             samples += count
             if progress is not None:
                 progress(samples, dataset.length)
@@ -253,11 +242,43 @@ def calibrate_graph(
         progress(dataset.length or samples, dataset.length)  # those that are held back are done, too
     if not samples:
         raise DataError(f"{dataset.description} holds no samples", hint="give at least one calibration sample")
-    statistics = idle.popleft()
-    for others in idle:
-        for seen, other in zip(statistics, others, strict=True):
-            seen.merge(other)
-    return CalibrationTable(dict(zip(names, statistics, strict=True)), digest=graph.digest, samples=samples)
+    return CalibrationTable(dict(zip((*fed, *fetched), total, strict=True)), digest=graph.digest, samples=samples)
+
+
+def _observe_here(
+    what: Observation, batches: Iterable[Batch], config: QuantConfig, total: Sequence[ops.TensorStatistics]
+) -> Generator[int, None, None]:
+    """Take all batches into ``total``, several at once in threads; gives the number of samples of each."""
+    workers = min(config.cores, WORKERS)
+    observer = Observer(what, threads=config.cores // workers)
+    # A batch is counted in a set of statistics that no other batch in progress uses; in the end all are merged.
+    idle = deque(observer.statistics() for _ in range(workers))
+
+    def observe(batch: Batch) -> int:
+        statistics = idle.popleft()
+        observer.observe(statistics, batch)
+        idle.append(statistics)
+        return batch.count
+
+    with closing(in_order(observe, batches, workers, stop=observer.stop)) as counts:
+        yield from counts
+    for statistics in idle:
+        _merge(total, statistics)
+
+
+def _observe_there(
+    what: Observation, batches: Iterable[Batch], executor: Executor, total: Sequence[ops.TensorStatistics]
+) -> Generator[int, None, None]:
+    """The same by the workers of ``executor``."""
+    with closing(map_remote(executor, what, observe_group, grouped(batches))) as parts:
+        for count, statistics in parts:
+            _merge(total, statistics)
+            yield count
+
+
+def _merge(total: Sequence[ops.TensorStatistics], part: Sequence[ops.TensorStatistics]) -> None:
+    for seen, other in zip(total, part, strict=True):
+        seen.merge(other)
 
 
 def _factors(values: Any) -> NDArray[np.float32]:
@@ -274,13 +295,3 @@ def _expect_format(table: Mapping[str, Any]) -> None:
 
 def _moments(seen: ops.TensorStatistics) -> dict[str, float]:
     return {"min": seen.min, "max": seen.max, "mean": seen.mean, "std": seen.std}
-
-
-def _not_finite(name: str, batch: Batch, array: Any) -> CalibrationError:
-    bad = np.argwhere(~np.isfinite(array))
-    offset = int(bad[0][0]) if array.ndim and array.shape[0] == batch.count else 0
-    return CalibrationError(
-        f"tensor {name!r} holds {np.isnan(array).sum()} NaN and {np.isinf(array).sum()} infinite values, "
-        f"first in sample {batch.indices[offset]}",
-        hint="the float model itself overflows on this sample: repair the sample or the model",
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,9 @@ class RequantError(Exception):
         super().__init__(message if hint is None else f"{message}\nhelp: {hint}")
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self), self.message, self.hint)
 
 
 class ConfigError(RequantError, ValueError):
@@ -66,6 +69,12 @@ class MissingDependencyError(RequantError, ImportError):
     code = "RQ520"
 
 
+class ExecutorError(RequantError, RuntimeError):
+    """Work that was handed to an executor and got lost."""
+
+    code = "RQ540"
+
+
 class VerificationError(RequantError):
     """A quantized model that failed its check before it was written."""
 
@@ -78,6 +87,11 @@ class InternalError(RequantError):
 
     code = "RQ900"
     exit_status = 101
+
+
+def _remade(kind: type[RequantError], message: str, hint: str | None) -> RequantError:
+    """An error that comes from another process."""
+    return kind(message, hint=hint)
 
 
 def first_line(problem: Exception) -> str:

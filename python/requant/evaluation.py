@@ -6,7 +6,7 @@ import math
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from requant.config import QuantConfig
 from requant.data import open_data
@@ -17,10 +17,10 @@ from requant.runtime import open_runner
 from requant.verify import run_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from requant.calibration import Progress
-    from requant.data import DataOptions, Dataset
+    from requant.data import Batch, DataOptions, Dataset
     from requant.metrics import Metric
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
@@ -125,7 +125,22 @@ def evaluate(
     )
 
 
-def check_labels(metric: Metric, dataset: Dataset, labelled: bool, *, referred: bool = True) -> None:
+class Samples(Protocol):
+    """What is measured on: a data set, or batches of one that were kept."""
+
+    @property
+    def description(self) -> str:
+        """What they are, for people."""
+
+    @property
+    def length(self) -> int | None:
+        """How many there are; None if that is unknown."""
+
+    def batches(self) -> Iterator[Batch]:
+        """One pass over them."""
+
+
+def check_labels(metric: Metric, dataset: Samples, labelled: bool, *, referred: bool = True) -> None:
     """Refuse samples that are not ``labelled`` for a metric that needs labels.
 
     ``referred`` says that there is a model to compare with.
@@ -146,7 +161,7 @@ def check_labels(metric: Metric, dataset: Dataset, labelled: bool, *, referred: 
 def measure(
     runners: Sequence[Runner],
     names: Sequence[str],
-    dataset: Dataset,
+    dataset: Samples,
     metric: Metric,
     *,
     workers: int,

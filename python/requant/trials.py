@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.api import load_float, refuse_empty, verification_batches, with_data_options
-from requant.data import open_data
+from requant.data import Dataset, open_data
 from requant.errors import ConfigError, DataError, ModelError, VerificationError
 from requant.evaluation import check_labels, measure
 from requant.metrics import Against, get_metric
+from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.onnx.saving import self_contained
 from requant.plan import build_plan
 from requant.runtime import open_runner
+from requant.serialized import SerializedModel
 from requant.verify import Distance, decibels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from requant.config import QuantConfig
-    from requant.data import Batch, DataOptions, Dataset
+    from requant.data import Batch, DataOptions
     from requant.metrics import Metric
-    from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
     from requant.runtime import Runner
-    from requant.serialized import SerializedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Judge:
     """A metric and the samples to take it on."""
 
     metric: Metric
-    dataset: Dataset
+    dataset: Dataset | Recorded
 
     @property
     def refers(self) -> bool:
@@ -77,6 +78,15 @@ class Trials:
         self._runners: list[Runner] = []
         self._float = open_runner(graph.serialize(), threads=1)
         self._expected = [self._float.run(batch.feeds) for batch in batches]
+
+    def context(self, graph: Graph) -> TrialContext:
+        """What makes the same trials in another process."""
+        judge = self.judge
+        if judge is not None and isinstance(judge.dataset, Dataset):
+            data = judge.dataset
+            recorded = Recorded(data.description, data.has_labels, tuple(data.batches()))
+            judge = Judge(judge.metric, recorded)
+        return TrialContext(self_contained(graph.serialize()), self._batches, judge)
 
     def float_value(self, workers: int) -> float | None:
         """The metric of the float model."""
@@ -119,6 +129,42 @@ class Trials:
             return measure(runners, self._names, self.judge.dataset, self.judge.metric, workers=workers)[1][0]
         except VerificationError:
             return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """Batches of a data set, kept: what workers elsewhere judge by."""
+
+    description: str
+    has_labels: bool
+    kept: tuple[Batch, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of samples."""
+        return sum(batch.count for batch in self.kept)
+
+    def batches(self) -> Iterator[Batch]:
+        """One pass over them."""
+        return iter(self.kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrialContext:
+    """What a worker needs to score models: the float model in one file, samples to compare on, the metric."""
+
+    model: bytes
+    batches: tuple[Batch, ...]
+    judge: Judge | None
+
+    def open(self) -> Trials:
+        """Trials in that worker."""
+        return Trials(Graph.load(self.model), self.batches, self.judge)
+
+
+def score_bytes(trials: Trials, model: bytes) -> Score:
+    """The score of a model in one file."""
+    return trials.score(SerializedModel(model))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

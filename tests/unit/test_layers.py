@@ -36,6 +36,7 @@ LAYERS = (
         "files",
         "serialized",
         "parallel",
+        "remote",
         "mincut",
         "pages",
         "charts",
@@ -64,6 +65,7 @@ LAYERS = (
     (
         "tensors",
         "plan",
+        "observing",
         "calibration",
         "rows",
         "resolve",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from requant.errors import ConfigError, closest
@@ -30,14 +31,14 @@ def get_metric(metric: str | Callable[..., object]) -> Metric:
         ConfigError: there is none, or the function cannot be imported.
     """
     if not isinstance(metric, str) or ":" in metric:
-        return metric_of(metric)
+        return replace(metric_of(metric), source=metric)
     if metric not in METRICS:
         raise ConfigError(
             f"unknown metric {metric!r}{closest(metric, METRICS)}",
             hint=f"choose one of {', '.join(METRICS)}, or name a function of yours as module:function",
         )
     found: Metric = importlib.import_module(f"requant.metrics.{METRICS[metric]}").METRIC
-    return found
+    return replace(found, source=metric)
 
 
 __all__ = ["METRICS", "Against", "Case", "Metric", "get_metric"]

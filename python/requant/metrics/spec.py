@@ -57,6 +57,7 @@ class Metric:
         higher_is_better: the direction in which models improve.
         measure: what one batch contributes; raises DataError where outputs and labels do not fit.
         value: the figure, from the contributions of all batches in their order.
+        source: what ``get_metric`` was given: that travels to other processes.
     """
 
     name: str
@@ -64,6 +65,12 @@ class Metric:
     higher_is_better: bool
     measure: Callable[[Case], Any]
     value: Callable[[Sequence[Any]], float]
+    source: str | Callable[..., object] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from requant.metrics import get_metric
+
+        return get_metric, (self.source,)
 
     def kept(self, value: float, of: float) -> float | None:
         """The share of the figure ``of`` that ``value`` keeps: 1 is as good, less is worse; None where ``of`` is 0."""
