@@ -177,6 +177,7 @@ def quantize(
         graph = load_float(model)
         options = with_data_options(config, data_options)
         _check_sources(config, data, table)
+        _refuse_foreign(graph, config, samples_given=data is not None or evaluation is not None)
         dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=not config.dynamic)
         whole = replace(options, samples=None, seed=None)
         judged = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
@@ -211,9 +212,9 @@ def quantize(
     with watch("verify"):
         runners = check_model(graph, chosen.model, feeds, threads=1)  # latency is that of one thread
         names = [output.name for output in graph.outputs]
-        outputs = compare_outputs(runners, names, batches, workers=config.cores) if batches else ()
-        latency = measure_latency(runners, feeds) if batches else None
-        accuracy = None if judged is None else measure_accuracy(runners, names, judged, judge, workers=config.cores)
+        outputs = compare_outputs(runners, names, batches, workers=config.cores) if runners and batches else ()
+        latency = measure_latency(runners, feeds) if runners and batches else None
+        accuracy = measure_accuracy(runners, names, judged, judge, workers=config.cores) if runners and judged else None
         tensors = (
             *tensor_quality(prepared, plan, chosen.resolved, table),
             *weight_quality(prepared, plan, chosen.weights),
@@ -334,6 +335,16 @@ def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | 
         )
 
 
+def _refuse_foreign(graph: Graph, config: QuantConfig, *, samples_given: bool) -> None:
+    """Refuse to run a model whose ops the runtime does not know."""
+    foreign = graph.foreign_ops()
+    if foreign and (not config.dynamic or samples_given or config.optimize == "latency"):
+        raise ModelError(
+            f"{graph.origin} cannot be run here: onnxruntime does not know {', '.join(foreign)}",
+            hint="dynamic=True (--dynamic) without data quantizes the other ops without running it",
+        )
+
+
 def _describe_data(dataset: Dataset | None, table: CalibrationTable | None) -> str:
     if dataset is not None:
         return dataset.description
@@ -427,6 +438,8 @@ def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
 def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
     if not config.dynamic and dataset is None and (config.rounding == "reconstruct" or config.bias_correction):
         yield "no samples to repair weights by: they were rounded to nearest"
+    if foreign := graph.foreign_ops():
+        yield f"{', '.join(foreign)}: unknown to onnxruntime, so the model was checked, but not loaded and run"
     target = get_target(config.target)
     activations = config.activation_scheme.dtype
     if not config.dynamic and activations in target.float_activations:

@@ -42,16 +42,23 @@ _LATENCY_PAIRS = (5, 50)
 _NO_SIGNAL = 1e20  # -200 dB
 
 
-def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threads: int) -> Runners:
+def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threads: int) -> Runners | None:
     """The last gate before a file is written: the checker, the runtime, one sample. Returns both models, opened.
 
-    Where the float model itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked.
+    With ops that the runtime does not know there is only the checker, and None is returned. Where the float model
+    itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked.
 
     Raises:
         VerificationError: the model fails one of them, or is not finite where the float model is.
     """
     from requant.onnx.graph import Graph
 
+    try:
+        Graph.load(model)
+    except ModelError as problem:
+        raise _failed(problem) from problem
+    if reference.foreign_ops():
+        return None
     float_runner = open_runner(reference.serialize(), threads=threads)
 
     def expected() -> Sequence[NDArray[Any]] | None:
@@ -61,7 +68,6 @@ def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threa
             return None
 
     try:
-        Graph.load(model)
         runner = open_runner(model, threads=threads)
     except ModelError as problem:
         raise _failed(problem) from problem

@@ -42,6 +42,7 @@ _QUANTIZED_OPS = frozenset(
     }
 )
 
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training", "com.microsoft"})
 #: Models with more external data than this are not held in memory, and tensors of so many bytes made for them neither.
 IN_MEMORY = 1 << 29
 _SPILLED = 1 << 20
@@ -74,6 +75,7 @@ class Graph:
             for value in initializers(model):
                 if isinstance(value.const_value, ir.ExternalTensor):
                     value.const_value = file.mapped[key_of(value.const_value)]
+            check_order(model)
             return cls(model, file, Scratch() if outside > IN_MEMORY else None)
         except Exception as problem:
             raise ModelError(f"{file.origin}: the graph cannot be read: {first_line(problem)}") from problem
@@ -148,6 +150,15 @@ class Graph:
         declared = {value.name: value.type.tensor_type.elem_type for value in (*proto.input, *proto.output)}
         interface = (*self.model.graph.inputs, *self.model.graph.outputs)
         return [_name(v) for v in interface if v.dtype is not None and declared.get(_name(v), v.dtype) != v.dtype]
+
+    def foreign_ops(self) -> tuple[str, ...]:
+        """The ops that neither ONNX, onnxruntime nor the model itself defines: runtimes take them from libraries."""
+        foreign = {
+            f"{node.domain}:{node.op_type}": None
+            for node in self.all_nodes()
+            if node.domain not in _DOMAINS and node.op_identifier() not in self.model.functions
+        }
+        return tuple(foreign)
 
     def quantized_ops(self) -> list[str]:
         """The op types present that mean the model is quantized already."""

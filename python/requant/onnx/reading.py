@@ -302,7 +302,43 @@ def _check(proto: onnx.ModelProto, origin: str) -> None:
         with _emptied([t for t in initializers(proto.graph) if t.data_location == onnx.TensorProto.EXTERNAL]):
             onnx.checker.check_model(proto)
     except Exception as problem:  # ValidationError, but also UnicodeDecodeError and whatever else a mutant provokes
-        raise ModelError(f"{origin} is not a valid ONNX model: {first_line(problem)}") from problem
+        raise ModelError(
+            f"{origin} is not a valid ONNX model: {_miswired(proto.graph) or first_line(problem)}",
+            hint="export it again, and check the exporter's messages",
+        ) from problem
+
+
+def _miswired(graph: onnx.GraphProto) -> str:
+    """In words, which node reads what nothing gives, or what comes later; empty where none does."""
+    later = {name: node for node in graph.node for name in node.output}
+    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+    known = {"", *(v.name for v in graph.input), *(t.name for t in graph.initializer), *sparse}
+    for node in graph.node:
+        for name in node.input:
+            if name in known:
+                continue
+            reader = f"node {(node.name or ''.join(node.output[:1]))!r} ({node.op_type}) reads {name!r}, which"
+            if name not in later:
+                return f"{reader} no node gives and no initializer holds"
+            if _leads_to(later[name], node, later):
+                return f"{reader} depends on it: the graph has a cycle"
+            return f"{reader} comes later: the nodes are not sorted"
+        known.update(node.output)
+    return ""
+
+
+def _leads_to(node: onnx.NodeProto, source: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether what ``node`` gives depends on what ``source`` gives."""
+    waiting, seen = [node], set()
+    while waiting:
+        current = waiting.pop()
+        if current is source:
+            return True
+        for name in current.input:
+            if name in producers and name not in seen:
+                seen.add(name)
+                waiting.append(producers[name])
+    return False
 
 
 @contextmanager
