@@ -63,8 +63,10 @@ def builder(
         model = insert_dynamic(model, part, weights)
         if get_target(config.target).one_gelu:
             model = fuse_gelus(model)
-        if config.rest == "float16" or given.holds_half():
-            model, stored = store_half(model, exactly=config.rest != "float16")
+        if config.rest in ("float16", "bfloat16"):
+            model, stored = store_half(model, exactly=False, dtype=config.rest)
+        elif given.holds_half():
+            model, stored = store_half(model, exactly=True)
         return Candidate(part, resolved, weights, model.serialize(), whole.done, (*notes, *_storage_notes(stored)))
 
     return build
@@ -80,4 +82,4 @@ def _storage_notes(stored: Stored) -> Iterator[str]:
     if stored.half:
         yield f"{len(stored.half)} constants that stay float are stored in half precision"
     if stored.kept:
-        yield f"stored in float32, being out of the range of float16: {', '.join(stored.kept[:5])}"
+        yield f"stored in float32, being out of the range of half precision: {', '.join(stored.kept[:5])}"

@@ -55,7 +55,8 @@ class QuantConfig:
         saturation: ``safe`` scales int8 weights so that no CPU saturates (x86 before VNNI adds pairs of uint8 x int8
             products in 16 bits); ``full`` always uses all 8 bits.
         rest: what becomes of the weights that static quantization leaves out: ``int8`` for what ``dynamic`` does with
-            them (LSTM, embedding tables, bodies of If), ``float16`` to store them in half the bytes, or ``keep``.
+            them (LSTM, embedding tables, bodies of If), ``float16`` or ``bfloat16`` to store them in half the bytes, or
+            ``keep``.
         rounding: ``reconstruct`` chooses for each weight the neighbour with which its layer's output errs least on
             calibration samples, and smaller scales where they help; ``nearest`` rounds each by itself.
         bias_correction: add to each bias what the layer's output lacks on average on calibration samples.
@@ -270,7 +271,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "activations": ("uint8", "int8", "uint16", "int16"),
     "saturation": ("safe", "full"),
     "rounding": ("reconstruct", "nearest"),
-    "rest": ("int8", "float16", "keep"),
+    "rest": ("int8", "float16", "bfloat16", "keep"),
     "target": tuple(TARGETS),
     "format": ("qdq", "qoperator"),
     "optimize": ("none", "latency"),

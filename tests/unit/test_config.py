@@ -52,7 +52,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "method belongs to static quantization, and dynamic quantization calibrates nothing",
     ),
     ({"dynamic": True, "rest": "int8"}, "rest belongs to static"),
-    ({"rest": "int4"}, "choose one of int8, float16, keep"),
+    ({"rest": "int4"}, "choose one of int8, float16, bfloat16, keep"),
     ({"dynamic": True, "symmetric": False}, "symmetric belongs to static"),
     ({"dynamic": True, "percentile": 99.0}, "percentile belongs to static"),
     ({"dynamic": True, "activations": "int8"}, "help: leave out activations or dynamic"),

@@ -222,7 +222,7 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         "--rest",
         choices=choices("rest"),
         help="weights that stay float otherwise (LSTM, tables, bodies of If): int8: treated as by --dynamic "
-        "(default); float16: stored so; keep",
+        "(default); float16, bfloat16: stored so; keep",
     )
     group.add_argument("--method", choices=choices("method"), help="calibration method (default: mse)")
     _add_pair(

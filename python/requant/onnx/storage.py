@@ -34,11 +34,12 @@ class Stored:
     kept: tuple[str, ...] = ()
 
 
-def store_half(graph: Graph, *, exactly: bool) -> tuple[Graph, Stored]:
+def store_half(graph: Graph, *, exactly: bool, dtype: str = "float16") -> tuple[Graph, Stored]:
     """A copy of ``graph`` with its float32 constants in half precision.
 
-    ``exactly`` converts those that lose nothing, to float16 or bfloat16. Otherwise each whose largest value is a normal
-    float16 is rounded to float16: by at most 2^-11 of that largest value.
+    ``exactly`` converts those that lose nothing, to float16 or bfloat16. Otherwise they are rounded to ``dtype``: to
+    float16 each whose largest value is a normal number there, by at most 2^-11 of that largest value; to bfloat16 all
+    that are finite there, each value by at most 2^-8 of itself.
     """
     copy = graph.copy()
     main = copy.model.graph
@@ -49,7 +50,7 @@ def store_half(graph: Graph, *, exactly: bool) -> tuple[Graph, Stored]:
         if array is None:
             continue
         name = value.name or ""
-        narrow = _exact(array) if exactly else _rounded(array)
+        narrow = _exact(array) if exactly else _ROUNDED[dtype](array)
         if narrow is None:
             kept.append(name)
         else:
@@ -76,10 +77,20 @@ def _exact(array: NDArray[Any]) -> ir.TensorProtocol | None:
     return None
 
 
-def _rounded(array: NDArray[Any]) -> ir.TensorProtocol | None:
+def _float16(array: NDArray[Any]) -> ir.TensorProtocol | None:
     largest = np.max(np.abs(array), where=np.isfinite(array), initial=0.0)
     limits = np.finfo(np.float16)
     return ir.Tensor(array.astype(np.float16)) if limits.tiny <= largest <= limits.max or largest == 0 else None
+
+
+def _bfloat16(array: NDArray[Any]) -> ir.TensorProtocol | None:
+    with np.errstate(over="ignore"):
+        narrow = array.astype(ir.DataType.BFLOAT16.numpy())
+    overflowed = np.isinf(narrow.astype(np.float32)) & np.isfinite(array)
+    return None if overflowed.any() else ir.Tensor(narrow, ir.DataType.BFLOAT16)
+
+
+_ROUNDED = {"float16": _float16, "bfloat16": _bfloat16}
 
 
 def _replace(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, taken: set[str]) -> None:

@@ -44,6 +44,18 @@ def test_values_are_rounded_by_at_most_the_promised_share() -> None:
     assert np.abs(got[0] - table).max() <= 2.0**-11 * np.abs(table).max()
 
 
+def test_bfloat16_keeps_the_range_and_rounds_each_value() -> None:
+    table = (np.random.default_rng(0).normal(size=1000) * 10.0 ** np.linspace(-30, 30, 1000)).astype(np.float32)
+    graph = adding(table)
+    half, stored = store_half(graph, exactly=False, dtype="bfloat16")
+    assert stored == Stored(half=("table",))
+    assert stored_as(half) == {"table": TensorProto.BFLOAT16}
+    (got,) = run(half.to_bytes(), {"x": np.zeros((1, table.size), np.float32)})
+    np.testing.assert_allclose(got[0], table, rtol=2.0**-8)
+    np.testing.assert_array_equal(got[0], table.astype(ml_dtypes.bfloat16).astype(np.float32))
+    assert store_half(adding(np.full(300, 3.4e38, np.float32)), exactly=False, dtype="bfloat16")[1].kept == ("table",)
+
+
 @pytest.mark.parametrize("largest", [65505.0, 1e9, 1e-5, 1e-30])
 def test_constants_out_of_range_stay_and_are_named(largest: float) -> None:
     table = np.linspace(0, largest, 300, dtype=np.float32)
