@@ -171,8 +171,23 @@ def quantize(
         >>> result.save("model.int8.onnx")  # doctest: +SKIP
     """
     config = configured(config, overrides)
+    if config.weight_only is not None:
+        from requant.weightonly import quantize_weights
+
+        if table is not None:
+            raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
+        return quantize_weights(
+            model,
+            data,
+            config,
+            data_options=data_options,
+            evaluation=evaluation,
+            labels=labels,
+            metric=metric,
+            progress=progress,
+        )
     judge = get_metric(metric)
-    watch = _Stopwatch()
+    watch = Stopwatch()
     with watch("load"):
         graph = load_float(model)
         options = with_data_options(config, data_options)
@@ -230,7 +245,7 @@ def quantize(
         quantized=dict(Counter(plan.op_types)),
         stored=dict(Counter(node.op_type for node in plan.dynamic if node.form is Form.STORED)),
         skipped=plan.skipped,
-        data=_describe_data(dataset, table),
+        data=describe_data(dataset, table),
         calibration_samples=0 if table is None else table.samples,
         verification_samples=sum(batch.count for batch in batches),
         outputs=outputs,
@@ -256,6 +271,8 @@ def calibrate(
 ) -> CalibrationTable:
     """Collect the statistics from which every method's ranges follow; arguments as for ``quantize``."""
     config = configured(config, overrides)
+    if config.weight_only is not None:
+        raise ConfigError("weight-only quantization has no ranges", hint="quantize with weight_only right away")
     if config.dynamic:
         raise ConfigError("dynamic quantization has nothing to calibrate", hint="quantize with dynamic=True right away")
     graph = load_float(model)
@@ -317,7 +334,7 @@ def refuse_empty(plan: QuantPlan, origin: str) -> None:
     Raises:
         ModelError: it is one.
     """
-    if not plan.nodes and not plan.dynamic:
+    if not plan.nodes and not plan.dynamic and not plan.blocked:
         raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
 
 
@@ -345,7 +362,8 @@ def _refuse_foreign(graph: Graph, config: QuantConfig, *, samples_given: bool) -
         )
 
 
-def _describe_data(dataset: Dataset | None, table: CalibrationTable | None) -> str:
+def describe_data(dataset: Dataset | None, table: CalibrationTable | None = None) -> str:
+    """What the samples were."""
     if dataset is not None:
         return dataset.description
     return "no data" if table is None else "calibration table"
@@ -462,12 +480,15 @@ def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: 
         yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"
 
 
-class _Stopwatch:
+class Stopwatch:
+    """Seconds that each stage took."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
         start = time.perf_counter()
         try:
             yield

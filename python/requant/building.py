@@ -67,7 +67,7 @@ def builder(
             model, stored = store_half(model, exactly=False, dtype=config.rest)
         elif given.holds_half():
             model, stored = store_half(model, exactly=True)
-        return Candidate(part, resolved, weights, model.serialize(), whole.done, (*notes, *_storage_notes(stored)))
+        return Candidate(part, resolved, weights, model.serialize(), whole.done, (*notes, *storage_notes(stored)))
 
     return build
 
@@ -78,7 +78,8 @@ def _format_notes(left: Sequence[str]) -> Iterator[str]:
         yield f"no operator for integers, so Q and DQ stay around them: {counts}"
 
 
-def _storage_notes(stored: Stored) -> Iterator[str]:
+def storage_notes(stored: Stored) -> Iterator[str]:
+    """What there is to say of constants in half precision."""
     if stored.half:
         yield f"{len(stored.half)} constants that stay float are stored in half precision"
     if stored.kept:

@@ -34,8 +34,22 @@ STATIC_ONLY = frozenset(
         "format",
     }
 )
+#: Options of weight-only quantization: refused without ``weight_only``.
+LOW_BIT = frozenset({"algorithm", "block_size", "target_bits"})
+#: What weight-only quantization has no use for: refused beside it.
+INTEGER_ONLY = (STATIC_ONLY - {"symmetric", "activations", "format"}) | {
+    "dynamic",
+    "per_channel",
+    "weights",
+    "saturation",
+    "target",
+}
+#: What ``weight_only`` may multiply: reals, or activations that the runtime rounds to int8.
+LOW_BIT_ACTIVATIONS = ("float", "int8")
 #: What ``smooth`` may be besides a number.
 SMOOTH = ("auto", "none")
+#: Sizes of the blocks of weight-only quantization; 0 is a whole row.
+BLOCK_SIZES = (0, 16, 32, 64, 128, 256)
 VERSION = 1
 _RECIPES = Path(__file__).parent / "recipes"
 
@@ -51,7 +65,8 @@ class QuantConfig:
         percentile: share of the values, in percent, that method ``percentile`` keeps inside the range.
         per_channel: one weight scale for each output channel instead of one for the tensor.
         weights: integer type of the weights, int8 or uint8; always symmetric, with the lowest integer unused.
-        activations: integer type of the activations, uint8, int8, uint16 or int16; unset: the target's.
+        activations: integer type of the activations, uint8, int8, uint16 or int16; unset: the target's. Weight-only
+            products take ``float`` (the default) or ``int8``, rounded at run time.
         saturation: ``safe`` scales int8 weights so that no CPU saturates (x86 before VNNI adds pairs of uint8 x int8
             products in 16 bits); ``full`` always uses all 8 bits.
         rest: what becomes of the weights that static quantization leaves out: ``int8`` for what ``dynamic`` does with
@@ -65,9 +80,17 @@ class QuantConfig:
             lowers the error of the layers' outputs, ``none``, or everywhere with this alpha, from 0 to 1.
         target: where the model will run; decides which ops are quantized.
         format: how a static model is written: ``qdq`` (default), ops between QuantizeLinear and DequantizeLinear that
-            a runtime fuses, or ``qoperator``, onnxruntime's quantized operators.
+            a runtime fuses, or ``qoperator``, onnxruntime's quantized operators. Weights alone are written for
+            ``matmulnbits`` (default), onnxruntime's own op, or in ``qdq``, with standard DequantizeLinear.
         dynamic: quantize activations at run time, each from its own values: nothing is calibrated, and ``method``,
             the options of calibration, ``activations``, ``format``, ``optimize`` and ``rest`` are refused.
+        weight_only: quantize weights only, to ``int2``, ``int3``, ``int4`` or ``int8``, in blocks that share a scale:
+            for language models, which are bound by memory. Needs no data unless ``algorithm`` does.
+        algorithm: how weights are rounded; ``auto``, the default, takes for each layer what gives the least error of
+            its outputs (of its weights, without data).
+        block_size: how many neighbours share a scale: 16, 32 (the default), 64, 128, 256, or 0 for a whole row.
+        target_bits: bits that a weight may take on average, scales and zero points included: layers get 2, 4 or 8 bits
+            as their error asks for.
         optimize: ``latency`` measures on this machine which nodes are faster in integers, and leaves the others float;
             ``none`` quantizes all that the target can run.
         include: quantize only nodes that one of these matches: names, op types or regular expressions (see ``Rule``).
@@ -95,6 +118,10 @@ class QuantConfig:
     target: str = "ort-cpu"
     format: str | None = None
     dynamic: bool = False
+    weight_only: str | None = None
+    algorithm: str | None = None
+    block_size: int | None = None
+    target_bits: float | None = None
     optimize: str = "none"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -114,16 +141,19 @@ class QuantConfig:
             _check_type(field.name, getattr(self, field.name), str(field.type))
         for name, choices in _CHOICES.items():
             if getattr(self, name) is not None:
-                _check_choice(name, getattr(self, name), choices)
-        for rule in self.rules:
-            if rule.method is not None:
-                _check_choice(f"rule {rule.match!r}: method", rule.method, METHODS)
-            if rule.dtype is not None:
-                _check_choice(f"rule {rule.match!r}: dtype", rule.dtype, _CHOICES["activations"])
+                low_bit = self.weight_only is not None and name == "activations"
+                _check_choice(name, getattr(self, name), LOW_BIT_ACTIVATIONS if low_bit else choices)
+        self._check_rules()
         self._check_numbers()
-        self._check_target()
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        if self.weight_only is not None:
+            _refuse_integer(changed)
+            self._check_low_bit()
+        else:
+            _refuse_low_bit(self, changed)
+            self._check_target()
         if self.dynamic:
-            _refuse_static(f.name for f in fields(self) if f.name in STATIC_ONLY and getattr(self, f.name) != f.default)
+            _refuse_static(name for name in changed if name in STATIC_ONLY)
         if self.version != VERSION:
             raise ConfigError(f"version is {self.version}, this requant reads version {VERSION}")
 
@@ -138,6 +168,40 @@ class QuantConfig:
             raise ConfigError(f"smooth is {self.smooth}, expected an alpha from 0 to 1, or one of {', '.join(SMOOTH)}")
         if not 0 < self.percentile <= 100:
             raise ConfigError(f"percentile is {self.percentile}, expected a number above 0 and at most 100")
+
+    def _check_rules(self) -> None:
+        for rule in self.rules:
+            if rule.method is not None:
+                _check_choice(f"rule {rule.match!r}: method", rule.method, METHODS)
+            if rule.bits is not None and f"int{rule.bits}" not in _CHOICES["weight_only"]:
+                raise ConfigError(f"rule {rule.match!r}: bits is {rule.bits!r}, expected 2, 3, 4 or 8")
+            if rule.algorithm is not None:
+                _check_choice(f"rule {rule.match!r}: algorithm", rule.algorithm, _CHOICES["algorithm"])
+            if rule.block_size is not None and rule.block_size not in BLOCK_SIZES[1:]:
+                raise ConfigError(f"rule {rule.match!r}: block_size is {rule.block_size}, expected 16 to 256")
+            if rule.dtype is not None:
+                _check_choice(f"rule {rule.match!r}: dtype", rule.dtype, _CHOICES["activations"])
+
+    def _check_low_bit(self) -> None:
+        if self.format == "qoperator":
+            raise ConfigError("format qoperator has no weights in blocks", hint="choose matmulnbits or qdq")
+        if self.block_size is not None and self.block_size not in BLOCK_SIZES:
+            raise ConfigError(
+                f"block_size is {self.block_size}, expected 16, 32, 64, 128, 256, or 0 for one scale to a row",
+                hint="these are the blocks that onnxruntime runs",
+            )
+        if self.block_size == 0 and self.format != "qdq":
+            raise ConfigError(
+                "block_size is 0, and MatMulNBits has no scale for whole rows",
+                hint="choose a block_size, or format qdq (--format qdq)",
+            )
+        if self.target_bits is not None and not 2 <= self.target_bits <= 10:
+            raise ConfigError(f"target_bits is {self.target_bits}, expected a number from 2 to 10")
+
+    @property
+    def bits(self) -> int:
+        """Bits of the weights in weight-only quantization."""
+        return int((self.weight_only or "int8").removeprefix("int"))
 
     @property
     def cores(self) -> int:
@@ -155,7 +219,7 @@ class QuantConfig:
 
     def completed(self) -> QuantConfig:
         """The same, with what the target decides written out."""
-        if self.dynamic:
+        if self.dynamic or self.weight_only is not None:
             return self
         scheme = self.activation_scheme
         return replace(self, activations=scheme.dtype.value, symmetric=scheme.symmetric)
@@ -209,6 +273,8 @@ class QuantConfig:
         """
         _refuse_unknown(options)
         changed = replace(self, **options)
+        if changed.weight_only is not None:
+            _refuse_integer(name for name in options if options[name] not in (None, False))
         if changed.dynamic:
             _refuse_static(options.keys() & STATIC_ONLY)
         return changed
@@ -220,7 +286,9 @@ class QuantConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every option by name, as JSON and TOML know them, but those that are unset, empty or without meaning."""
-        unused = STATIC_ONLY if self.dynamic else ()
+        unused: Iterable[str] = STATIC_ONLY if self.dynamic else ()
+        if self.weight_only is not None:
+            unused = INTEGER_ONLY
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
         values["rules"] = tuple(rule.to_dict() for rule in self.rules)
         return {name: value for name, value in values.items() if value not in (None, ())}
@@ -273,8 +341,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": ("reconstruct", "nearest"),
     "rest": ("int8", "float16", "bfloat16", "keep"),
     "target": tuple(TARGETS),
-    "format": ("qdq", "qoperator"),
+    "format": ("qdq", "qoperator", "matmulnbits"),
     "optimize": ("none", "latency"),
+    "weight_only": ("int2", "int3", "int4", "int8"),
+    "algorithm": ("auto", "rtn", "mse", "hqq", "kquant", "gptq", "awq", "awq+gptq"),
 }
 
 
@@ -311,6 +381,32 @@ def _refuse_static(names: Iterable[str]) -> None:
         )
 
 
+def _refuse_integer(names: Iterable[str]) -> None:
+    """Refuse options of integer arithmetic in a weight-only configuration."""
+    for name in sorted(INTEGER_ONLY.intersection(names)):
+        raise ConfigError(
+            f"{name} has no meaning for weight-only quantization: activations stay what they are",
+            hint=f"leave out {name} or weight_only",
+        )
+
+
+def _refuse_low_bit(config: QuantConfig, names: Iterable[str]) -> None:
+    """Refuse options of weight-only quantization elsewhere."""
+    for name in sorted(LOW_BIT.intersection(names)):
+        raise ConfigError(
+            f"{name} belongs to weight-only quantization",
+            hint=f"leave out {name}, or say weight_only='int4' (--weight-only int4)",
+        )
+    if config.format == "matmulnbits":
+        raise ConfigError("format matmulnbits is for weight-only quantization", hint="choose qdq, or say weight_only")
+    for rule in config.rules:
+        if rule.bits is not None or rule.algorithm is not None or rule.block_size is not None:
+            raise ConfigError(
+                f"rule {rule.match!r}: bits, algorithm and block_size belong to weight-only quantization",
+                hint="leave them out, or say weight_only='int4' (--weight-only int4)",
+            )
+
+
 def _check_type(name: str, value: object, annotation: str) -> None:
     if annotation.startswith("tuple"):
         return  # checked when it was made one
@@ -320,6 +416,7 @@ def _check_type(name: str, value: object, annotation: str) -> None:
         "int": int,
         "float": (int, float),
         "int | None": (int, type(None)),
+        "float | None": (int, float, type(None)),
         "str | None": (str, type(None)),
         "bool | None": (bool, type(None)),
         "str | float": (str, int, float),

@@ -27,6 +27,7 @@ from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan, build_p
 from requant.resolve import finite, saturating_pairs
 from requant.targets import Target, get_target
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
+from requant.weights.plan import plan_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,6 +72,8 @@ def plan_whole(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
 
     The nodes ``left_out`` multiply in float, for the reasons given there.
     """
+    if config.weight_only is not None:
+        return plan_weights(graph, config)
     if config.dynamic:
         return plan_dynamic(graph, config)
     plan = build_plan(graph, config, left_out)

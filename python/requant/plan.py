@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
     from requant.config import QuantConfig
+    from requant.lowbit import BlockScheme
     from requant.onnx.graph import Graph
     from requant.types import FixedParams
 
@@ -91,6 +92,34 @@ class DynamicNode:
     weights: tuple[WeightPlan, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BlockedNode:
+    """A node that multiplies, or looks up, weights of a few bits in blocks, and stays float otherwise.
+
+    Attributes:
+        name: the node.
+        op_type: MatMul, Gemm or Gather.
+        index: which of its inputs the weight is.
+        weight: name of the weight. Nodes with the same ``weight`` and ``transposed`` share its integers.
+        transposed: whether the weight is ``[K, N]``, so that the blocks run down its columns.
+        scheme: bits, block size and symmetry.
+        algorithm: how it is rounded.
+    """
+
+    name: str
+    op_type: str
+    index: int
+    weight: str
+    transposed: bool
+    scheme: BlockScheme
+    algorithm: str
+
+    @property
+    def key(self) -> tuple[str, bool]:
+        """What nodes that share integers have in common."""
+        return self.weight, self.transposed
+
+
 @dataclass(frozen=True)
 class QuantPlan:
     """Everything that will become integer, and every float node that will not.
@@ -103,12 +132,14 @@ class QuantPlan:
     skipped: tuple[Skip, ...]
     dynamic: tuple[DynamicNode, ...] = ()
     guarded: frozenset[str] = frozenset()
+    blocked: tuple[BlockedNode, ...] = ()
 
     @property
     def op_types(self) -> tuple[str, ...]:
-        """The op type of each node that runs on integers."""
+        """The op type of each node that runs on integers, or on weights of a few bits."""
         integer = tuple(node.op_type for node in self.dynamic if node.form is Form.INTEGER)
-        return tuple(node.op_type for node in self.nodes) + integer
+        blocked = tuple(node.op_type for node in self.blocked)
+        return tuple(node.op_type for node in self.nodes) + integer + blocked
 
     @cached_property
     def calibrated(self) -> tuple[str, ...]:
@@ -155,7 +186,7 @@ def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
     rules = config.ordered_rules
     unused = dict.fromkeys(rules)
     for node in graph.all_nodes():
-        names = _names(node)
+        names = names_of(node)
         for rule in rules:
             if not rule.matches(*names):
                 continue
@@ -166,7 +197,7 @@ def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
                 left.pop(node.name or "", None)
     missed = [rule for rule in unused if not any(rule.matches(spec.name) for spec in graph.inputs)]
     if missed:
-        known = [name for node in graph.all_nodes() for name in _names(node)]
+        known = [name for node in graph.all_nodes() for name in names_of(node)]
         raise ConfigError(
             f"{missed[0].match!r} matches no node, op type or tensor of the model{closest(missed[0].match, known)}",
             hint="`requant inspect --json` lists the nodes",
@@ -379,7 +410,7 @@ class _Planner:
         producer = value.producer()
         giver = self._through_clamp(value)
         # A clamp gives what the node before it computes: a rule for either concerns the tensor.
-        names = {value.name or "", *(name for node in (producer, giver) if node is not None for name in _names(node))}
+        names = {value.name or "", *(name for node in (producer, giver) if node is not None for name in names_of(node))}
         row = None if giver is None or giver not in self.chosen else self.chosen[giver]
         if giver is None or row is None:
             return Activation(value.name or "", frozenset(names))
@@ -421,7 +452,7 @@ def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
             yield index, value
 
 
-def _names(node: ir.Node) -> tuple[str, ...]:
+def names_of(node: ir.Node) -> tuple[str, ...]:
     """All that a rule may call a node."""
     return (node.name or "", node.op_type, *(output.name or "" for output in node.outputs))
 

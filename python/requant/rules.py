@@ -27,6 +27,9 @@ class Rule:
         zero_point: the integer that stands for 0 (with ``scale``; otherwise 0, of unsigned types the middle one).
         dtype: integer type of the matching tensors.
         clip: bound of the magnitude: the calibrated range is cut to ``[-clip, clip]``.
+        bits: of the weights of the matching nodes, in weight-only quantization: 2, 3, 4 or 8.
+        algorithm: how they are rounded.
+        block_size: how many of them share a scale.
     """
 
     match: str
@@ -37,6 +40,9 @@ class Rule:
     dtype: str | None = None
     scale: float | None = None
     zero_point: int | None = None
+    bits: int | None = None
+    algorithm: str | None = None
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
         if not _is_name(self.match):

@@ -123,6 +123,20 @@ def profile(model: SerializedModel, feeds: Mapping[str, NDArray[Any]], runs: int
     ]
 
 
+def optimized(model: SerializedModel) -> bytes | None:
+    """What onnxruntime makes of ``model`` before it runs it, as a model; None where it is not installed.
+
+    Raises:
+        ModelError: it cannot load the model.
+    """
+    if not available():
+        return None
+    with tempfile.TemporaryDirectory(prefix="requant-") as folder:
+        path = Path(folder, "optimized.onnx")
+        OrtRunner(model, threads=1, save_to=path)
+        return path.read_bytes()
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """A node that onnxruntime ran: its own name for it, microseconds, bytes of its outputs."""
@@ -137,7 +151,15 @@ class OrtRunner:
 
     name = "onnxruntime"
 
-    def __init__(self, model: SerializedModel, *, threads: int = 0, shared: bool = False, profile: str = "") -> None:
+    def __init__(
+        self,
+        model: SerializedModel,
+        *,
+        threads: int = 0,
+        shared: bool = False,
+        profile: str = "",
+        save_to: Path | None = None,
+    ) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
         try:
             import onnxruntime
@@ -152,6 +174,8 @@ class OrtRunner:
         if profile:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(profile, "profile"))
+        if save_to is not None:
+            options.optimized_model_filepath = str(save_to)
         if shared:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if model.folder is not None:

@@ -71,6 +71,7 @@ LAYERS = (
         "resolve",
         "moments",
         "repair",
+        "weights",
         "dynamic",
         "report",
         "verify",
@@ -84,7 +85,7 @@ LAYERS = (
         "gguf",
     ),
     ("transforms",),
-    ("api", "editing", "trials", "ablation", "keeping", "schema"),
+    ("api", "editing", "trials", "ablation", "keeping", "weightonly", "schema"),
     ("cli", "__main__"),
 )
 #: Modules of a higher layer that a target's or a runtime's table needs.

@@ -112,7 +112,7 @@ def _quantize(args: argparse.Namespace) -> int:
     config = config_of(args)
     if args.dry_run:
         return _show_plan(args, config)
-    output = Path(args.output or f"{Path(args.model).stem}.int8.onnx")
+    output = Path(args.output or f"{Path(args.model).stem}.{config.weight_only or 'int8'}.onnx")
     check_outputs(
         [output, args.report, args.html, args.save_recipe], [args.model, args.data, args.eval, args.table, args.recipe]
     )

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 #: Options that are fields of ``QuantConfig``; unset ones keep the recipe's or the default value.
 CONFIG_OPTIONS = (
     "dynamic",
+    "weight_only",
+    "algorithm",
+    "block_size",
+    "target_bits",
     "method",
     "symmetric",
     "percentile",

@@ -80,12 +80,15 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
 
     quantize = command(
         "quantize",
-        "MODEL (--data DATA | --dynamic) [-o FILE] [options]",
+        "MODEL (--data DATA | --dynamic | --weight-only BITS) [-o FILE] [options]",
         "Float model and samples in, verified quantized model out.",
     )
     quantize.add_argument("model", help="the float model, .onnx")
     quantize.add_argument(
-        "-o", "--output", metavar="FILE", help="the quantized model (default: MODEL.int8.onnx in the current folder)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the quantized model (default: MODEL.int8.onnx in the current folder, or MODEL.int4.onnx and the like)",
     )
     quantize.add_argument("--table", metavar="FILE", help="statistics of `requant calibrate` in place of calibrating")
     quantize.add_argument(
@@ -197,7 +200,11 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     group = parser.add_argument_group("quantization")
     group.add_argument("--recipe", metavar="NAME", help="options from a shipped recipe or a TOML file")
     group.add_argument("--percentile", type=float, metavar="P", help="percent of values kept inside (default: 99.99)")
-    group.add_argument("--activations", choices=choices("activations"), help="integer type (default: the target's)")
+    group.add_argument(
+        "--activations",
+        choices=(*choices("activations"), "float"),
+        help="integer type (default: the target's); with --weight-only float (default) or int8",
+    )
     group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
     group.add_argument(
         "--smooth",
@@ -219,6 +226,22 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         help="quantize activations at run time: needs no data (--data then only serves to compare the models)",
     )
     group.add_argument(
+        "--weight-only",
+        choices=choices("weight_only"),
+        help="quantize weights only, in blocks: for language models; needs data for gptq and awq alone",
+    )
+    group.add_argument(
+        "--algorithm",
+        choices=choices("algorithm"),
+        help="how --weight-only rounds; auto (default): for each layer what errs least",
+    )
+    group.add_argument(
+        "--block-size", type=int, metavar="N", help="weights to a scale: 16 to 256 (default: 32), 0 for a row (qdq)"
+    )
+    group.add_argument(
+        "--target-bits", type=float, metavar="BITS", help="bits to a weight on average: layers get 2, 4 or 8"
+    )
+    group.add_argument(
         "--rest",
         choices=choices("rest"),
         help="weights that stay float otherwise (LSTM, tables, bodies of If): int8: treated as by --dynamic "
@@ -236,7 +259,8 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     group.add_argument(
         "--format",
         choices=choices("format"),
-        help="qdq: ops between Q and DQ, which runtimes fuse (default); qoperator: onnxruntime's quantized operators",
+        help="qdq: ops between Q and DQ, which runtimes fuse (default); qoperator: onnxruntime's quantized operators; "
+        "matmulnbits: onnxruntime's op for --weight-only, and its default",
     )
     group.add_argument("--weights", choices=choices("weights"), help="integer type of weights (default: int8)")
     group.add_argument(

@@ -103,7 +103,11 @@ def report(result: Report, output: Path) -> None:
     for label, text in result.summary():
         headline.add_row(Text(label, style="bold"), text)
     config = result.config
-    if config["dynamic"]:
+    if config.get("weight_only"):
+        ranges = f"none: weights only, {config['weight_only']}"
+        if result.calibration_samples:
+            ranges += f", rounded by {result.calibration_samples} samples ({result.data})"
+    elif config["dynamic"]:
         ranges = "found at run time, asymmetric uint8"
     else:
         method = f"{config['method']}, {'symmetric' if config['symmetric'] else 'asymmetric'} {config['activations']}"

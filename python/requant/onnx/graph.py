@@ -30,6 +30,7 @@ _QUANTIZED_OPS = frozenset(
         "DynamicQuantizeLSTM",
         "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul",
+        "GatherBlockQuantized",
         "MatMulInteger",
         "MatMulIntegerToFloat",
         "MatMulNBits",

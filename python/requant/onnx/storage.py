@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Smaller constants save less than the Cast costs.
 _LEAST = 256
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_PARAMETERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
+_PARAMETERS = frozenset({"DequantizeLinear", "GatherBlockQuantized", "MatMulNBits", "QuantizeLinear"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,132 @@
+"""A graph that is run piece by piece: up to a node, then on to a later one, with other weights behind it.
+
+What later nodes read of earlier ones is kept between the pieces, for every batch, and dropped when nothing reads it any
+more. So a whole walk costs as much computation as one run of the model, and its memory is that of the tensors that are
+alive at one place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+
+from requant.onnx.mapped import MappedTensor
+from requant.runtime import open_runner
+from requant.serialized import SerializedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from requant.onnx.graph import Graph
+
+    Feeds = Mapping[str, NDArray[Any]]
+
+
+class Walk:
+    """One walk through a graph, in execution order.
+
+    Args:
+        graph: What is run; it is not changed.
+        feeds: Inputs, batch after batch.
+        threads: CPU threads; 0 uses all cores.
+    """
+
+    def __init__(self, graph: Graph, feeds: Iterable[Feeds], *, threads: int = 0) -> None:
+        self._model = graph.model
+        self._nodes = graph.nodes
+        self._threads = threads
+        self._place = 0
+        self._reads = [sorted(_reads(node)) for node in self._nodes]
+        self._last = {name: place for place, names in enumerate(self._reads) for name in names}
+        self._weights: dict[str, NDArray[Any]] = {}
+        self._alive = [dict(feed) for feed in feeds]
+        self._drop()
+
+    def advance(self, place: int) -> None:
+        """Run the nodes before the one at ``place``, so that all it reads of them is there.
+
+        Raises:
+            ModelError: The runtime cannot.
+        """
+        nodes = range(self._place, place)
+        self._place = place
+        given = {output.name or "" for i in nodes for output in self._nodes[i].outputs}
+        wanted = sorted(name for name in given if self._last.get(name, -1) >= place)
+        if wanted:
+            model, taken = self._piece(nodes, given, wanted)
+            runner = open_runner(model, threads=self._threads, shared=True)
+            for alive in self._alive:
+                outputs = runner.run({name: alive[name] for name in taken})
+                alive.update(zip(wanted, map(np.asarray, outputs), strict=True))
+        self._drop()
+
+    def arrays(self, name: str) -> Iterator[NDArray[Any]]:
+        """The tensor of that name, which the next node reads, batch after batch."""
+        for alive in self._alive:
+            yield alive[name]
+
+    def replace(self, name: str, array: NDArray[Any]) -> None:
+        """Let the nodes to come read ``array`` as the weight of that name."""
+        self._weights[name] = array
+
+    def _drop(self) -> None:
+        """Forget what no later node reads."""
+        for held in (*self._alive, self._weights):
+            for name in [name for name in held if self._last.get(name, -1) < self._place]:
+                del held[name]
+
+    def _piece(self, nodes: range, given: set[str], wanted: list[str]) -> tuple[SerializedModel, list[str]]:
+        """The model of some nodes, and the names of its inputs."""
+        graph = onnx.GraphProto(name="piece")
+        graph.node.extend(ir.serde.serialize_node(self._nodes[i]) for i in nodes)
+        initializers = self._model.graph.initializers
+        outside: list[MappedTensor] = []
+        taken = []
+        for name in sorted({name for i in nodes for name in self._reads[i]} - given):
+            if name in self._weights:
+                graph.initializer.append(numpy_helper.from_array(self._weights[name], name))
+            elif name in self._alive[0]:
+                taken.append(name)
+                graph.input.append(_described(name, self._alive[0][name]))
+            elif name in initializers:
+                tensor = initializers[name].const_value
+                assert tensor is not None
+                proto = ir.serde.serialize_tensor(tensor)
+                proto.name = name
+                graph.initializer.append(proto)
+                if isinstance(tensor, MappedTensor):
+                    outside.append(tensor)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._model.opset_imports.items()]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version)
+        folder = Path(outside[0].base_dir) if outside else None
+        size = sum(tensor.nbytes for tensor in outside)
+        return SerializedModel(model.SerializeToString(deterministic=True), folder, size, tuple(outside)), taken
+
+
+def _reads(node: ir.Node) -> set[str]:
+    """Names of all that a node reads, its bodies included."""
+    names = {value.name for value in node.inputs if value is not None and value.name}
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
+            body = attribute.as_graph()
+            inner = list(body.all_nodes())
+            own = {out.name for n in inner for out in n.outputs} | {value.name for value in body.inputs}
+            own |= {name for each in (body, *body.subgraphs()) for name in each.initializers}
+            read = {value.name for n in inner for value in n.inputs if value is not None and value.name}
+            read |= {value.name for value in body.outputs if value.name}
+            names |= {name for name in read if name not in own}
+    return {name for name in names if name}
+
+
+def _described(name: str, array: NDArray[Any]) -> onnx.ValueInfoProto:
+    """An input of the type and rank of ``array``, its sizes left free."""
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.helper.make_tensor_value_info(name, dtype, [None] * array.ndim)

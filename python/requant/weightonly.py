@@ -1,0 +1,162 @@
+"""Weight-only quantization, in the order it is done: load, prepare, plan, round, insert, verify."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from requant.api import (
+    QuantizedModel,
+    Stopwatch,
+    describe,
+    describe_data,
+    load_float,
+    refuse_empty,
+    verification_batches,
+    with_data_options,
+)
+from requant.building import storage_notes
+from requant.data import open_data
+from requant.evaluation import check_labels, measure_accuracy
+from requant.metrics import get_metric
+from requant.onnx.lowbit import insert_blocks, needed_opset, with_opset
+from requant.onnx.passes import prepare
+from requant.onnx.rescale import rescale
+from requant.onnx.storage import Stored, store_half
+from requant.report import Report, TensorQuality
+from requant.verify import check_model, compare_outputs, decibels, measure_latency, one_sample, zero_feeds
+from requant.version import __version__
+from requant.weights import AUTO
+from requant.weights.arithmetic import arithmetic_of, describe_arithmetic
+from requant.weights.plan import check_format, plan_weights
+from requant.weights.resolve import round_weights, wants_data
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from requant.calibration import Progress
+    from requant.config import QuantConfig
+    from requant.data import Batch, DataOptions, Dataset
+    from requant.onnx.graph import Graph
+    from requant.onnx.reading import Model
+    from requant.plan import QuantPlan
+    from requant.serialized import SerializedModel
+    from requant.weights.resolve import LayerError, Rounded
+
+#: Samples that layers are rounded by, where the config does not say.
+SAMPLES = 128
+
+
+def quantize_weights(
+    model: Model,
+    data: object,
+    config: QuantConfig,
+    *,
+    data_options: DataOptions | None,
+    evaluation: object,
+    labels: str | None,
+    metric: str | Callable[..., object],
+    progress: Progress | None,
+) -> QuantizedModel:
+    """What ``requant.quantize`` does where ``config.weight_only`` is set; arguments as there.
+
+    Raises:
+        RequantError: a subclass says which input was wrong and how to mend it.
+    """
+    judge = get_metric(metric)
+    watch = Stopwatch()
+    with watch("load"):
+        graph = load_float(model)
+        options = with_data_options(config, data_options)
+        dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=True)
+        whole = replace(options, samples=None, seed=None)
+        judged = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
+        if judged is not None:
+            check_labels(judge, judged, judged.has_labels)
+    with watch("prepare"):
+        prepared, changes = prepare(graph)
+        if config.format == "qdq":
+            prepared = with_opset(prepared, needed_opset(plan_weights(prepared, config)))
+        plan = plan_weights(prepared, config)
+        refuse_empty(plan, graph.origin)
+        check_format(plan, config)
+    with watch("calibrate"):
+        walks = dataset is not None and (wants_data(plan) or any(node.algorithm == AUTO for node in plan.blocked))
+        batches = tuple(_first(dataset, config.samples or SAMPLES)) if walks and dataset is not None else ()
+        rounded = round_weights(prepared, plan, batches, threads=config.cores, progress=progress)
+    with watch("quantize"):
+        built, notes = build(graph, prepared, plan, rounded, config)
+    held, note = verification_batches(dataset, dynamic=not batches)
+    feeds = one_sample(held[0], graph.inputs) if held else zero_feeds(graph.inputs)
+    with watch("verify"):
+        runners = check_model(graph, built, feeds, threads=1)
+        names = [output.name for output in graph.outputs]
+        outputs = compare_outputs(runners, names, held, workers=config.cores) if held else ()
+        latency = measure_latency(runners, feeds) if held else None
+        accuracy = None if judged is None else measure_accuracy(runners, names, judged, judge, workers=config.cores)
+        arithmetic = arithmetic_of(built)
+    report = Report(
+        version=__version__,
+        model=graph.origin,
+        config=config.to_dict(),
+        float_bytes=graph.size,
+        quantized_bytes=built.size,
+        prepared=describe(changes),
+        quantized=dict(Counter(plan.op_types)),
+        skipped=plan.skipped,
+        data=describe_data(dataset),
+        calibration_samples=sum(batch.count for batch in batches),
+        verification_samples=sum(batch.count for batch in held),
+        outputs=outputs,
+        tensors=tuple(map(_quality, rounded.errors)),
+        latency=latency,
+        accuracy=accuracy,
+        notes=(*describe_arithmetic(arithmetic, config), *_notes(plan, config), *rounded.notes(), *notes, *note),
+        seconds=dict(watch.seconds),
+    )
+    return QuantizedModel(built, report, plan, None, graph.file.files)
+
+
+def build(
+    given: Graph, prepared: Graph, plan: QuantPlan, rounded: Rounded, config: QuantConfig
+) -> tuple[SerializedModel, tuple[str, ...]]:
+    """The quantized model, and what to know of it."""
+    qdq = config.format == "qdq"
+    model = rescale(prepared, rounded.factors) if rounded.factors else prepared
+    model = insert_blocks(model, plan, rounded.weights, qdq=qdq, activations=config.activations or "float")
+    stored = Stored()
+    if given.holds_half():
+        model, stored = store_half(model, exactly=True)
+    return model.serialize(), tuple(storage_notes(stored))
+
+
+def _first(dataset: Dataset, samples: int) -> Iterator[Batch]:
+    """Batches until they make up that many samples."""
+    seen = 0
+    for batch in dataset.batches():
+        yield batch
+        seen += batch.count
+        if seen >= samples:
+            return
+
+
+def _quality(error: LayerError) -> TensorQuality:
+    """A weight as the report has it; nothing of it is called clipped, as grids may end inside of a block."""
+    return TensorQuality(
+        error.name, "weight", error.lo, error.hi, error.scale, 0, error.noise, 0.0, 0.0,
+        decibels(error.signal, error.noise),
+    )  # fmt: skip
+
+
+def _notes(plan: QuantPlan, config: QuantConfig) -> Iterator[str]:
+    bits = Counter(node.scheme.bits for node in plan.blocked)
+    if len(bits) > 1:
+        yield "bits of weights: " + ", ".join(f"{b} ({count})" for b, count in sorted(bits.items()))
+    if 3 in bits:
+        yield "3-bit weights are stored in 4 bits, as no runtime packs 3: they save no bytes"
+    if config.format == "qdq" and (config.activations or "float") == "float":
+        yield (
+            "onnxruntime rounds activations to int8 where it fuses DequantizeLinear and MatMul, unless "
+            "session.qdq_matmulnbits_accuracy_level is 1"
+        )

@@ -1,0 +1,21 @@
+"""The grids of llama.cpp's k-quants: scale and zero point fitted in turn with the integers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from requant.lowbit import quantize_blocks
+from requant.weights.spec import WeightAlgorithm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from requant.lowbit import BlockScheme, BlockWeights
+    from requant.weights.spec import Moments
+
+
+def _quantize(rows: NDArray[Any], scheme: BlockScheme, moments: Moments | None) -> BlockWeights:
+    return quantize_blocks(rows, scheme, "kquant", importance=None if moments is None else moments.diagonal)
+
+
+ALGORITHM = WeightAlgorithm("kquant", needs_data=False, quantize=_quantize)

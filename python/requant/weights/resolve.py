@@ -1,0 +1,356 @@
+"""Round the weights of a plan: at once where no data is needed, else layer by layer in execution order.
+
+With data, a layer is rounded for what it will really read: its inputs come from the layers before it with their rounded
+weights. Second moments are those of one tensor at a time, shared by the layers that read it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from requant.errors import CalibrationError, DataError, ModelError
+from requant.onnx.segments import Walk
+from requant.onnx.sites import find_sites
+from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
+from requant.weights.plan import weights_of
+from requant.weights.scaling import choose_factors
+from requant.weights.spec import Moments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
+    from numpy.typing import NDArray
+
+    from requant.data import Batch
+    from requant.lowbit import BlockWeights
+    from requant.onnx.graph import Graph
+    from requant.onnx.sites import Site
+    from requant.plan import BlockedNode, QuantPlan
+
+    Key = tuple[str, bool]
+    Progress = Callable[[int, int | None], None]
+
+_ROWS = 4096  # of a weight that are looked at at a time
+_SEARCHED = 256  # rows of each weight by which factors are searched
+_TOKENS = 8192  # rows of an activation that are multiplied at a time
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """What rounding does to a weight: mean squares of it and of the error, and the error of the layer's outputs.
+
+    ``output`` is the power of the error over that of the outputs, where data was seen.
+    """
+
+    name: str
+    algorithm: str
+    lo: float
+    hi: float
+    scale: float
+    signal: float
+    noise: float
+    output: float | None = None
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Integer weights by the key of their nodes, the factors of scaled tensors, and what rounding did."""
+
+    weights: Mapping[Key, BlockWeights]
+    factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    errors: tuple[LayerError, ...] = ()
+
+    def notes(self) -> Iterator[str]:
+        """What was chosen."""
+        chosen = Counter(error.algorithm for error in self.errors)
+        yield "weights rounded by " + ", ".join(f"{name} ({count})" for name, count in chosen.most_common())
+        if self.factors:
+            yield f"{len(self.factors)} activations scaled by channel (AWQ), by powers of two"
+        damped = [weights.damping for weights in self.weights.values() if weights.damping is not None]
+        if damped and max(damped) > _DAMPING:
+            count = sum(each > _DAMPING for each in damped)
+            yield f"second moments of {count} layers are singular: damped by up to {max(damped):g}; give more data"
+
+
+_DAMPING = 0.0101
+
+
+def wants_data(plan: QuantPlan) -> bool:
+    """Whether the weights cannot be rounded without data."""
+    return any(needs_data(node.algorithm) for node in plan.blocked)
+
+
+def round_weights(
+    graph: Graph,
+    plan: QuantPlan,
+    batches: Sequence[Batch] | None = None,
+    *,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Rounded:
+    """Round every weight of ``plan``; without ``batches`` each by itself.
+
+    Raises:
+        DataError: an algorithm needs data and there is none.
+        ModelError: a weight holds NaN or infinity.
+    """
+    if not batches and wants_data(plan):
+        name = next(node.algorithm for node in plan.blocked if needs_data(node.algorithm))
+        raise DataError(
+            f"algorithm {name} needs calibration data, and none was given",
+            hint="pass samples (data=..., --data FILE), or choose rtn, mse, hqq or kquant",
+        )
+    return _Rounding(graph, plan, batches or (), threads, progress).run()
+
+
+class _Rounding:
+    def __init__(
+        self, graph: Graph, plan: QuantPlan, batches: Sequence[Batch], threads: int, progress: Progress | None
+    ) -> None:
+        self.graph = graph
+        self.batches = batches
+        self.threads = threads
+        self.progress = progress
+        self.layers = list(weights_of(graph, plan))
+        self.weights: dict[Key, BlockWeights] = {}
+        self.factors: dict[str, NDArray[np.float32]] = {}
+        self.errors: dict[Key, LayerError] = {}
+
+    def run(self) -> Rounded:
+        walked = [layer for layer in self.layers if self._is_walked(*layer[:2])]
+        for planned, _, rows in self.layers:
+            if planned.key not in {own.key for own, _, _ in walked} and planned.key not in self.weights:
+                self._keep(planned, *self._alone(planned, rows), rows)
+        if walked:
+            self._walk(walked)
+        return Rounded(self.weights, self.factors, tuple(self.errors.values()))
+
+    def _is_walked(self, planned: BlockedNode, node: ir.Node) -> bool:
+        """Whether a layer is rounded by what it reads: a product of the main graph that asks for it."""
+        wants = planned.algorithm == AUTO or needs_data(planned.algorithm)
+        lookups = {own.key for own, _, _ in self.layers if own.op_type == "Gather"}
+        return bool(self.batches) and wants and node.graph is self.graph.model.graph and planned.key not in lookups
+
+    def _alone(self, planned: BlockedNode, rows: NDArray[Any]) -> tuple[BlockWeights, str]:
+        """A weight rounded by itself."""
+        names = [name for name in ALGORITHMS if not needs_data(name)]
+        if planned.algorithm in names:
+            names = [planned.algorithm]
+        elif planned.algorithm != AUTO:
+            names = ["mse"]  # asked for what data alone could give it
+        found = [(_rounded(planned, rows, name), name) for name in names]
+        if len(found) == 1:
+            return found[0]
+        return min(found, key=lambda each: _noise(rows, each[0]))
+
+    # -- layer by layer ----------------------------------------------------------------------------------------------
+
+    def _walk(self, walked: list[tuple[BlockedNode, ir.Node, NDArray[Any]]]) -> None:
+        walk = Walk(self.graph, (batch.feeds for batch in self.batches), threads=self.threads)
+        for planned, node, _ in self.layers:
+            if planned.key in self.weights:
+                self._put(walk, planned, node)
+        places = {node: place for place, node in enumerate(self.graph.nodes)}
+        groups: dict[ir.Value, list[tuple[BlockedNode, ir.Node, NDArray[Any]]]] = {}
+        for layer in walked:
+            value = layer[1].inputs[0]
+            assert value is not None  # a product reads something
+            groups.setdefault(value, []).append(layer)
+        sites = self._sites(groups)
+        order = sorted(groups.items(), key=lambda item: min(places[node] for _, node, _ in item[1]))
+        for done, (value, group) in enumerate(order):
+            walk.advance(min(places[node] for _, node, _ in group))
+            moments = _moments(value.name or "", walk.arrays(value.name or ""))
+            self._round_group(walk, group, moments, sites.get(value.name or ""))
+            if self.progress is not None:
+                self.progress(done + 1, len(order))
+
+    def _sites(self, groups: Mapping[ir.Value, Sequence[tuple[BlockedNode, ir.Node, Any]]]) -> dict[str, Site]:
+        """The tensors of ``groups`` that can be scaled, each with its site."""
+        sinks = {node.name: value for value, group in groups.items() for _, node, _ in group}
+        alone = {node.name for group in groups.values() for _, node, _ in group if len(node.inputs[1].uses()) == 1}  # type: ignore[union-attr]
+        nodes = {node.name: node for node in self.graph.nodes}
+        found = {}
+        for site in find_sites(self.graph)[0]:
+            values = {sinks.get(sink.node) for sink in site.sinks}
+            value = next(iter(values))
+            source = nodes[site.source]
+            shared = site.weight and len(source.inputs[1].uses()) != 1  # type: ignore[union-attr]
+            plain = all(sink.node in alone and sink.span == 1 for sink in site.sinks)
+            if len(values) == 1 and value is not None and plain and not shared:
+                found[value.name or ""] = site
+        return found
+
+    def _round_group(
+        self,
+        walk: Walk,
+        group: list[tuple[BlockedNode, ir.Node, NDArray[Any]]],
+        moments: Moments,
+        site: Site | None,
+    ) -> None:
+        """Round the layers that read one tensor."""
+        scaling = site is not None and all(
+            planned.algorithm == AUTO or get_algorithm(planned.algorithm).scales for planned, _, _ in group
+        )
+        factors = self._factors(group, moments) if scaling else None
+        found = [self._best(planned, rows, moments, factors) for planned, _, rows in group]
+        if factors is not None and any(planned.algorithm == AUTO for planned, _, _ in group):
+            plain = [self._best(planned, rows, moments, None) for planned, _, rows in group]
+            if sum(each[2] for each in plain) <= sum(each[2] for each in found):
+                found, factors = plain, None
+        if factors is not None and site is not None:
+            self.factors[site.tensor] = factors
+            self._divide_source(site, factors)
+        for (planned, node, rows), (weights, name, error) in zip(group, found, strict=True):
+            if planned.key not in self.weights:
+                signal = _power(rows, moments)
+                scaled = rows if factors is None else rows * factors
+                self._keep(planned, weights, name, scaled, error / signal if signal else 0.0)
+            self._put(walk, planned, node, factors)
+
+    def _best(
+        self, planned: BlockedNode, rows: NDArray[Any], moments: Moments, factors: NDArray[np.float32] | None
+    ) -> tuple[BlockWeights, str, float]:
+        """A weight rounded as asked for, or as errs least; the name of the algorithm, and the error of the outputs."""
+        if factors is not None:
+            rows, moments = rows * factors, moments.divided(factors)
+        names = [planned.algorithm]
+        if planned.algorithm == AUTO:
+            names = [name for name in ALGORITHMS if get_algorithm(name).scales == (factors is not None)]
+            names += ["rtn"] if factors is not None else []
+        found = []
+        for name in names:
+            weights = get_algorithm(name).quantize(rows, planned.scheme, moments)
+            found.append((weights, name, _output_error(rows, weights, moments)))
+        return min(found, key=lambda each: each[2])
+
+    def _factors(
+        self, group: list[tuple[BlockedNode, ir.Node, NDArray[Any]]], moments: Moments
+    ) -> NDArray[np.float32] | None:
+        parts = [(planned.scheme, rows[:: max(1, len(rows) // _SEARCHED)]) for planned, _, rows in group]
+
+        def error(factors: NDArray[np.float32]) -> float:
+            scaled = moments.divided(factors)
+            total = 0.0
+            for scheme, rows in parts:
+                weights = get_algorithm("awq").quantize(rows * factors, scheme, scaled)
+                total += _output_error(rows * factors, weights, scaled)
+            return total
+
+        found = choose_factors([rows for _, rows in parts], moments, error)
+        return None if found is None else found[0]
+
+    def _divide_source(self, site: Site, factors: NDArray[np.float32]) -> None:
+        """Divide what a rounded layer gives: each channel is a row of its weight, with scales of its own."""
+        for planned, _, _ in self.layers:
+            if planned.name == site.source and planned.key in self.weights:
+                weights = self.weights[planned.key]
+                self.weights[planned.key] = replace(weights, scales=weights.scales / factors[:, np.newaxis])
+
+    def _put(
+        self,
+        walk: Walk,
+        planned: BlockedNode,
+        node: ir.Node,
+        factors: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Let the walk go on with a rounded weight, as if nothing were scaled."""
+        if node.graph is not self.graph.model.graph:
+            return
+        reals = self.weights[planned.key].dequantize()
+        if factors is not None:
+            reals = reals / factors
+        value = node.inputs[planned.index]
+        assert value is not None  # it is the weight
+        array = self._shape_of(node, planned)
+        walk.replace(value.name or "", np.ascontiguousarray(reals if array == reals.shape else reals.T))
+
+    def _shape_of(self, node: ir.Node, planned: BlockedNode) -> tuple[int, ...]:
+        value = node.inputs[planned.index]
+        assert value is not None
+        assert value.const_value is not None  # it is the weight
+        return tuple(value.const_value.shape.numpy())
+
+    def _keep(
+        self, planned: BlockedNode, weights: BlockWeights, name: str, rows: NDArray[Any], output: float | None = None
+    ) -> None:
+        signal = noise = 0.0
+        lo, hi = np.inf, -np.inf
+        for part, reals in _parts(rows, weights):
+            lo, hi = min(lo, float(part.min())), max(hi, float(part.max()))
+            signal += float(np.vdot(part, part))
+            noise += float(np.vdot(part - reals, part - reals))
+        self.weights[planned.key] = self._stored(weights)
+        scale = float(np.abs(weights.scales).max())
+        size = rows.shape[0] * rows.shape[1]
+        self.errors[planned.key] = LayerError(planned.weight, name, lo, hi, scale, signal / size, noise / size, output)
+
+    def _stored(self, weights: BlockWeights) -> BlockWeights:
+        """The same, in a file where the model is too large for memory."""
+        if self.graph.scratch is None:
+            return weights
+        return replace(
+            weights,
+            data=self.graph.tensor(weights.data, "data").numpy(),
+            scales=self.graph.tensor(weights.scales, "scales").numpy(),
+        )
+
+
+def _rounded(planned: BlockedNode, rows: NDArray[Any], name: str) -> BlockWeights:
+    try:
+        return get_algorithm(name).quantize(rows, planned.scheme, None)
+    except DataError as problem:
+        raise ModelError(f"weight {planned.weight!r}: {problem.message}", hint="mend the model: it holds NaN") from None
+
+
+def _parts(rows: NDArray[Any], weights: BlockWeights) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Some rows at a time, and what stands for them."""
+    for start in range(0, len(rows), _ROWS):
+        part = slice(start, start + _ROWS)
+        zeros = None if weights.zero_points is None else weights.zero_points[part]
+        own = replace(weights, data=weights.data[part], scales=weights.scales[part], zero_points=zeros)
+        yield rows[part].astype(np.float64), own.dequantize().astype(np.float64)
+
+
+def _noise(rows: NDArray[Any], weights: BlockWeights) -> float:
+    return sum(float(np.vdot(part - reals, part - reals)) for part, reals in _parts(rows, weights))
+
+
+def _output_error(rows: NDArray[Any], weights: BlockWeights, moments: Moments) -> float:
+    """The mean square error of the layer's outputs, summed over them."""
+    return sum(_quadratic(part - reals, moments) for part, reals in _parts(rows, weights))
+
+
+def _power(rows: NDArray[Any], moments: Moments) -> float:
+    """The mean square of the layer's outputs, summed over them."""
+    return sum(_quadratic(rows[i : i + _ROWS].astype(np.float64), moments) for i in range(0, len(rows), _ROWS))
+
+
+def _quadratic(part: NDArray[np.float64], moments: Moments) -> float:
+    return float(np.vdot(part @ moments.matrix, part))
+
+
+def _moments(name: str, arrays: Iterable[NDArray[Any]]) -> Moments:
+    """The second moments of a tensor's last axis.
+
+    Raises:
+        CalibrationError: it holds NaN or infinity.
+    """
+    total: NDArray[np.float64] | None = None
+    count = 0
+    for array in arrays:
+        rows = array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False)
+        if total is None:
+            total = np.zeros((rows.shape[1], rows.shape[1]))
+        for start in range(0, len(rows), _TOKENS):
+            part = rows[start : start + _TOKENS]
+            total += part.T @ part
+        count += len(rows)
+    if total is None or not np.isfinite(total).all():
+        raise CalibrationError(f"activation {name!r} holds NaN or infinity", hint="check the samples")
+    return Moments(total / max(count, 1), count)

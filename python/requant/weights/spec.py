@@ -1,0 +1,55 @@
+"""What an algorithm that rounds weights says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from requant.lowbit import BlockScheme, BlockWeights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Second moments of what a layer reads: ``mean(x.T @ x)`` over all rows ``x``.
+
+    Attributes:
+        matrix: float64 ``[K, K]``.
+        rows: how many rows were seen.
+    """
+
+    matrix: NDArray[np.float64]
+    rows: int
+
+    @property
+    def diagonal(self) -> NDArray[np.float64]:
+        """The mean square of each input channel, ``[K]``."""
+        return np.diagonal(self.matrix).copy()
+
+    def divided(self, factors: NDArray[Any]) -> Moments:
+        """The moments of inputs that are divided by ``factors``, ``[K]``."""
+        each = np.asarray(factors, np.float64)
+        return Moments(self.matrix / np.outer(each, each), self.rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightAlgorithm:
+    """Rounds the weights of one layer.
+
+    Attributes:
+        name: as the user types it.
+        needs_data: whether it must see what the layers read.
+        quantize: ``(rows [N, K], scheme, moments) -> BlockWeights``; without data ``moments`` is None.
+        scales: whether input channels are scaled first, by factors that the op before takes in (see ``scaling``).
+    """
+
+    name: str
+    needs_data: bool
+    quantize: Callable[[NDArray[Any], BlockScheme, Moments | None], BlockWeights]
+    scales: bool = False
