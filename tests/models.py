@@ -228,3 +228,35 @@ def save(folder: Path, data: bytes) -> Path:
 
 def info(name: str, shape: list[int] | None = None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape or [2, 2])
+
+
+def language_model(opset: int = 17, *, tied: bool = False, layers: int = 2, scale: float = 1.0) -> onnx.ModelProto:
+    """Token ids -> logits: an embedding, blocks of norm, gated products and a residual, and a head.
+
+    ``tied`` makes the head the transpose of the embedding; ``scale`` sets one channel of each norm apart.
+    """
+    vocabulary, width, inner = 64, 32, 48
+    net = Net(opset)
+    ids = net.input("input_ids", ["n", "t"], TensorProto.INT64)
+    table = net.rng.standard_normal((vocabulary, width))
+    x = net.op("Gather", net.const(table, "table"), ids, name="embed")
+    for i in range(layers):
+        gain = 1 + 0.1 * net.rng.standard_normal(width)
+        gain[3] *= scale
+        normed = net.op("LayerNormalization", x, net.const(gain), net.normal(width, scale=0.1), name=f"norm{i}")
+        gate, up = (
+            net.op("MatMul", normed, net.normal(width, inner, scale=0.2, name=f"{part}{i}.w"), name=f"{part}{i}")
+            for part in ("gate", "up")
+        )
+        hidden = net.op("Mul", net.op("Sigmoid", gate), up)
+        down = net.op("MatMul", hidden, net.normal(inner, width, scale=0.2, name=f"down{i}.w"), name=f"down{i}")
+        x = net.op("Add", x, down)
+    x = net.op("LayerNormalization", x, net.const(np.ones(width)), net.const(np.zeros(width)), name="norm")
+    head = net.const(table.T if tied else net.rng.standard_normal((width, vocabulary)), "head.w")
+    return net.model(net.op("MatMul", x, head, name="head", output="logits"))
+
+
+def tokens(count: int = 16, length: int = 12, vocabulary: int = 64, *, seed: int = 1) -> dict[str, Array]:
+    """Token ids for ``language_model``, some of them far more frequent than others."""
+    rng = np.random.default_rng(seed)
+    return {"input_ids": np.minimum(rng.geometric(0.08, (count, length)), vocabulary) - 1}

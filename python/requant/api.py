@@ -172,20 +172,8 @@ def quantize(
     """
     config = configured(config, overrides)
     if config.weight_only is not None:
-        from requant.weightonly import quantize_weights
-
-        if table is not None:
-            raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
-        return quantize_weights(
-            model,
-            data,
-            config,
-            data_options=data_options,
-            evaluation=evaluation,
-            labels=labels,
-            metric=metric,
-            progress=progress,
-        )
+        judged: dict[str, Any] = {"evaluation": evaluation, "labels": labels, "metric": metric}
+        return _weight_only(model, data, config, table, data_options=data_options, progress=progress, **judged)
     judge = get_metric(metric)
     watch = Stopwatch()
     with watch("load"):
@@ -257,6 +245,16 @@ def quantize(
         ranges=() if table is None else tuple(_view(plan, table, tensor) for tensor in worst),
     )
     return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
+
+
+def _weight_only(
+    model: Model, data: object, config: QuantConfig, table: CalibrationTable | None, **options: Any
+) -> QuantizedModel:
+    from requant.weightonly import quantize_weights  # which is built on this module
+
+    if table is not None:
+        raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
+    return quantize_weights(model, data, config, **options)
 
 
 def calibrate(

@@ -1,0 +1,183 @@
+"""Weight-only quantization end to end: every form runs in onnxruntime, and computes what its integers stand for."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tests import models
+
+import requant
+
+if TYPE_CHECKING:
+    from requant.api import QuantizedModel
+
+pytest.importorskip("onnxruntime")
+
+ALGORITHMS = ("rtn", "mse", "hqq", "kquant", "gptq", "awq", "awq+gptq", "auto")
+
+
+def quantize(model: onnx.ModelProto, data: Any = None, **options: Any) -> QuantizedModel:
+    return requant.quantize(model, data, **{"weight_only": "int4", "batch_size": 4, **options})
+
+
+def op_types(result: QuantizedModel) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(result.data).graph.node]
+
+
+def logits(model: onnx.ModelProto | bytes) -> np.ndarray[Any, Any]:
+    return models.run(model, models.tokens(8, seed=7))[0].astype(np.float64)
+
+
+def error(result: QuantizedModel, model: onnx.ModelProto) -> float:
+    exact = logits(model)
+    return float(np.sum((logits(result.data) - exact) ** 2) / np.sum(exact**2))
+
+
+@pytest.mark.parametrize("bits", ["int2", "int3", "int4", "int8"])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("form", ["matmulnbits", "qdq"])
+@pytest.mark.parametrize("block_size", [16, 32])
+def test_every_form_runs_and_both_formats_hold_the_same_reals(
+    bits: str, symmetric: bool, form: str, block_size: int
+) -> None:
+    model = models.language_model()
+    result = quantize(model, weight_only=bits, algorithm="rtn", symmetric=symmetric, format=form, block_size=block_size)
+    noise = {"int2": 0.6, "int3": 0.2, "int4": 0.03, "int8": 1e-3}[bits]
+    own = error(result, model)
+    if form == "matmulnbits":
+        assert own < noise
+        assert op_types(result).count("MatMulNBits") == 7
+        assert op_types(result).count("GatherBlockQuantized") == 1
+    else:
+        other = quantize(model, weight_only=bits, algorithm="rtn", symmetric=symmetric, block_size=block_size)
+        plain = models.run(result.data, models.tokens(8, seed=7), optimize=False)[0]
+        np.testing.assert_allclose(plain, logits(other.data), rtol=1e-3, atol=1e-3)
+        assert op_types(result).count("DequantizeLinear") == 8
+
+
+def test_data_is_needed_for_some_algorithms_only() -> None:
+    model = models.language_model()
+    for algorithm in ("gptq", "awq", "awq+gptq"):
+        with pytest.raises(requant.DataError, match=f"algorithm {algorithm.replace('+', '.')} needs calibration data"):
+            quantize(model, algorithm=algorithm)
+    for algorithm in ("rtn", "mse", "hqq", "kquant", "auto"):
+        assert quantize(model, algorithm=algorithm).report.calibration_samples == 0
+
+
+def test_algorithms_that_see_data_beat_those_that_do_not() -> None:
+    model = models.language_model(scale=6.0)
+    data = models.tokens(64)
+    errors = {name: error(quantize(model, data, algorithm=name, weight_only="int3"), model) for name in ALGORITHMS}
+    assert errors["gptq"] < errors["rtn"]
+    assert errors["awq"] < errors["rtn"]
+    assert errors["auto"] <= min(errors["rtn"], errors["mse"])
+
+
+def test_scaling_leaves_a_model_of_many_bits_as_it_was() -> None:
+    model = models.language_model(scale=30.0)
+    result = quantize(model, models.tokens(64), algorithm="awq", weight_only="int8")
+    assert error(result, model) < 1e-3
+    scaled = quantize(model, models.tokens(64), algorithm="awq", weight_only="int2")
+    assert any("scaled by channel" in note for note in scaled.report.notes)
+
+
+def test_a_tied_embedding_is_stored_once() -> None:
+    model = models.language_model(tied=True)
+    for form in ("matmulnbits", "qdq"):
+        result = quantize(model, algorithm="rtn", format=form)
+        stored = [t for t in onnx.load_from_string(result.data).graph.initializer if "table_q" in t.name]
+        assert sum(int(np.prod(t.dims)) > 4 for t in stored) == 1
+        assert error(result, model) < 0.05
+
+
+@pytest.mark.parametrize("bias", ["vector", "none", "matrix"])
+@pytest.mark.parametrize("trans_b", [0, 1])
+def test_gemm_keeps_its_bias_and_ragged_rows_work(bias: str, trans_b: int) -> None:
+    net = models.Net()
+    x = net.input("x", ["n", 40])
+    w = net.normal(*((24, 40) if trans_b else (40, 24)))
+    rest = {"vector": [net.normal(24)], "none": [], "matrix": [net.normal(1, 24)]}[bias]
+    model = net.model(net.op("Gemm", x, w, *rest, transB=trans_b, alpha=2.0, name="fc", output="y"))
+    for form, activations in itertools.product(("matmulnbits", "qdq"), ("float", "int8")):
+        result = quantize(model, algorithm="rtn", weight_only="int8", format=form, activations=activations)
+        feeds = models.samples(model)
+        exact, got = models.run(model, feeds)[0], models.run(result.data, feeds)[0]
+        assert np.linalg.norm(got - exact) < 0.02 * np.linalg.norm(exact)
+
+
+def test_the_optimized_graph_has_the_arithmetic_that_was_asked_for() -> None:
+    model = models.language_model()
+    for activations, kind in (("float", "W4A32"), ("int8", "W4A8")):
+        result = quantize(model, algorithm="rtn", activations=activations)
+        assert any(f"onnxruntime runs {kind} in 7 products" in note for note in result.report.notes)
+        levels = [
+            attribute.i
+            for node in onnx.load_from_string(result.data).graph.node
+            for attribute in node.attribute
+            if attribute.name == "accuracy_level"
+        ]
+        assert set(levels) == {4 if activations == "int8" else 1}
+
+
+def test_rules_choose_bits_algorithm_and_what_stays_float() -> None:
+    model = models.language_model()
+    rules = [{"match": "gate0", "bits": 8}, {"match": "gate1", "block_size": 16, "algorithm": "hqq"}]
+    result = quantize(model, algorithm="rtn", exclude="head", rules=rules)
+    found = {node.name: node for node in result.plan.blocked}
+    assert "head" not in found
+    assert found["gate0"].scheme.bits == 8
+    assert (found["gate1"].scheme.block_size, found["gate1"].algorithm) == (16, "hqq")
+    assert next(skip.reason for skip in result.plan.skipped if skip.node == "head") == "excluded by 'head'"
+
+
+def test_the_recipe_gives_the_same_bytes() -> None:
+    model = models.language_model()
+    config = requant.QuantConfig(weight_only="int3", algorithm="gptq", block_size=16, batch_size=4)
+    first = requant.quantize(model, models.tokens(), config)
+    import tomllib
+
+    again = requant.quantize(model, models.tokens(), tomllib.loads(config.to_toml()))
+    assert first.data == again.data
+    assert first.model.size < len(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_size": 48}, "block_size is 48"),
+        ({"block_size": 0}, "MatMulNBits has no scale for whole rows"),
+        ({"weight_only": "int5"}, "weight_only is 'int5'"),
+        ({"algorithm": "gtpq"}, "algorithm is 'gtpq'"),
+        ({"dynamic": True}, "dynamic has no meaning"),
+        ({"method": "minmax"}, "method has no meaning"),
+        ({"activations": "uint8"}, "activations is 'uint8'"),
+        ({"format": "qoperator"}, "format qoperator has no weights"),
+        ({"target_bits": 1.0}, "target_bits is 1.0"),
+        ({"rules": [{"match": "head", "bits": 5}]}, "bits is 5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(requant.ConfigError, match=message):
+        quantize(models.language_model(), **options)
+
+
+@pytest.mark.parametrize("option", [{"algorithm": "rtn"}, {"block_size": 32}, {"format": "matmulnbits"}])
+def test_options_of_weights_are_refused_elsewhere(option: dict[str, Any]) -> None:
+    with pytest.raises(requant.ConfigError, match="weight-only"):
+        requant.QuantConfig(**option)
+
+
+def test_a_nan_among_the_weights_is_refused() -> None:
+    model = models.language_model()
+    for tensor in model.graph.initializer:
+        if tensor.name == "up0.w":
+            array = numpy_helper.to_array(tensor).copy()
+            array[3, 4] = np.nan
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    with pytest.raises(requant.ModelError, match=r"up0\.w"):
+        quantize(model, algorithm="rtn")
