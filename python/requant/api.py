@@ -172,8 +172,8 @@ def quantize(
     """
     config = configured(config, overrides)
     if config.weight_only is not None:
-        judged: dict[str, Any] = {"evaluation": evaluation, "labels": labels, "metric": metric}
-        return _weight_only(model, data, config, table, data_options=data_options, progress=progress, **judged)
+        judging: dict[str, Any] = {"evaluation": evaluation, "labels": labels, "metric": metric}
+        return _weight_only(model, data, config, table, data_options=data_options, progress=progress, **judging)
     judge = get_metric(metric)
     watch = Stopwatch()
     with watch("load"):

@@ -199,6 +199,7 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
         "already_quantized": list(found.quantized_ops),
         "nodes": [asdict(node) for node in found.plan.nodes],
         "dynamic": [asdict(node) | {"form": node.form.value} for node in found.plan.dynamic],
+        "blocked": [asdict(node) for node in found.plan.blocked],
         "activations": list(found.plan.tensors),
         "calibrated": list(found.plan.calibrated),
         "skipped": [asdict(skip) for skip in found.plan.skipped],
