@@ -172,8 +172,15 @@ def quantize(
     """
     config = configured(config, overrides)
     if config.weight_only is not None:
-        judging: dict[str, Any] = {"evaluation": evaluation, "labels": labels, "metric": metric}
-        return _weight_only(model, data, config, table, data_options=data_options, progress=progress, **judging)
+        return _weight_only(
+            (model, data, config),
+            (table, executor),
+            data_options=data_options,
+            evaluation=evaluation,
+            labels=labels,
+            metric=metric,
+            progress=progress,
+        )
     judge = get_metric(metric)
     watch = Stopwatch()
     with watch("load"):
@@ -248,13 +255,16 @@ def quantize(
 
 
 def _weight_only(
-    model: Model, data: object, config: QuantConfig, table: CalibrationTable | None, **options: Any
+    given: tuple[Model, object, QuantConfig], unused: tuple[CalibrationTable | None, Executor | None], **options: Any
 ) -> QuantizedModel:
     from requant.weightonly import quantize_weights  # which is built on this module
 
+    table, executor = unused
     if table is not None:
         raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
-    return quantize_weights(model, data, config, **options)
+    if executor is not None:
+        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
+    return quantize_weights(*given, **options)
 
 
 def calibrate(
