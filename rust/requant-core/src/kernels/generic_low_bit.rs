@@ -23,6 +23,19 @@ impl LowBitKernel for Generic {
         encode(x, grids, bits as usize, out);
     }
 
+    fn errors(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [f32]) {
+        for (grid, out) in grids.iter().zip(out) {
+            let mut error = [0f32; 8];
+            for (x, weights) in block.x.iter().zip(block.weights) {
+                for i in 0..8 {
+                    let off = x[i] - steps(x[i], *grid, limits) * grid.scale;
+                    error[i] += weights[i] * (off * off);
+                }
+            }
+            *out = sum(error);
+        }
+    }
+
     fn fit(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]) {
         fit(block, grids, limits, out);
     }
@@ -71,9 +84,8 @@ fn code(x: f32, inverse: f32, zero_point: f32, (least, most): (f32, f32)) -> u8 
 /// Rounds numbers below 2^22 to integers, as their sum with this has no bits for fractions.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
-/// What [`LowBitKernel::fit`] writes; compiled for each instruction set.
-#[inline(always)]
-pub(super) fn fit(block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]) {
+/// What [`LowBitKernel::fit`] writes.
+fn fit(block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]) {
     for (grid, out) in grids.iter().zip(out) {
         let (mut l, mut ll, mut lx, mut error) = ([0f32; 8], [0f32; 8], [0f32; 8], [0f32; 8]);
         for (x, weights) in block.x.iter().zip(block.weights) {

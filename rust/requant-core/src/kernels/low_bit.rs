@@ -5,7 +5,10 @@
 //! and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
 
 use super::{available as sets, current as set_in_use, generic_low_bit};
-use crate::{Error, Result, weights::Grid};
+use crate::{
+    Error, Result,
+    weights::{BlockScheme, Grid, RowGrids},
+};
 
 /// Grids of neighbouring runs, a struct of arrays of equal length.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +72,15 @@ pub trait LowBitKernel: Send + Sync {
     /// The integer of each value, `round(clamp(x * inverse + zero_point))` with ties away from zero, of 2, 4 or 8 bits,
     /// several to a byte, the first in the low bits. `out` has the bytes that they take; what is left of the last is 0.
     fn encode(&self, x: &[f32], grids: Grids<'_>, bits: u32, out: &mut [u8]);
+
+    /// The grids of round to nearest on ranges from `lo` to `hi`, for as many as there are, as [`RowGrids`] has them. A kernel
+    /// overrides this to have the same code compiled for its instruction set.
+    fn spread(&self, scheme: BlockScheme, lo: &[f32], hi: &[f32], to: &mut RowGrids) {
+        to.spread(scheme, lo, hi);
+    }
+
+    /// [`Fit::error`] on each grid.
+    fn errors(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [f32]);
 
     /// The sums of a block on each grid, whose integers are as [`Self::encode`] has them, but for ties.
     fn fit(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]);

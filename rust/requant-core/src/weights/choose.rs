@@ -1,7 +1,7 @@
 //! The grids of a row, block by block.
 
-use super::{Algorithm, BlockScheme, Grid, rtn};
-use crate::kernels::low_bit::{Fit, Grids, LowBitKernel, Split, Weighted};
+use super::{Algorithm, BlockScheme, Grid, RowGrids, rtn};
+use crate::kernels::low_bit::{Fit, LowBitKernel, Split, Weighted};
 
 /// What chooses the grids of one row after another.
 pub(super) struct Chooser<'a> {
@@ -10,14 +10,6 @@ pub(super) struct Chooser<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) importance: Option<&'a [f32]>,
     space: Space,
-}
-
-/// The grids of the blocks of a row, a struct of arrays.
-#[derive(Default)]
-pub(super) struct RowGrids {
-    pub(super) scale: Vec<f32>,
-    pub(super) inverse: Vec<f32>,
-    pub(super) zero_point: Vec<f32>,
 }
 
 /// Memory for one block.
@@ -45,7 +37,7 @@ impl<'a> Chooser<'a> {
         }
     }
 
-    /// Appends the grids of the blocks of `x`, which are those from `first` on of a row. False, and they are of no use,
+    /// The grids of the blocks of `x`, which are those from `first` on of a row. False, and they are of no use,
     /// where a value is not finite.
     pub(super) fn choose(&mut self, x: &[f32], size: usize, first: usize, grids: &mut RowGrids) -> bool {
         let blocks = x.len().div_ceil(size);
@@ -57,18 +49,22 @@ impl<'a> Chooser<'a> {
         if !self.kernel.ranges(x, size, lo, hi) {
             return false;
         }
-        for (at, x) in x.chunks(size).enumerate() {
+        for ((x, lo), hi) in x.chunks(size).zip(&mut *lo).zip(&mut *hi) {
             // Of zeros the sign of the first decides that of the scale.
-            let (lo, hi) = (self.space.lo[at], self.space.hi[at]);
-            let (lo, hi) = if lo == 0.0 && hi == 0.0 { (x[0], x[0]) } else { (lo, hi) };
-            let grid = match self.algorithm.search {
-                Some(search) if lo < hi || lo != 0.0 => {
-                    let weights = self.importance.map(|all| &all[(first + at) * size..][..x.len()]);
-                    self.search(search, x, weights, lo, hi)
-                }
-                _ => rtn::grid(self.scheme, lo, hi),
-            };
-            grids.push(grid);
+            if *lo == 0.0 && *hi == 0.0 {
+                (*lo, *hi) = (x[0], x[0]);
+            }
+        }
+        self.kernel.spread(self.scheme, lo, hi, grids);
+        let Some(search) = self.algorithm.search else {
+            return true;
+        };
+        for (at, x) in x.chunks(size).enumerate() {
+            let range = (self.space.lo[at], self.space.hi[at]);
+            if range != (0.0, 0.0) {
+                let weights = self.importance.map(|all| &all[(first + at) * size..][..x.len()]);
+                grids.set(at, self.search(search, x, weights, range));
+            }
         }
         true
     }
@@ -79,8 +75,7 @@ impl<'a> Chooser<'a> {
         search: fn(&Block<'_>, Grid) -> Grid,
         x: &[f32],
         weights: Option<&[f32]>,
-        lo: f32,
-        hi: f32,
+        (lo, hi): (f32, f32),
     ) -> Grid {
         let unit = power_of_two_below(hi.abs().max(lo.abs()));
         fill(&mut self.space.x, x.iter().map(|x| x / unit));
@@ -123,29 +118,6 @@ fn power_of_two_below(x: f32) -> f32 {
     if exponent == 0 { 1.0 } else { f32::from_bits(exponent) }
 }
 
-impl RowGrids {
-    pub(super) fn clear(&mut self) {
-        for values in [&mut self.scale, &mut self.inverse, &mut self.zero_point] {
-            values.clear();
-        }
-    }
-
-    fn push(&mut self, grid: Grid) {
-        self.scale.push(grid.scale);
-        self.inverse.push(grid.inverse);
-        self.zero_point.push(grid.zero_point);
-    }
-
-    pub(super) fn grids(&self, run: usize, limits: (f32, f32)) -> Grids<'_> {
-        Grids {
-            run,
-            inverse: &self.inverse,
-            zero_point: &self.zero_point,
-            limits,
-        }
-    }
-}
-
 /// What an algorithm may look at.
 pub(super) struct Block<'a> {
     kernel: &'static dyn LowBitKernel,
@@ -161,13 +133,8 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// The sums on each grid.
-    pub(super) fn fits<const N: usize>(&self, grids: &[Grid; N]) -> [Fit; N] {
-        self.fits_weighted(self.values, grids)
-    }
-
-    /// The sums on each grid, with other weights.
-    pub(super) fn fits_weighted<const N: usize>(&self, values: Weighted<'_>, grids: &[Grid; N]) -> [Fit; N] {
+    /// The sums on each grid, of the values with other weights.
+    pub(super) fn fits<const N: usize>(&self, values: Weighted<'_>, grids: &[Grid; N]) -> [Fit; N] {
         let mut fits = [Fit::default(); N];
         self.kernel.fit(values, grids, self.scheme.real_limits(), &mut fits);
         fits
@@ -185,8 +152,10 @@ impl Block<'_> {
 
     /// The grid of the least error; the first of equal ones.
     pub(super) fn best<const N: usize>(&self, grids: &[Grid; N]) -> Grid {
-        let fits = self.fits(grids);
-        let least = |best: usize, i: usize| if fits[i].error < fits[best].error { i } else { best };
+        let mut errors = [0.0; N];
+        self.kernel
+            .errors(self.values, grids, self.scheme.real_limits(), &mut errors);
+        let least = |best: usize, i: usize| if errors[i] < errors[best] { i } else { best };
         grids[(1..N).fold(0, least)]
     }
 }

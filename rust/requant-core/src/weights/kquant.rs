@@ -24,7 +24,7 @@ pub(super) fn search(block: &Block<'_>, start: Grid) -> Grid {
         weights: &weights,
         ..block.values
     };
-    let fits = |grids: &[Grid; STEPS + 1]| block.fits_weighted(values, grids);
+    let fits = |grids: &[Grid; STEPS + 1]| block.fits(values, grids);
     let (lo, hi) = (block.range.0.min(0.0), block.range.1.max(0.0));
     let (least, most) = block.scheme.real_limits();
     let symmetric = block.scheme.symmetric();
@@ -52,7 +52,7 @@ pub(super) fn search(block: &Block<'_>, start: Grid) -> Grid {
         }
         tried = fits(&grids);
     }
-    let mut best = (start, block.fits_weighted(values, &[start])[0].error);
+    let mut best = (start, block.fits(values, &[start])[0].error);
     let mut consider = |grids: &[Grid], fits: &[Fit]| {
         for (grid, fit) in grids.iter().zip(fits) {
             if fit.error < best.1 && grid.zero_point.fract() == 0.0 {

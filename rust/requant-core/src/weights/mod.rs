@@ -23,12 +23,12 @@ mod storage;
 
 pub use gptq::Gptq;
 pub use rows::{Layout, Rows};
-pub use scheme::{BlockScheme, Grid};
+pub use scheme::{BlockScheme, Grid, RowGrids};
 pub use storage::{BlockView, BlockWeights};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use choose::{Block, Chooser, RowGrids};
+use choose::{Block, Chooser};
 
 use crate::{
     Error, Result,
@@ -132,7 +132,6 @@ pub fn quantize_with(
         let mut chooser = Chooser::new(kernel, scheme, algorithm, importance);
         let piece = rows.piece(strip.rows.clone(), &mut space);
         for (i, row) in piece.chunks_exact(k.max(1)).enumerate() {
-            grids.clear();
             if !chooser.choose(row, size, 0, &mut grids) {
                 finite.store(false, Ordering::Relaxed);
                 return;

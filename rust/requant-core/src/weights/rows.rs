@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use crate::{Error, Result};
 
+/// Floats to a cache line.
+const SIDE: usize = 16;
+
 /// A matrix of weights, an output channel to a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
@@ -56,9 +59,22 @@ impl<'a> Rows<'a> {
         }
         space.clear();
         space.resize(rows.len() * self.k, 0.0);
-        for (k, column) in self.values.chunks_exact(self.n).enumerate() {
-            for (row, v) in column[rows.clone()].iter().enumerate() {
-                space[row * self.k + k] = *v;
+        // Squares of whole cache lines, as rows lie so far apart that their lines drive each other out.
+        let mut square = [[0f32; SIDE]; SIDE];
+        for first in (0..self.k).step_by(SIDE) {
+            let depth = first..self.k.min(first + SIDE);
+            for left in (0..rows.len()).step_by(SIDE) {
+                let width = SIDE.min(rows.len() - left);
+                for (k, line) in depth.clone().zip(&mut square) {
+                    let from = k * self.n + rows.start + left;
+                    line[..width].copy_from_slice(&self.values[from..from + width]);
+                }
+                for row in 0..width {
+                    let to = &mut space[(left + row) * self.k + first..][..depth.len()];
+                    for (to, line) in to.iter_mut().zip(&square) {
+                        *to = line[row];
+                    }
+                }
             }
         }
         space

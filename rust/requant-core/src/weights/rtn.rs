@@ -17,6 +17,7 @@ use super::{BlockScheme, Grid};
 pub(super) const NAME: &str = "rtn";
 
 /// The grid for values from `lo` to `hi`.
+#[inline(always)]
 pub(super) fn grid(scheme: BlockScheme, lo: f32, hi: f32) -> Grid {
     let (least, most) = scheme.real_limits();
     if scheme.symmetric() {

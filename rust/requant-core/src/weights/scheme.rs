@@ -1,6 +1,7 @@
 //! How weights in blocks are stored, and the grids that their integers lie on.
 
-use crate::{Error, Result};
+use super::rtn;
+use crate::{Error, Result, kernels::low_bit::Grids};
 
 /// How many bits, how many neighbours along a row share a scale, and whether blocks have zero points of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,7 @@ pub struct Grid {
 
 impl Grid {
     /// A scale too small to have a reciprocal becomes 0.
+    #[inline(always)]
     pub fn new(scale: f32, zero_point: f32) -> Self {
         let inverse = 1.0 / scale;
         let (scale, inverse) = if inverse.is_finite() {
@@ -127,15 +129,45 @@ impl Grid {
             zero_point,
         }
     }
-
-    /// The integer nearest to `x` within limits, half away from zero: `round(x * inverse + zero_point)`.
-    pub fn code(self, x: f32, (least, most): (f32, f32)) -> f32 {
-        round_half_up((x * self.inverse + self.zero_point).clamp(least, most))
-    }
 }
 
-/// Of a number from 0 to 2^22, ties away from zero: adding the float below 1/2 never carries a smaller fraction over.
-#[inline(always)]
-pub(crate) fn round_half_up(x: f32) -> f32 {
-    (x + 0.499_999_97).floor()
+/// The grids of the blocks of a row, a struct of arrays.
+#[derive(Debug, Default)]
+pub struct RowGrids {
+    pub(super) scale: Vec<f32>,
+    pub(super) inverse: Vec<f32>,
+    pub(super) zero_point: Vec<f32>,
+}
+
+impl RowGrids {
+    /// Those of [`rtn::grid`] for ranges from `lo` to `hi`.
+    #[inline(always)]
+    pub(crate) fn spread(&mut self, scheme: BlockScheme, lo: &[f32], hi: &[f32]) {
+        let Self {
+            scale,
+            inverse,
+            zero_point,
+        } = self;
+        for values in [&mut *scale, &mut *inverse, &mut *zero_point] {
+            values.resize(lo.len(), 0.0);
+        }
+        let to = scale.iter_mut().zip(inverse).zip(zero_point);
+        for (((scale, inverse), zero_point), (lo, hi)) in to.zip(lo.iter().zip(hi)) {
+            let grid = rtn::grid(scheme, *lo, *hi);
+            (*scale, *inverse, *zero_point) = (grid.scale, grid.inverse, grid.zero_point);
+        }
+    }
+
+    pub(super) fn set(&mut self, at: usize, grid: Grid) {
+        (self.scale[at], self.inverse[at], self.zero_point[at]) = (grid.scale, grid.inverse, grid.zero_point);
+    }
+
+    pub(super) fn grids(&self, run: usize, limits: (f32, f32)) -> Grids<'_> {
+        Grids {
+            run,
+            inverse: &self.inverse,
+            zero_point: &self.zero_point,
+            limits,
+        }
+    }
 }

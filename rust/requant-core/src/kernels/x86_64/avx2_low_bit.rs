@@ -12,7 +12,7 @@ use crate::{
         generic_low_bit as generic,
         low_bit::{Fit, Grids, LowBitKernel, Split, Weighted},
     },
-    weights::Grid,
+    weights::{BlockScheme, Grid, RowGrids},
 };
 
 /// Proof that AVX2 was detected: only [`probe`] makes one.
@@ -42,6 +42,16 @@ impl LowBitKernel for Avx2LowBit {
                 _ => encode::<8>(x, grids, out),
             }
         }
+    }
+
+    fn spread(&self, scheme: BlockScheme, lo: &[f32], hi: &[f32], to: &mut RowGrids) {
+        // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
+        unsafe { spread(scheme, lo, hi, to) }
+    }
+
+    fn errors(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [f32]) {
+        // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
+        unsafe { errors(block, grids, limits, out) }
     }
 
     fn fit(&self, block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]) {
@@ -84,7 +94,7 @@ fn ranges(x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool {
     finite && _mm256_movemask_ps(wrong) == 0
 }
 
-/// One of eight values.
+/// Eight values brought together by halves.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn halve(v: __m256, pick: impl Fn(__m128, __m128) -> __m128) -> f32 {
@@ -175,8 +185,84 @@ fn codes(x: &[f32; 8], inverse: __m256, zero_point: __m256, (least, most): (__m2
 }
 
 #[target_feature(enable = "avx2")]
+fn spread(scheme: BlockScheme, lo: &[f32], hi: &[f32], to: &mut RowGrids) {
+    to.spread(scheme, lo, hi);
+}
+
+/// A grid, and the integers in use, in each lane.
+#[derive(Clone, Copy)]
+struct Lanes {
+    scale: __m256,
+    inverse: __m256,
+    zero_point: __m256,
+    limits: (__m256, __m256),
+}
+
+impl Lanes {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new(grid: &Grid, (least, most): (f32, f32)) -> Self {
+        Self {
+            scale: _mm256_set1_ps(grid.scale),
+            inverse: _mm256_set1_ps(grid.inverse),
+            zero_point: _mm256_set1_ps(grid.zero_point),
+            limits: (_mm256_set1_ps(least), _mm256_set1_ps(most)),
+        }
+    }
+
+    /// Distances of integers from the zero point, and of values from what these stand for.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn steps(&self, x: __m256) -> (__m256, __m256) {
+        let level = _mm256_add_ps(_mm256_mul_ps(x, self.inverse), self.zero_point);
+        let level = _mm256_min_ps(_mm256_max_ps(level, self.limits.0), self.limits.1);
+        let near = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(level);
+        let steps = _mm256_sub_ps(near, self.zero_point);
+        (steps, _mm256_sub_ps(x, _mm256_mul_ps(steps, self.scale)))
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn errors(block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [f32]) {
+    for (grid, out) in grids.iter().zip(out) {
+        let lanes = Lanes::new(grid, limits);
+        let mut error = _mm256_setzero_ps();
+        for (x, weights) in block.x.iter().zip(block.weights) {
+            let (_, off) = lanes.steps(load(x));
+            error = _mm256_add_ps(error, _mm256_mul_ps(load(weights), _mm256_mul_ps(off, off)));
+        }
+        *out = sum(error);
+    }
+}
+
+#[target_feature(enable = "avx2")]
 fn fit(block: Weighted<'_>, grids: &[Grid], limits: (f32, f32), out: &mut [Fit]) {
-    generic::fit(block, grids, limits, out);
+    for (grid, out) in grids.iter().zip(out) {
+        let lanes = Lanes::new(grid, limits);
+        let [mut l, mut ll, mut lx, mut error] = [_mm256_setzero_ps(); 4];
+        for (x, weights) in block.x.iter().zip(block.weights) {
+            let (x, weights) = (load(x), load(weights));
+            let (steps, off) = lanes.steps(x);
+            let weighted = _mm256_mul_ps(weights, steps);
+            l = _mm256_add_ps(l, weighted);
+            ll = _mm256_add_ps(ll, _mm256_mul_ps(weighted, steps));
+            lx = _mm256_add_ps(lx, _mm256_mul_ps(weighted, x));
+            error = _mm256_add_ps(error, _mm256_mul_ps(weights, _mm256_mul_ps(off, off)));
+        }
+        *out = Fit {
+            l: sum(l),
+            ll: sum(ll),
+            lx: sum(lx),
+            error: sum(error),
+        };
+    }
+}
+
+/// By halves.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum(v: __m256) -> f32 {
+    halve(v, |a, b| _mm_add_ps(a, b))
 }
 
 #[target_feature(enable = "avx2")]

@@ -2,11 +2,7 @@
 
 use std::{iter, ops::Range};
 
-use super::{
-    super::choose::{Chooser, RowGrids},
-    Gptq,
-    factor::Factor,
-};
+use super::{super::choose::Chooser, Gptq, factor::Factor};
 use crate::{
     kernels::{
         blocked_gemm::{self, BlockedKernel},
@@ -14,7 +10,7 @@ use crate::{
         low_bit,
     },
     threads,
-    weights::{Algorithm, BlockScheme, BlockWeights, Rows},
+    weights::{Algorithm, BlockScheme, BlockWeights, RowGrids, Rows},
 };
 
 /// Columns that are worked on between two products; a multiple of every block size but the largest.
