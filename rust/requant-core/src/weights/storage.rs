@@ -119,6 +119,9 @@ impl BlockWeights {
     }
 }
 
+/// Rows that are transposed together.
+const TURNED: usize = 64;
+
 /// Bytes of integers, scales, and bytes of zero points to a row.
 fn row_lengths(scheme: BlockScheme, k: usize) -> [usize; 3] {
     let blocks = scheme.blocks(k);
@@ -160,11 +163,13 @@ impl BlockView<'_> {
 
     fn fill(&self, out: &mut [f32]) {
         let size = self.scheme.block_size(self.k);
+        let mut codes = vec![0; self.k];
         for (row, out) in out.chunks_exact_mut(self.k.max(1)).enumerate() {
-            for (block, out) in out.chunks_mut(size).enumerate() {
+            self.unpack_row(row, &mut codes);
+            for (block, (codes, out)) in codes.chunks(size).zip(out.chunks_mut(size)).enumerate() {
                 let (scale, zero_point) = self.grid(row, block);
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = (i32::from(self.code(row, block * size + i)) - i32::from(zero_point)) as f32 * scale;
+                for (code, out) in codes.iter().zip(out) {
+                    *out = (i32::from(*code) - i32::from(zero_point)) as f32 * scale;
                 }
             }
         }
@@ -172,13 +177,28 @@ impl BlockView<'_> {
 
     /// The stored integers, one to a byte, row-major `[N, K]`, or `[K, N]` where `transposed`.
     pub fn codes(&self, transposed: bool) -> Vec<u8> {
-        if transposed {
-            let columns = (0..self.k).flat_map(|k| (0..self.n).map(move |row| (row, k)));
-            columns.map(|(row, k)| self.code(row, k)).collect()
-        } else {
-            let rows = (0..self.n).flat_map(|row| (0..self.k).map(move |k| (row, k)));
-            rows.map(|(row, k)| self.code(row, k)).collect()
+        let (n, k) = (self.n, self.k);
+        let mut out = vec![0; n * k];
+        if !transposed {
+            for (row, codes) in out.chunks_exact_mut(k.max(1)).enumerate() {
+                self.unpack_row(row, codes);
+            }
+            return out;
         }
+        // So many rows that their integers fill a cache line of the result.
+        let mut rows = vec![0; TURNED * k];
+        for first in (0..n).step_by(TURNED) {
+            let count = TURNED.min(n - first);
+            for (i, codes) in rows.chunks_exact_mut(k.max(1)).enumerate().take(count) {
+                self.unpack_row(first + i, codes);
+            }
+            for (column, out) in out.chunks_exact_mut(n).enumerate() {
+                for (i, out) in out[first..first + count].iter_mut().enumerate() {
+                    *out = rows[i * k + column];
+                }
+            }
+        }
+        out
     }
 
     /// The zero points, one to a byte, `[N, blocks]`.
@@ -188,11 +208,21 @@ impl BlockView<'_> {
         all.map(|(row, block)| self.grid(row, block).1).collect()
     }
 
-    fn code(&self, row: usize, k: usize) -> u8 {
-        let width = row_lengths(self.scheme, self.k)[0];
+    fn unpack_row(&self, row: usize, codes: &mut [u8]) {
+        let [width, ..] = row_lengths(self.scheme, self.k);
         let (size, bytes) = (self.scheme.block_size(self.k), self.scheme.block_bytes(self.k));
-        let block = &self.data[row * width + k / size * bytes..];
-        field(self.scheme, block, k % size)
+        let (per_byte, bits) = (self.scheme.per_byte(), self.scheme.stored_bits());
+        let mask = u8::MAX >> (8 - bits);
+        let blocks = self.data[row * width..].chunks(bytes.max(1));
+        for (block, codes) in blocks.zip(codes.chunks_mut(size)) {
+            for (byte, codes) in block.iter().zip(codes.chunks_mut(per_byte)) {
+                let mut rest = *byte;
+                for code in codes {
+                    *code = rest & mask;
+                    rest = rest.unbounded_shr(bits);
+                }
+            }
+        }
     }
 
     fn grid(&self, row: usize, block: usize) -> (f32, u8) {

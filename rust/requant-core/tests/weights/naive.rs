@@ -74,8 +74,8 @@ impl Paper<'_> {
             let code = level.round().clamp(self.limits.0.into(), self.limits.1.into());
             q[self.order[i]] = code as u8;
             let error = (w[i] - (code - zero_point) * scale) / upper(i, i);
-            for j in i + 1..k {
-                w[j] -= error * upper(i, j);
+            for (j, w) in w.iter_mut().enumerate().skip(i + 1) {
+                *w -= error * upper(i, j);
             }
         }
         q

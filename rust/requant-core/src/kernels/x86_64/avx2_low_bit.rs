@@ -67,31 +67,37 @@ impl LowBitKernel for Avx2LowBit {
 
 #[target_feature(enable = "avx2")]
 fn ranges(x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool {
-    let mut wrong = _mm256_setzero_ps();
+    let mut unordered = _mm256_setzero_ps();
     let mut finite = true;
-    let most = _mm256_set1_ps(f32::MAX);
-    let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
     for ((run, lo), hi) in x.chunks(run).zip(lo).zip(hi) {
         let (vectors, rest) = run.as_chunks::<8>();
-        let (mut least, mut greatest) = (_mm256_set1_ps(f32::INFINITY), _mm256_set1_ps(f32::NEG_INFINITY));
-        for v in vectors {
+        let (pairs, single) = vectors.as_chunks::<2>();
+        let (mut least, mut most) = (_mm256_set1_ps(f32::INFINITY), _mm256_set1_ps(f32::NEG_INFINITY));
+        for [a, b] in pairs {
+            let (a, b) = (load(a), load(b));
+            least = _mm256_min_ps(_mm256_min_ps(a, b), least);
+            most = _mm256_max_ps(_mm256_max_ps(a, b), most);
+            // A minimum can lose a NaN; one comparison finds it in either.
+            unordered = _mm256_or_ps(unordered, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, b));
+        }
+        for v in single {
             let v = load(v);
             least = _mm256_min_ps(v, least);
-            greatest = _mm256_max_ps(v, greatest);
-            // Not less or equal: NaN too.
-            wrong = _mm256_or_ps(wrong, _mm256_cmp_ps::<_CMP_NLE_UQ>(_mm256_and_ps(v, magnitude), most));
+            most = _mm256_max_ps(v, most);
+            unordered = _mm256_or_ps(unordered, _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
         }
         (*lo, *hi) = (
             halve(least, |a, b| _mm_min_ps(a, b)),
-            halve(greatest, |a, b| _mm_max_ps(a, b)),
+            halve(most, |a, b| _mm_max_ps(a, b)),
         );
         for v in rest {
             finite &= v.is_finite();
             *lo = lo.min(*v);
             *hi = hi.max(*v);
         }
+        finite &= lo.is_finite() & hi.is_finite();
     }
-    finite && _mm256_movemask_ps(wrong) == 0
+    finite && _mm256_movemask_ps(unordered) == 0
 }
 
 /// Eight values brought together by halves.
@@ -120,6 +126,8 @@ fn encode<const BITS: usize>(x: &[f32], grids: Grids<'_>, out: &mut [u8]) {
         return generic::encode(x, grids, BITS, out); // runs that may end within a byte
     }
     let limits = (_mm256_set1_ps(grids.limits.0), _mm256_set1_ps(grids.limits.1));
+    // Rows lie one behind the other: the next one comes from memory while this one is worked on.
+    let next = x.len();
     let runs = x.chunks(grids.run).zip(out.chunks_mut((grids.run * BITS).div_ceil(8)));
     for ((x, out), (inverse, zero_point)) in runs.zip(grids.inverse.iter().zip(grids.zero_point)) {
         let one = Grids {
@@ -131,6 +139,7 @@ fn encode<const BITS: usize>(x: &[f32], grids: Grids<'_>, out: &mut [u8]) {
         let (groups, rest) = x.as_chunks::<GROUP>();
         let (full, last) = out.split_at_mut(groups.len() * GROUP * BITS / 8);
         for (x, out) in groups.iter().zip(full.chunks_exact_mut(GROUP * BITS / 8)) {
+            prefetch(x.as_ptr().wrapping_add(next));
             let (halves, _) = x.as_chunks();
             let a = codes(&halves[0], inverse, zero_point, limits);
             let b = codes(&halves[1], inverse, zero_point, limits);
@@ -157,7 +166,19 @@ fn encode<const BITS: usize>(x: &[f32], grids: Grids<'_>, out: &mut [u8]) {
             unsafe { _mm_storeu_si128(packed.as_mut_ptr().cast(), bytes) };
             out.copy_from_slice(&packed[..GROUP * BITS / 8]);
         }
-        generic::encode(rest, one, BITS, last);
+        if !last.is_empty() {
+            generic::encode(rest, one, BITS, last);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn prefetch(from: *const f32) {
+    #[allow(unused_unsafe, reason = "a safe function in later versions of Rust")]
+    // SAFETY: any address may be prefetched.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
     }
 }
 
