@@ -57,7 +57,7 @@ def explained(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_file(folder: Path) -> Iterator[tuple[BinaryIO, Callable[[Path], None]]]:
-    """A file in ``folder`` to write to, and what flushes it to disk and renames it; it goes if that was not called."""
+    """A file in ``folder`` to write and read, and what flushes it to disk and renames it; it goes unless it is."""
     temporary: str | None = None
 
     def move(target: Path) -> None:
@@ -73,8 +73,8 @@ def temporary_file(folder: Path) -> Iterator[tuple[BinaryIO, Callable[[Path], No
 
     try:
         temporary = f"{folder}/.requant-{secrets.token_hex(6)}.tmp"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "w+b") as file:
             yield file, move
     finally:
         if temporary is not None:

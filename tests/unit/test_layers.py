@@ -43,6 +43,8 @@ LAYERS = (
         "targets",
         "rules",
         "config",
+        "stored",
+        "safetensors",
     ),
     (
         "_requant",
