@@ -50,6 +50,10 @@ if TYPE_CHECKING:
         dequantize_gguf as dequantize_gguf,
         quantize_gguf as quantize_gguf,
     )
+    from requant.gguf.export import export_gguf as export_gguf
+    from requant.gguf.reading import GgufFile as GgufFile, read_gguf as read_gguf
+    from requant.gguf.report import GgufReport as GgufReport
+    from requant.gguf.unpack import unpack_gguf as unpack_gguf
     from requant.keeping import Kept as Kept, quantize_to_keep as quantize_to_keep
     from requant.layers import (
         LookupTable as LookupTable,
@@ -131,6 +135,10 @@ _HOMES = {
     ),
     "evaluation": ("Evaluation", "evaluate"),
     "gguf.blocks": ("dequantize_gguf", "quantize_gguf"),
+    "gguf.export": ("export_gguf",),
+    "gguf.reading": ("GgufFile", "read_gguf"),
+    "gguf.report": ("GgufReport",),
+    "gguf.unpack": ("unpack_gguf",),
     "keeping": ("Kept", "quantize_to_keep"),
     "layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
     "lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),

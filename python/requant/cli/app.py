@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, drift, edit, evaluate, keep, sensitivity, show
+from requant.cli import compare, drift, edit, evaluate, gguf, keep, sensitivity, show
 from requant.cli.options import config_of, data_options
 from requant.cli.parser import parse
 from requant.errors import RequantError
@@ -212,5 +212,6 @@ _COMMANDS = {
     "sensitivity": sensitivity.run,
     "drift": drift.run,
     "edit": edit.run,
+    "gguf": gguf.run,
     "doctor": _doctor,
 }

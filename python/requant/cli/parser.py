@@ -6,7 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, drift, edit, evaluate, sensitivity, show
+from requant.cli import compare, drift, edit, evaluate, gguf, sensitivity, show
 from requant.config import choices
 from requant.errors import ConfigError, closest
 from requant.version import __version__
@@ -165,6 +165,14 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
             "Let a quantized model take and give integers.",
         )
     )
+
+    exported = command(
+        "gguf",
+        "MODEL -o FILE.gguf [--type q4_k] [--data DATA] [options]",
+        "The weights of a model or checkpoint in a GGUF file, or those of such a file out of it.",
+    )
+    gguf.add_arguments(exported)
+    _add_data(exported, required=False)
 
     command("doctor", "[options]", "Versions, CPU features, kernels in use, runtimes found.")
     return parser

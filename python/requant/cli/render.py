@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from requant.comparison import Comparison
     from requant.editing import EditedModel
     from requant.evaluation import Evaluation
+    from requant.gguf.report import GgufReport
     from requant.keeping import Kept
     from requant.plan import Skip
     from requant.report import Report
@@ -352,6 +353,43 @@ def sensitivity(result: Sensitivity) -> None:
             cells += ["" if score is None else _figure(score.value) for score in scores]
         shown.add_row(str(rank), short(part.name), short(", ".join(part.op_types), 24), f"{part.noise:.3g}", *cells)
     console.print(shown)
+
+
+def gguf(result: GgufReport) -> None:
+    """What ``requant gguf`` shows."""
+    console = _Console()
+    rows = Table.grid(padding=(0, 2))
+    size = (
+        f"{result.float_bytes:,} bytes in float32 -> {result.bytes:,} bytes, {result.bits_per_weight:.2f} bits a weight"
+    )
+    rows.add_row(Text("size", style="bold"), size)
+    types = [f"{kind} {count}" for kind, count in _count(tensor.dtype for tensor in result.tensors).items()]
+    rows.add_row(Text("tensors", style="bold"), ", ".join(types))
+    if result.data is not None:
+        weighted = sum(tensor.weighted for tensor in result.tensors)
+        rows.add_row(Text("importance", style="bold"), f"of the columns of {weighted} tensors, from {result.data}")
+    title = Text(f"{result.source} -> {result.output}")
+    console.print(Panel(rows, title=title, title_align="left", border_style="green"))
+    reasons = _count((t.dtype, t.reason) for t in result.tensors if t.reason is not None)
+    if reasons:
+        kept = Table("count", "type", f"not {result.dtype} because", box=None, pad_edge=False)
+        for (kind, reason), count in list(reasons.items())[:_SHOWN_REASONS]:
+            kept.add_row(str(count), kind, reason)
+        console.print(kept)
+    if result.worst:
+        shown = Table(
+            *("tensor", "shape", "type", "bytes", "SQNR dB"),
+            title="Tensors of lowest SQNR",
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+        )
+        for t in result.worst:
+            shape = " x ".join(map(str, t.shape))
+            shown.add_row(short(t.name), shape, t.dtype, f"{t.bytes:,}", _decibels(t.sqnr_db))
+        console.print(shown)
+    for note in result.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
 
 
 def doctor(findings: Mapping[str, Any]) -> None:

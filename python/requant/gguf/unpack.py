@@ -1,0 +1,85 @@
+"""GGUF files as arrays in formats that other tools read."""
+
+from __future__ import annotations
+
+import math
+import time
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from requant.errors import ConfigError
+from requant.files import check_outputs, explained, temporary_file
+from requant.gguf.reading import GgufFile
+from requant.gguf.report import GgufReport, GgufTensor
+from requant.safetensors import write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from requant.calibration import Progress
+
+_SUFFIXES = (".npz", ".safetensors")
+
+
+def unpack_gguf(
+    source: str | Path, output: str | Path, *, threads: int = 0, progress: Progress | None = None
+) -> GgufReport:
+    """Write the tensors of a GGUF file, dequantized to float32, as ``.npz`` or ``.safetensors``.
+
+    Args:
+        source: the GGUF file.
+        output: the file to write; its suffix says which format.
+        threads: CPU threads; 0 means all cores.
+        progress: called after each tensor with those done and their number.
+
+    Raises:
+        ConfigError: another suffix.
+        MissingFileError: there is no such file.
+        ModelError: it is not GGUF, damaged, or has a tensor of a type that is not read.
+        OutputError: the output cannot be written.
+    """
+    start = time.perf_counter()
+    kind = Path(output).suffix.lower()
+    if kind not in _SUFFIXES:
+        raise ConfigError(f"{output} ends in {kind or 'nothing'!r}, expected {' or '.join(_SUFFIXES)}")
+    check_outputs([output], [source])
+    file = GgufFile(source)
+    done = 0
+
+    def read(name: str) -> NDArray[Any]:
+        nonlocal done
+        array = file.read(name, threads=threads)
+        done += 1
+        if progress is not None:
+            progress(done, len(file.tensors))
+        return array
+
+    specs = [(name, file.numpy_dtype(name), entry.shape) for name, entry in file.tensors.items()]
+    if kind == ".npz":
+        _write_npz(output, [name for name, *_ in specs], read)
+    else:
+        write_checkpoint(output, [(n, t, shape, partial(read, n)) for n, t, shape in specs], {"format": "pt"})
+    tensors = tuple(
+        GgufTensor(entry.name, entry.shape, entry.dtype, entry.nbytes, 4 * math.prod(entry.shape), None)
+        for entry in file.tensors.values()
+    )
+    size = Path(output).stat().st_size
+    return GgufReport(
+        str(source), str(output), "float32", tensors, size, None, (), round(time.perf_counter() - start, 3)
+    )
+
+
+def _write_npz(output: str | Path, names: Sequence[str], read: Callable[[str], NDArray[Any]]) -> None:
+    """As ``numpy.savez``, one array in memory at a time."""
+    with explained(output), temporary_file(Path(output).resolve().parent) as (file, move):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name in names:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, read(name), allow_pickle=False)
+        move(Path(output).resolve())
