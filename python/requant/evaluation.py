@@ -78,9 +78,10 @@ def evaluate(
     Args:
         model: path, bytes or ModelProto.
         data: samples, in any form that ``requant.quantize`` takes.
-        metric: ``top1``, ``top5``, ``mae``, ``mse``, ``cosine``, ``perplexity``, ``module:function``, or a function
-            ``(outputs: dict of arrays, labels: array or None) -> float`` (less is better where it has an attribute
-            ``higher_is_better`` that is false).
+        metric: ``top1``, ``top5``, ``mae``, ``mse``, ``cosine``, ``perplexity``, ``kl``, ``kl99`` (the divergence of
+            the next token from the float model's, its mean and the value that 99 % stay below), ``module:function``,
+            or a function ``(outputs: dict of arrays, labels: array or None) -> float`` (less is better where it has an
+            attribute ``higher_is_better`` that is false).
         labels: name of the labels in ``data``, where it is not ``labels``, ``label``, ``targets``, ``target`` or ``y``.
         float_model: the model to measure beside it; ``mae``, ``mse`` and ``cosine`` without labels compare with its
             outputs.

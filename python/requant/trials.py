@@ -213,6 +213,8 @@ def set_up(
         RequantError: a subclass says which input was wrong.
     """
     found = get_metric(metric)
+    if config.weight_only is not None:
+        raise ConfigError("trials leave layers in float, and weight-only has none", hint="choose bits by target_bits")
     if config.dynamic:
         raise ConfigError("trials need ranges, and dynamic quantization calibrates none", hint="leave out dynamic")
     if data is None:

@@ -18,6 +18,7 @@ from requant.api import (
 )
 from requant.building import storage_notes
 from requant.data import open_data
+from requant.errors import ModelError
 from requant.evaluation import check_labels, measure_accuracy
 from requant.metrics import get_metric
 from requant.onnx.lowbit import insert_blocks, needed_opset, with_opset
@@ -29,6 +30,7 @@ from requant.verify import check_model, compare_outputs, decibels, measure_laten
 from requant.version import __version__
 from requant.weights import AUTO
 from requant.weights.arithmetic import arithmetic_of, describe_arithmetic
+from requant.weights.budget import assign_bits
 from requant.weights.plan import check_format, plan_weights
 from requant.weights.resolve import round_weights, wants_data
 
@@ -68,6 +70,11 @@ def quantize_weights(
     watch = Stopwatch()
     with watch("load"):
         graph = load_float(model)
+        if (data is not None or evaluation is not None) and (foreign := graph.foreign_ops()):
+            raise ModelError(
+                f"{graph.origin} cannot be run here: onnxruntime does not know {', '.join(foreign)}",
+                hint="without data, weights are quantized without running it",
+            )
         options = with_data_options(config, data_options)
         dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=True)
         whole = replace(options, samples=None, seed=None)
@@ -83,7 +90,10 @@ def quantize_weights(
         check_format(plan, config)
     with watch("calibrate"):
         walks = dataset is not None and (wants_data(plan) or any(node.algorithm == AUTO for node in plan.blocked))
+        walks = walks or (dataset is not None and config.target_bits is not None)
         batches = tuple(_first(dataset, config.samples or SAMPLES)) if walks and dataset is not None else ()
+        if config.target_bits is not None:
+            plan = assign_bits(prepared, plan, config.target_bits, batches, threads=config.cores)
         rounded = round_weights(prepared, plan, batches, threads=config.cores, progress=progress)
     with watch("quantize"):
         built, notes = build(graph, prepared, plan, rounded, config)
@@ -92,9 +102,9 @@ def quantize_weights(
     with watch("verify"):
         runners = check_model(graph, built, feeds, threads=1)
         names = [output.name for output in graph.outputs]
-        outputs = compare_outputs(runners, names, held, workers=config.cores) if held else ()
-        latency = measure_latency(runners, feeds) if held else None
-        accuracy = None if judged is None else measure_accuracy(runners, names, judged, judge, workers=config.cores)
+        outputs = compare_outputs(runners, names, held, workers=config.cores) if runners and held else ()
+        latency = measure_latency(runners, feeds) if runners and held else None
+        accuracy = measure_accuracy(runners, names, judged, judge, workers=config.cores) if runners and judged else None
         arithmetic = arithmetic_of(built)
     report = Report(
         version=__version__,

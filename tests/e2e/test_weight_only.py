@@ -181,3 +181,33 @@ def test_a_nan_among_the_weights_is_refused() -> None:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     with pytest.raises(requant.ModelError, match=r"up0\.w"):
         quantize(model, algorithm="rtn")
+
+
+def test_a_budget_of_bits_is_kept_and_spent_where_errors_are() -> None:
+    model = models.language_model()
+    for data in (None, models.tokens(32)):
+        sizes = []
+        for bits in (4.5, 6.0, 9.0):
+            result = quantize(model, data, algorithm="rtn", target_bits=bits, block_size=16)
+            blocks = {node.key: node.scheme for node in result.plan.blocked}
+            assert {scheme.bits for scheme in blocks.values()} <= {2, 4, 8}
+            sizes.append(result.model.size)
+        assert sizes == sorted(sizes)
+        assert len({node.scheme.bits for node in quantize(model, data, target_bits=8.0).plan.blocked}) > 1
+    with pytest.raises(requant.ConfigError, match="2-bit weights with their scales take"):
+        quantize(model, algorithm="rtn", target_bits=2.0)
+
+
+def test_divergence_from_the_float_model_is_that_of_the_definition() -> None:
+    model = models.language_model()
+    result = quantize(model, algorithm="rtn", weight_only="int3")
+    feeds = models.tokens(8)
+    p, q = (models.run(m, feeds)[0].astype(np.float64) for m in (model, result.data))
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (p, q))
+    each = np.sum(p * np.log(p / q), axis=-1)
+    for metric, wanted in (("kl", each.mean()), ("kl99", np.quantile(each, 0.99))):
+        found = requant.evaluate(result.data, feeds, metric=metric, float_model=model)
+        assert found.value == pytest.approx(wanted, rel=1e-3)
+    assert requant.evaluate(model, feeds, metric="kl", float_model=model).value < 1e-9
+    with pytest.raises(requant.DataError, match="kl needs them"):
+        requant.evaluate(result.data, feeds, metric="kl")

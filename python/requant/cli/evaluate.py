@@ -27,7 +27,7 @@ def add_metric(parser: argparse.ArgumentParser, data: str) -> None:
         "--metric",
         metavar="NAME",
         default="top1",
-        help="top1 (default), top5, mae, mse, cosine, perplexity, or a function of yours as module:function",
+        help="top1 (default), top5, mae, mse, cosine, perplexity, kl, kl99, or a function of yours as module:function",
     )
     parser.add_argument(
         "--labels", metavar="NAME", help=f"name of the labels in {data} (default: labels, label, y, targets)"

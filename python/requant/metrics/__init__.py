@@ -21,6 +21,8 @@ METRICS = {
     "mse": "mse",
     "cosine": "cosine",
     "perplexity": "perplexity",
+    "kl": "kl",
+    "kl99": "kl99",
 }
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from requant.plan import BlockedNode, QuantPlan
 
     Key = tuple[str, bool]
+    Layer = tuple[BlockedNode, ir.Node, NDArray[Any]]
     Progress = Callable[[int, int | None], None]
 
 _ROWS = 4096  # of a weight that are looked at at a time
@@ -108,6 +109,46 @@ def round_weights(
     return _Rounding(graph, plan, batches or (), threads, progress).run()
 
 
+def moments_of(
+    graph: Graph, plan: QuantPlan, batches: Sequence[Batch], *, threads: int = 0
+) -> Iterator[tuple[list[Key], Moments]]:
+    """What the products of ``plan`` read in the float model, tensor by tensor, each with the keys of its readers."""
+    if not batches:
+        return
+    walk = Walk(graph, (batch.feeds for batch in batches), threads=threads)
+    layers = [layer for layer in weights_of(graph, plan) if _is_product(graph, *layer[:2])]
+    for place, value, group in _in_order(graph, layers):
+        walk.advance(place)
+        name = value.name or ""
+        yield [planned.key for planned, _, _ in group], _moments(name, walk.arrays(name))
+
+
+def measure_error(rows: NDArray[Any], weights: BlockWeights, moments: Moments | None) -> float:
+    """Power of the error over that of the layer's outputs, or of its weights without ``moments``."""
+    if moments is not None:
+        signal = _power(rows, moments)
+        return _output_error(rows, weights, moments) / signal if signal else 0.0
+    signal = float(np.square(rows, dtype=np.float64).sum())
+    return _noise(rows, weights) / signal if signal else 0.0
+
+
+def _is_product(graph: Graph, planned: BlockedNode, node: ir.Node) -> bool:
+    """Whether it is a product of the main graph, whose input a walk comes by."""
+    return planned.op_type != "Gather" and node.graph is graph.model.graph
+
+
+def _in_order(graph: Graph, layers: Sequence[Layer]) -> Iterator[tuple[int, ir.Value, list[Layer]]]:
+    """Layers by the tensor that they read, in execution order, with the place of the first of them."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    groups: dict[ir.Value, list[Layer]] = {}
+    for layer in layers:
+        value = layer[1].inputs[0]
+        assert value is not None  # a product reads something
+        groups.setdefault(value, []).append(layer)
+    for value, group in sorted(groups.items(), key=lambda item: min(places[node] for _, node, _ in item[1])):
+        yield min(places[node] for _, node, _ in group), value, group
+
+
 class _Rounding:
     def __init__(
         self, graph: Graph, plan: QuantPlan, batches: Sequence[Batch], threads: int, progress: Progress | None
@@ -134,7 +175,7 @@ class _Rounding:
         """Whether a layer is rounded by what it reads: a product of the main graph that asks for it."""
         wants = planned.algorithm == AUTO or needs_data(planned.algorithm)
         lookups = {own.key for own, _, _ in self.layers if own.op_type == "Gather"}
-        return bool(self.batches) and wants and node.graph is self.graph.model.graph and planned.key not in lookups
+        return bool(self.batches) and wants and _is_product(self.graph, planned, node) and planned.key not in lookups
 
     def _alone(self, planned: BlockedNode, rows: NDArray[Any]) -> tuple[BlockWeights, str]:
         """A weight rounded by itself."""
@@ -150,21 +191,15 @@ class _Rounding:
 
     # -- layer by layer ----------------------------------------------------------------------------------------------
 
-    def _walk(self, walked: list[tuple[BlockedNode, ir.Node, NDArray[Any]]]) -> None:
+    def _walk(self, walked: list[Layer]) -> None:
         walk = Walk(self.graph, (batch.feeds for batch in self.batches), threads=self.threads)
         for planned, node, _ in self.layers:
             if planned.key in self.weights:
                 self._put(walk, planned, node)
-        places = {node: place for place, node in enumerate(self.graph.nodes)}
-        groups: dict[ir.Value, list[tuple[BlockedNode, ir.Node, NDArray[Any]]]] = {}
-        for layer in walked:
-            value = layer[1].inputs[0]
-            assert value is not None  # a product reads something
-            groups.setdefault(value, []).append(layer)
-        sites = self._sites(groups)
-        order = sorted(groups.items(), key=lambda item: min(places[node] for _, node, _ in item[1]))
-        for done, (value, group) in enumerate(order):
-            walk.advance(min(places[node] for _, node, _ in group))
+        order = list(_in_order(self.graph, walked))
+        sites = self._sites({value: group for _, value, group in order})
+        for done, (place, value, group) in enumerate(order):
+            walk.advance(place)
             moments = _moments(value.name or "", walk.arrays(value.name or ""))
             self._round_group(walk, group, moments, sites.get(value.name or ""))
             if self.progress is not None:
@@ -189,7 +224,7 @@ class _Rounding:
     def _round_group(
         self,
         walk: Walk,
-        group: list[tuple[BlockedNode, ir.Node, NDArray[Any]]],
+        group: list[Layer],
         moments: Moments,
         site: Site | None,
     ) -> None:
@@ -229,9 +264,7 @@ class _Rounding:
             found.append((weights, name, _output_error(rows, weights, moments)))
         return min(found, key=lambda each: each[2])
 
-    def _factors(
-        self, group: list[tuple[BlockedNode, ir.Node, NDArray[Any]]], moments: Moments
-    ) -> NDArray[np.float32] | None:
+    def _factors(self, group: list[Layer], moments: Moments) -> NDArray[np.float32] | None:
         parts = [(planned.scheme, rows[:: max(1, len(rows) // _SEARCHED)]) for planned, _, rows in group]
 
         def error(factors: NDArray[np.float32]) -> float:

@@ -1,0 +1,98 @@
+"""Bits for each layer, so that all weights together take a number of bits on average.
+
+Every layer begins with the fewest bits. Then the step up that lowers the relative error of a layer's outputs (of its
+weights, without data) most for its bytes is taken, until none fits any more. Errors of layers are added up, as if each
+reached the model's output alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from requant.errors import ConfigError
+from requant.weights import get_algorithm
+from requant.weights.plan import stored_bytes, weights_of
+from requant.weights.resolve import measure_error, moments_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from requant.data import Batch
+    from requant.lowbit import BlockScheme
+    from requant.onnx.graph import Graph
+    from requant.plan import BlockedNode, QuantPlan
+    from requant.weights.spec import Moments
+
+    Key = tuple[str, bool]
+
+#: What layers may get: 3 bits take the bytes of 4.
+STEPS = (2, 4, 8)
+_BYTE = 8
+_LOOKED_AT = 256  # rows of each weight by which its errors are judged
+
+
+def assign_bits(graph: Graph, plan: QuantPlan, target: float, batches: Sequence[Batch], *, threads: int) -> QuantPlan:
+    """``plan`` with 2, 4 or 8 bits for each weight, at most ``target`` on average, scales and zero points included.
+
+    Raises:
+        ConfigError: even the fewest bits take more.
+    """
+    layers: dict[Key, tuple[BlockedNode, NDArray[Any]]] = {}
+    for planned, _, rows in weights_of(graph, plan):
+        layers.setdefault(planned.key, (planned, rows))
+    moments = moments_of(graph, plan, batches, threads=threads)
+    errors: dict[Key, list[float]] = {}
+    for seen in moments:
+        errors |= {key: _errors(*layers[key], seen[1]) for key in seen[0] if key in layers and key not in errors}
+    errors |= {key: _errors(*layer, None) for key, layer in layers.items() if key not in errors}
+    sizes = {key: _sizes(*layer) for key, layer in layers.items()}
+    budget = target / _BYTE * sum(rows.shape[0] * rows.shape[1] for _, rows in layers.values())
+    chosen = _spend(errors, sizes, budget)
+    if sum(sizes[key][step] for key, step in chosen.items()) > budget:
+        least = sum(size[0] for size in sizes.values()) * target / budget
+        raise ConfigError(
+            f"target_bits is {target:g}, and 2-bit weights with their scales take {least:.2f} bits",
+            hint="choose a larger target_bits or block_size",
+        )
+    return replace(
+        plan,
+        blocked=tuple(replace(node, scheme=_with_bits(node.scheme, STEPS[chosen[node.key]])) for node in plan.blocked),
+    )
+
+
+def _spend(errors: Mapping[Key, Sequence[float]], sizes: Mapping[Key, Sequence[int]], budget: float) -> dict[Key, int]:
+    """The step of each weight."""
+    chosen = dict.fromkeys(errors, 0)
+    left = budget - sum(size[0] for size in sizes.values())
+    while True:
+        best, gain = None, 0.0
+        for key, step in chosen.items():
+            for further in range(step + 1, len(STEPS)):
+                cost = sizes[key][further] - sizes[key][step]
+                worth = (errors[key][step] - errors[key][further]) / cost
+                if cost <= left and worth > gain:
+                    best, gain = (key, further, cost), worth
+        if best is None:
+            return chosen
+        chosen[best[0]] = best[1]
+        left -= best[2]
+
+
+def _errors(planned: BlockedNode, rows: NDArray[Any], moments: Moments | None) -> list[float]:
+    """The relative error of a layer at each number of bits, from some of its rows."""
+    some = rows[:: max(1, len(rows) // _LOOKED_AT)]
+    mse = get_algorithm("mse")
+    return [
+        measure_error(some, mse.quantize(some, _with_bits(planned.scheme, bits), moments), moments) for bits in STEPS
+    ]
+
+
+def _sizes(planned: BlockedNode, rows: NDArray[Any]) -> list[int]:
+    return [stored_bytes(rows.shape[0], rows.shape[1], _with_bits(planned.scheme, bits)) for bits in STEPS]
+
+
+def _with_bits(scheme: BlockScheme, bits: int) -> BlockScheme:
+    return replace(scheme, bits=bits)
