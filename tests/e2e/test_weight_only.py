@@ -211,3 +211,20 @@ def test_divergence_from_the_float_model_is_that_of_the_definition() -> None:
     assert requant.evaluate(model, feeds, metric="kl", float_model=model).value < 1e-9
     with pytest.raises(requant.DataError, match="kl needs them"):
         requant.evaluate(result.data, feeds, metric="kl")
+
+
+def test_a_square_weight_is_walked_as_it_is_written() -> None:
+    """Layers behind it are rounded by what it really gives."""
+    net = models.Net(seed=5)
+    x = net.input("x", ["n", 64])
+    for i in range(4):
+        x = net.op("Relu", net.op("MatMul", x, net.normal(64, 64, scale=0.2, name=f"w{i}"), name=f"layer{i}"))
+    model = net.model(net.op("MatMul", x, net.normal(64, 16, scale=0.2, name="w4"), name="layer4", output="y"))
+    data, feeds = models.samples(model, 512, seed=1), models.samples(model, 64, seed=2)
+    exact = models.run(model, feeds)[0]
+
+    def off(algorithm: str) -> float:
+        result = quantize(model, data, algorithm=algorithm, batch_size=64, samples=512)
+        return float(np.linalg.norm(models.run(result.data, feeds)[0] - exact))
+
+    assert off("gptq") < 0.7 * off("rtn")

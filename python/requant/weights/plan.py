@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.onnx.graph import Graph
 
-#: Bits of tables and their block size, where no rule gives them others and no product shares them.
+#: Bits that tables have at least, and heads that share them, where no rule gives them others: what embeddings
+#: lose no later layer can make up for.
 TABLE_BITS = 8
 BLOCK_SIZE = 32
 _MATRIX = 2
@@ -82,7 +83,6 @@ class _Planner:
         index = _weight_index(node)
         value = node.inputs[index]
         assert value is not None  # a planned node has a weight
-        transposed = node.op_type != "Gather" and not int_attribute(node, "transB", 0)
         bits, size, algorithm = self.config.bits, self.config.block_size, self.config.algorithm or AUTO
         if node.op_type == "Gather":
             bits = max(bits, TABLE_BITS)
@@ -93,7 +93,7 @@ class _Planner:
                 algorithm = rule.algorithm or algorithm
         symmetric = bool(self.config.symmetric)
         scheme = BlockScheme(bits, BLOCK_SIZE if size is None else size, symmetric)
-        return BlockedNode(node.name or "", node.op_type, index, value.name or "", transposed, scheme, algorithm)
+        return BlockedNode(node.name or "", node.op_type, index, value.name or "", in_columns(node), scheme, algorithm)
 
     def _read_elsewhere(self, node: ir.Node, found: Mapping[ir.Node, BlockedNode]) -> bool:
         """Whether the weight must stay float for a reader that is not planned, or for the caller."""
@@ -106,18 +106,13 @@ class _Planner:
         """Let products whose weight is the transpose of a table share its integers."""
         tables = [(node, planned) for node, planned in found.items() if node.op_type == "Gather"]
         for node, planned in list(found.items()):
-            if not planned.transposed:
-                continue
-            for table, own in tables:
+            for table, own in tables if planned.transposed else ():
                 if _is_transpose(_array(node, planned), _array(table, own)):
-                    scheme = planned.scheme
                     found[node] = replace(planned, weight=own.weight, transposed=False)
-                    found[table] = replace(own, scheme=scheme)
                     break
-        ties = {planned.key: planned.scheme for planned in found.values() if planned.op_type != "Gather"}
+        schemes = {own.key: own.scheme for _, own in tables}
         for node, planned in found.items():
-            if planned.key in ties:  # the product decides, which has its bits from the user
-                found[node] = replace(planned, scheme=ties[planned.key])
+            found[node] = replace(planned, scheme=schemes.get(planned.key, planned.scheme))
 
 
 def _is_transpose(weight: NDArray[Any], table: NDArray[Any]) -> bool:
@@ -125,6 +120,11 @@ def _is_transpose(weight: NDArray[Any], table: NDArray[Any]) -> bool:
     if weight.shape != table.shape[::-1] or not np.array_equal(weight[:, 0], table[0]):
         return False
     return all(np.array_equal(weight[:, i : i + 256].T, table[i : i + 256]) for i in range(0, len(table), 256))
+
+
+def in_columns(node: ir.Node) -> bool:
+    """Whether a node has its weight as ``[K, N]``, an output channel to a column."""
+    return node.op_type != "Gather" and not int_attribute(node, "transB", 0)
 
 
 def _weight_index(node: ir.Node) -> int:
@@ -140,8 +140,7 @@ def _array(node: ir.Node, planned: BlockedNode) -> NDArray[Any]:
 def _rows_of(node: ir.Node, planned: BlockedNode) -> tuple[int, int]:
     """Rows and terms ``(N, K)`` of a weight."""
     shape = _array(node, planned).shape
-    transposed = node.op_type != "Gather" and not int_attribute(node, "transB", 0)
-    return (shape[1], shape[0]) if transposed else (shape[0], shape[1])
+    return (shape[1], shape[0]) if in_columns(node) else (shape[0], shape[1])
 
 
 def _saves(rows: int, terms: int, scheme: BlockScheme) -> bool:
@@ -197,5 +196,4 @@ def weights_of(graph: Graph, plan: QuantPlan) -> Iterator[tuple[BlockedNode, ir.
     for planned in plan.blocked:
         node = nodes[planned.name]
         array = _array(node, planned)
-        transposed = node.op_type != "Gather" and not int_attribute(node, "transB", 0)
-        yield planned, node, array.T if transposed else array
+        yield planned, node, array.T if in_columns(node) else array

@@ -1,7 +1,8 @@
 """Round the weights of a plan: at once where no data is needed, else layer by layer in execution order.
 
 With data, a layer is rounded for what it will really read: its inputs come from the layers before it with their rounded
-weights. Second moments are those of one tensor at a time, shared by the layers that read it.
+weights, and its own weights first make up for what those inputs have lost. Second moments are those of one tensor at a
+time, shared by the layers that read it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from requant.errors import CalibrationError, DataError, ModelError
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites
 from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
-from requant.weights.plan import weights_of
+from requant.weights.plan import in_columns, weights_of
 from requant.weights.scaling import choose_factors
 from requant.weights.spec import Moments
 
@@ -38,12 +39,16 @@ if TYPE_CHECKING:
 
 _ROWS = 4096  # of a weight that are looked at at a time
 _SEARCHED = 256  # rows of each weight by which factors are searched
+_DAMPING = 0.01  # of inverses, as a share of the mean of the diagonal
+_TINY = float(np.finfo(np.float32).tiny)
 _TOKENS = 8192  # rows of an activation that are multiplied at a time
 
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
     """What rounding does to a weight: mean squares of it and of the error, and the error of the layer's outputs.
+
+    With data, "it" has made up for the errors of earlier layers, and is scaled.
 
     ``output`` is the power of the error over that of the outputs, where data was seen.
     """
@@ -73,12 +78,9 @@ class Rounded:
         if self.factors:
             yield f"{len(self.factors)} activations scaled by channel (AWQ), by powers of two"
         damped = [weights.damping for weights in self.weights.values() if weights.damping is not None]
-        if damped and max(damped) > _DAMPING:
-            count = sum(each > _DAMPING for each in damped)
+        if damped and max(damped) > 1.5 * _DAMPING:
+            count = sum(each > 1.5 * _DAMPING for each in damped)
             yield f"second moments of {count} layers are singular: damped by up to {max(damped):g}; give more data"
-
-
-_DAMPING = 0.0101
 
 
 def wants_data(plan: QuantPlan) -> bool:
@@ -198,10 +200,15 @@ class _Rounding:
                 self._put(walk, planned, node)
         order = list(_in_order(self.graph, walked))
         sites = self._sites({value: group for _, value, group in order})
+        exact = Walk(self.graph, (batch.feeds for batch in self.batches), threads=self.threads)
         for done, (place, value, group) in enumerate(order):
+            name = value.name or ""
             walk.advance(place)
-            moments = _moments(value.name or "", walk.arrays(value.name or ""))
-            self._round_group(walk, group, moments, sites.get(value.name or ""))
+            exact.advance(place)
+            moments = _moments(name, walk.arrays(name))
+            drift = _drift(moments, walk.arrays(name), exact.arrays(name))
+            mended = [(planned, node, rows + rows @ drift) for planned, node, rows in group]
+            self._round_group(walk, mended, moments, sites.get(name))
             if self.progress is not None:
                 self.progress(done + 1, len(order))
 
@@ -300,14 +307,7 @@ class _Rounding:
             reals = reals / factors
         value = node.inputs[planned.index]
         assert value is not None  # it is the weight
-        array = self._shape_of(node, planned)
-        walk.replace(value.name or "", np.ascontiguousarray(reals if array == reals.shape else reals.T))
-
-    def _shape_of(self, node: ir.Node, planned: BlockedNode) -> tuple[int, ...]:
-        value = node.inputs[planned.index]
-        assert value is not None
-        assert value.const_value is not None  # it is the weight
-        return tuple(value.const_value.shape.numpy())
+        walk.replace(value.name or "", np.ascontiguousarray(reals.T if in_columns(node) else reals))
 
     def _keep(
         self, planned: BlockedNode, weights: BlockWeights, name: str, rows: NDArray[Any], output: float | None = None
@@ -366,6 +366,26 @@ def _power(rows: NDArray[Any], moments: Moments) -> float:
 
 def _quadratic(part: NDArray[np.float64], moments: Moments) -> float:
     return float(np.vdot(part @ moments.matrix, part))
+
+
+def _drift(moments: Moments, seen: Iterable[NDArray[Any]], exact: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
+    """What the rows of a weight are multiplied with and raised by, so that errors of earlier layers are made up for.
+
+    Inputs ``x`` of the float model have become ``y``. The weights with the least ``mean |w x - v y|^2`` are
+    ``v = w + w E[(x - y) y'] E[y y']^-1``, and those are rounded (Li et al. 2025, GPTAQ, arXiv:2504.02692, do so
+    column by column). The inverse is damped as in GPTQ.
+    """
+    off = np.zeros_like(moments.matrix)
+    for y, x in zip(seen, exact, strict=True):
+        rows = y.reshape(-1, y.shape[-1]).astype(np.float32, copy=False)
+        differences = x.reshape(rows.shape).astype(np.float32, copy=False) - rows
+        for start in range(0, len(rows), _TOKENS):
+            off += differences[start : start + _TOKENS].T @ rows[start : start + _TOKENS]
+    off /= max(moments.rows, 1)
+    channels = len(off)
+    damped = moments.matrix + np.eye(channels) * (_DAMPING * np.trace(moments.matrix) / channels + _TINY)
+    solved: NDArray[np.float64] = np.linalg.solve(damped, off.T).T
+    return solved.astype(np.float32)
 
 
 def _moments(name: str, arrays: Iterable[NDArray[Any]]) -> Moments:
