@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import requant
-from requant import cli, config, errors, metrics, ops, targets, transforms, types
+from requant import cli, config, errors, metrics, ops, targets, transforms, types, weights
 from requant.onnx import ops as onnx_ops, passes
 from requant.types import QuantType
 
@@ -45,6 +45,13 @@ def test_every_metric_file_is_listed_and_named_like_its_line() -> None:
         "requant.metrics", but=("spec", "user", "ranking", "distance", "divergence")
     )
     assert [metrics.get_metric(name).name for name in metrics.METRICS] == list(metrics.METRICS)
+
+
+def test_every_weight_algorithm_is_listed_and_offered() -> None:
+    helpers = ("arithmetic", "budget", "plan", "resolve", "scaling", "spec")
+    assert set(weights.ALGORITHMS.values()) == modules("requant.weights", but=helpers)
+    assert [weights.get_algorithm(name).name for name in weights.ALGORITHMS] == list(weights.ALGORITHMS)
+    assert set(config.choices("algorithm")) == {weights.AUTO, *weights.ALGORITHMS}
 
 
 def test_every_op_file_is_listed() -> None:
