@@ -157,6 +157,8 @@ def quantize_to_keep(
     config = configured(config, overrides)
     if not 0 < share <= 1:
         raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
+    if config.weight_only is not None:
+        raise ConfigError("keep leaves layers in float, and weight-only none", hint="choose bits by target_bits")
     if config.optimize != "none":
         raise ConfigError("a search to keep a share does not optimize latency", hint="leave out keep or optimize")
     if config.smooth == "auto":

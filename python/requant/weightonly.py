@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from requant.api import (
     QuantizedModel,
     Stopwatch,
@@ -44,10 +46,12 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
     from requant.serialized import SerializedModel
+    from requant.verify import Feeds, Runners
     from requant.weights.resolve import LayerError, Rounded
 
 #: Samples that layers are rounded by, where the config does not say.
 SAMPLES = 128
+_IDS_RANK = 2
 
 
 def quantize_weights(
@@ -106,6 +110,7 @@ def quantize_weights(
         latency = measure_latency(runners, feeds) if runners and held else None
         accuracy = measure_accuracy(runners, names, judged, judge, workers=config.cores) if runners and judged else None
         arithmetic = arithmetic_of(built)
+        speed = tuple(_speed(runners, feeds)) if runners and held else ()
     report = Report(
         version=__version__,
         model=graph.origin,
@@ -122,7 +127,14 @@ def quantize_weights(
         tensors=tuple(map(_quality, rounded.errors)),
         latency=latency,
         accuracy=accuracy,
-        notes=(*describe_arithmetic(arithmetic, config), *_notes(plan, config), *rounded.notes(), *notes, *note),
+        notes=(
+            *describe_arithmetic(arithmetic, config),
+            *speed,
+            *_notes(plan, config),
+            *rounded.notes(),
+            *notes,
+            *note,
+        ),
         seconds=dict(watch.seconds),
     )
     return QuantizedModel(built, report, plan, None, graph.file.files)
@@ -157,6 +169,21 @@ def _quality(error: LayerError) -> TensorQuality:
         error.name, "weight", error.lo, error.hi, error.scale, 0, error.noise, 0.0, 0.0,
         decibels(error.signal, error.noise),
     )  # fmt: skip
+
+
+def _speed(runners: Runners, feeds: Feeds) -> Iterator[str]:
+    """Tokens per second of the float model and the quantized one: of a whole sequence, and of one token."""
+    ids = [array for array in feeds.values() if array.dtype.kind in "iu" and array.ndim == _IDS_RANK]
+    if not ids or len({array.shape for array in ids}) != 1 or len(ids) != len(feeds):
+        return
+    for what, length in (("prefill", ids[0].shape[1]), ("one token", 1)):
+        cut = {name: np.ascontiguousarray(array[:, :length]) for name, array in feeds.items()}
+        try:
+            took = measure_latency(runners, cut)
+        except ModelError:  # the length is fixed inside
+            continue
+        per_second = [1e3 * len(ids[0]) * length / ms for ms in (took.float_ms, took.quantized_ms)]
+        yield f"{what}: {per_second[0]:,.0f} -> {per_second[1]:,.0f} tokens per second, without a cache, on 1 thread"
 
 
 def _notes(plan: QuantPlan, config: QuantConfig) -> Iterator[str]:
