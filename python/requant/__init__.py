@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from requant.boundary import Boundary as Boundary
     from requant.calibration import CalibrationTable as CalibrationTable
+    from requant.checkpoint import CheckpointReport as CheckpointReport, quantize_checkpoint as quantize_checkpoint
     from requant.comparison import Comparison as Comparison, compare as compare
     from requant.config import QuantConfig as QuantConfig
     from requant.conv import PackedConv as PackedConv, qconv2d as qconv2d
@@ -114,6 +115,7 @@ _HOMES = {
     "api": ("Inspection", "QuantizedModel", "calibrate", "inspect", "quantize"),
     "boundary": ("Boundary",),
     "calibration": ("CalibrationTable",),
+    "checkpoint": ("CheckpointReport", "quantize_checkpoint"),
     "comparison": ("Comparison", "compare"),
     "config": ("QuantConfig",),
     "conv": ("PackedConv", "qconv2d"),

@@ -60,6 +60,11 @@ class Entry:
     path: Path
     offset: int
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes."""
+        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+
     def array(self) -> NDArray[Any]:
         """Its elements, mapped; those of bfloat16 as their bits."""
         dtype = _DTYPES[self.dtype]
@@ -233,32 +238,33 @@ def _json(data: bytes, origin: str) -> dict[str, Any]:
 
 def write_checkpoint(
     path: str | Path,
-    tensors: Iterable[tuple[str, np.dtype[Any], tuple[int, ...], Callable[[], NDArray[Any]]]],
+    tensors: Iterable[tuple[str, np.dtype[Any] | str, tuple[int, ...], Callable[[], NDArray[Any]]]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, one tensor after another, whole or not at all.
 
     Args:
         path: where to.
-        tensors: name, dtype, shape and what gives the array, which is called when its turn has come.
+        tensors: name, dtype (numpy's, or the format's word for it, as ``BF16``, whose arrays are bits), shape, and what
+            gives the array, which is called when its turn has come.
         metadata: strings to carry beside the tensors.
 
     Raises:
         OutputError: the file cannot be written; what was there before is untouched.
     """
-    listed = list(tensors)
+    listed = [(n, d if isinstance(d, str) else _NAMES[d], shape, read) for n, d, shape, read in tensors]
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, dtype, shape, _ in listed:
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        begin, end = end, end + math.prod(shape) * _DTYPES[dtype].itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _LENGTH)
     target = Path(path).resolve()
     with explained(path), temporary_file(target.parent) as (file, move):
         file.write(len(text).to_bytes(_LENGTH, "little") + text)
         for _, dtype, shape, read in listed:
-            array = np.asarray(read(), dtype, order="C")
+            array = np.asarray(read(), _DTYPES[dtype], order="C")
             assert array.shape == shape  # what the header says
             file.write(array.reshape(-1).view(np.uint8).data)
         move(target)

@@ -85,6 +85,7 @@ LAYERS = (
         "drift",
         "monitor",
         "gguf",
+        "checkpoint",
     ),
     ("transforms",),
     ("api", "editing", "trials", "ablation", "keeping", "weightonly", "schema"),

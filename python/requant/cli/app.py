@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, drift, edit, evaluate, gguf, keep, sensitivity, show
+from requant.cli import checkpoint, compare, drift, edit, evaluate, gguf, keep, sensitivity, show
 from requant.cli.options import config_of, data_options
 from requant.cli.parser import parse
 from requant.errors import RequantError
@@ -110,6 +110,8 @@ def _quantize(args: argparse.Namespace) -> int:
     from requant.files import check_outputs, write_atomically
 
     config = config_of(args)
+    if checkpoint.is_checkpoint(args.model):
+        return checkpoint.run(args, config)
     if args.dry_run:
         return _show_plan(args, config)
     output = Path(args.output or f"{Path(args.model).stem}.{config.weight_only or 'int8'}.onnx")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from requant.ablation import Sensitivity
     from requant.api import Inspection
     from requant.calibration import CalibrationTable, Progress
+    from requant.checkpoint import CheckpointReport
     from requant.comparison import Comparison
     from requant.editing import EditedModel
     from requant.evaluation import Evaluation
@@ -353,6 +354,29 @@ def sensitivity(result: Sensitivity) -> None:
             cells += ["" if score is None else _figure(score.value) for score in scores]
         shown.add_row(str(rank), short(part.name), short(", ".join(part.op_types), 24), f"{part.noise:.3g}", *cells)
     console.print(shown)
+
+
+def checkpoint(result: CheckpointReport) -> None:
+    """What ``requant quantize`` shows of a checkpoint."""
+    console = _Console()
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row(Text("size", style="bold"), f"{result.source_bytes:,} -> {result.bytes:,} bytes")
+    quantized = [tensor for tensor in result.tensors if tensor.reason is None]
+    rows.add_row(Text("tensors", style="bold"), f"{len(quantized)} of {len(result.tensors)} in {result.dtype}")
+    title = Text(f"{result.source} -> {result.output}")
+    console.print(Panel(rows, title=title, title_align="left", border_style="green"))
+    kept = Table("count", "left as they are because", box=None, pad_edge=False)
+    for reason, count in list(_count(t.reason for t in result.tensors if t.reason).items())[:_SHOWN_REASONS]:
+        kept.add_row(str(count), reason)
+    console.print(kept)
+    worst = sorted((t.sqnr_db, t.name) for t in quantized if t.sqnr_db is not None)[:10]
+    shown = Table("tensor", "SQNR dB", title="Tensors of lowest SQNR", title_justify="left", box=None, pad_edge=False)
+    for decibels, name in worst:
+        shown.add_row(short(name), _decibels(decibels))
+    console.print(shown)
+    console.print(
+        Text("note: to load it, config.json needs the quantization_config that --json prints", style="yellow")
+    )
 
 
 def gguf(result: GgufReport) -> None:
