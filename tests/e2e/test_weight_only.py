@@ -228,3 +228,27 @@ def test_a_square_weight_is_walked_as_it_is_written() -> None:
         return float(np.linalg.norm(models.run(result.data, feeds)[0] - exact))
 
     assert off("gptq") < 0.7 * off("rtn")
+
+
+@pytest.mark.parametrize("form", ["matmulnbits", "qdq"])
+def test_weights_in_bodies_are_rounded_without_data(form: str) -> None:
+    net = models.Net(seed=2)
+    x = net.input("x", ["n", 32])
+    outer = net.op("MatMul", x, net.normal(32, 32, name="outer.w"), name="outer")
+    branches = []
+    for name in ("yes", "no"):
+        w = numpy_helper.from_array(net.rng.standard_normal((32, 32)).astype(np.float32), f"{name}.w")
+        node = onnx.helper.make_node("MatMul", [outer, f"{name}.w"], [f"{name}.out"], name=name)
+        given = onnx.helper.make_tensor_value_info(f"{name}.out", 1, ["n", 32])
+        branches.append(onnx.helper.make_graph([node], name, [], [given], [w]))
+    flag = net.op("Greater", net.op("ReduceSum", x, keepdims=0), net.const(0.0))
+    net.op("If", flag, then_branch=branches[0], else_branch=branches[1], name="if", output="y")
+    output = onnx.helper.make_tensor_value_info("y", 1, ["n", 32])
+    graph = onnx.helper.make_graph(net.nodes, "g", net.inputs, [output], net.initializers)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    result = quantize(model, models.samples(model, 64), weight_only="int8", format=form, algorithm="gptq")
+    assert {node.name for node in result.plan.blocked} == {"outer", "yes", "no"}
+    for seed in range(4):
+        feeds = models.samples(model, 4, seed=seed)
+        exact, got = models.run(model, feeds)[0], models.run(result.data, feeds)[0]
+        assert np.linalg.norm(got - exact) < 0.02 * np.linalg.norm(exact)

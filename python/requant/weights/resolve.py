@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.errors import CalibrationError, DataError, ModelError
+from requant.onnx.mapped import forget
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites
 from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
@@ -322,6 +323,8 @@ class _Rounding:
         scale = float(np.abs(weights.scales).max())
         size = rows.shape[0] * rows.shape[1]
         self.errors[planned.key] = LayerError(planned.weight, name, lo, hi, scale, signal / size, noise / size, output)
+        for array in (rows, self.weights[planned.key].data, self.weights[planned.key].scales):
+            forget(array)
 
     def _stored(self, weights: BlockWeights) -> BlockWeights:
         """The same, in a file where the model is too large for memory."""
