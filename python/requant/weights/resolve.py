@@ -166,19 +166,28 @@ class _Rounding:
         self.errors: dict[Key, LayerError] = {}
 
     def run(self) -> Rounded:
-        walked = [layer for layer in self.layers if self._is_walked(*layer[:2])]
+        walked = self._walked() if self.batches else []
+        keys = {planned.key for planned, _, _ in walked}
         for planned, _, rows in self.layers:
-            if planned.key not in {own.key for own, _, _ in walked} and planned.key not in self.weights:
+            if planned.key not in keys and planned.key not in self.weights:
                 self._keep(planned, *self._alone(planned, rows), rows)
         if walked:
             self._walk(walked)
         return Rounded(self.weights, self.factors, tuple(self.errors.values()))
 
-    def _is_walked(self, planned: BlockedNode, node: ir.Node) -> bool:
-        """Whether a layer is rounded by what it reads: a product of the main graph that asks for it."""
-        wants = planned.algorithm == AUTO or needs_data(planned.algorithm)
-        lookups = {own.key for own, _, _ in self.layers if own.op_type == "Gather"}
-        return bool(self.batches) and wants and _is_product(self.graph, planned, node) and planned.key not in lookups
+    def _walked(self) -> list[Layer]:
+        """The layers that are rounded by what they read: products of the main graph that ask for it.
+
+        Tables are needed before anything is read, so heads that share one are rounded with it.
+        """
+        tables = {planned.key for planned, _, _ in self.layers if planned.op_type == "Gather"}
+        return [
+            (planned, node, rows)
+            for planned, node, rows in self.layers
+            if (planned.algorithm == AUTO or needs_data(planned.algorithm))
+            and _is_product(self.graph, planned, node)
+            and planned.key not in tables
+        ]
 
     def _alone(self, planned: BlockedNode, rows: NDArray[Any]) -> tuple[BlockWeights, str]:
         """A weight rounded by itself."""
@@ -213,7 +222,7 @@ class _Rounding:
             if self.progress is not None:
                 self.progress(done + 1, len(order))
 
-    def _sites(self, groups: Mapping[ir.Value, Sequence[tuple[BlockedNode, ir.Node, Any]]]) -> dict[str, Site]:
+    def _sites(self, groups: Mapping[ir.Value, Sequence[Layer]]) -> dict[str, Site]:
         """The tensors of ``groups`` that can be scaled, each with its site."""
         sinks = {node.name: value for value, group in groups.items() for _, node, _ in group}
         alone = {node.name for group in groups.values() for _, node, _ in group if len(node.inputs[1].uses()) == 1}  # type: ignore[union-attr]
