@@ -1,8 +1,8 @@
 """Bits for each layer, so that all weights together take a number of bits on average.
 
-Every layer begins with the fewest bits. Then the step up that lowers the relative error of a layer's outputs (of its
-weights, without data) most for its bytes is taken, until none fits any more. Errors of layers are added up, as if each
-reached the model's output alike.
+Every layer begins with the fewest bits, tables with the 8 that they have anyway. Then the step up that lowers the
+relative error of a layer's outputs (of its weights, without data) most for its bytes is taken, until none fits
+any more. Errors of layers are added up, as if each reached the model's output alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from requant.errors import ConfigError
 from requant.weights import get_algorithm
-from requant.weights.plan import stored_bytes, weights_of
+from requant.weights.plan import TABLE_BITS, stored_bytes, weights_of
 from requant.weights.resolve import measure_error, moments_of
 
 if TYPE_CHECKING:
@@ -50,11 +50,13 @@ def assign_bits(graph: Graph, plan: QuantPlan, target: float, batches: Sequence[
     errors |= {key: _errors(*layer, None) for key, layer in layers.items() if key not in errors}
     sizes = {key: _sizes(*layer) for key, layer in layers.items()}
     budget = target / _BYTE * sum(rows.shape[0] * rows.shape[1] for _, rows in layers.values())
-    chosen = _spend(errors, sizes, budget)
+    tables = {planned.key for planned in plan.blocked if planned.op_type == "Gather"}
+    floor = {key: STEPS.index(TABLE_BITS) if key in tables else 0 for key in layers}
+    chosen = _spend(errors, sizes, budget, floor)
     if sum(sizes[key][step] for key, step in chosen.items()) > budget:
-        least = sum(size[0] for size in sizes.values()) * target / budget
+        least = sum(sizes[key][step] for key, step in floor.items()) * target / budget
         raise ConfigError(
-            f"target_bits is {target:g}, and 2-bit weights with their scales take {least:.2f} bits",
+            f"target_bits is {target:g}, and the fewest bits, scales included, are {least:.2f}",
             hint="choose a larger target_bits or block_size",
         )
     return replace(
@@ -63,10 +65,15 @@ def assign_bits(graph: Graph, plan: QuantPlan, target: float, batches: Sequence[
     )
 
 
-def _spend(errors: Mapping[Key, Sequence[float]], sizes: Mapping[Key, Sequence[int]], budget: float) -> dict[Key, int]:
-    """The step of each weight."""
-    chosen = dict.fromkeys(errors, 0)
-    left = budget - sum(size[0] for size in sizes.values())
+def _spend(
+    errors: Mapping[Key, Sequence[float]],
+    sizes: Mapping[Key, Sequence[int]],
+    budget: float,
+    floor: Mapping[Key, int],
+) -> dict[Key, int]:
+    """The step of each weight, at least that of ``floor``."""
+    chosen = dict(floor)
+    left = budget - sum(sizes[key][step] for key, step in floor.items())
     while True:
         best, gain = None, 0.0
         for key, step in chosen.items():
