@@ -1,9 +1,6 @@
 //! Matrices, row by row.
 
-use std::{
-    ops::Range,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::{Mutex, PoisonError};
 
 use super::BlockType;
 use crate::{
@@ -132,6 +129,62 @@ fn usable(importance: &[f32], columns: usize) -> Result<Option<Vec<f32>>> {
     Ok((mean > 0.0).then(|| importance.iter().map(scaled).collect()))
 }
 
+// Loops as macros: a function that is passed to a loop is compiled by itself, without the instructions of the set that runs
+// the loop.
+
+/// The blocks of a row, each by itself.
+macro_rules! each_small {
+    ($dtype:expr, $x:expr, $out:expr, $encode:expr) => {{
+        let mut finite = true;
+        for (x, out) in $x.as_chunks().0.iter().zip($out.chunks_exact_mut($dtype.bytes())) {
+            finite &= $encode(x, out);
+        }
+        finite
+    }};
+}
+
+/// Eight blocks at a time.
+macro_rules! each_searched {
+    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $search:expr) => {{
+        const EIGHT: usize = 8 * super::simple::SIZE;
+        let mean_square = super::simple::mean_square($x);
+        let mut weights = [0f32; EIGHT];
+        let mut finite = true;
+        let eights = $x.chunks(EIGHT).zip($importance.chunks(EIGHT));
+        for ((x, importance), out) in eights.zip($out.chunks_mut(8 * $dtype.bytes())) {
+            let weights = &mut weights[..x.len()];
+            super::simple::weigh(x, importance, mean_square, weights);
+            finite &= $search(x, weights, $dtype.bytes(), out);
+        }
+        finite
+    }};
+}
+
+/// Super-blocks.
+macro_rules! each_super {
+    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr) => {{
+        let mut finite = true;
+        let blocks = $x.as_chunks::<256>().0.iter();
+        for (i, (x, out)) in blocks.zip($out.chunks_exact_mut($dtype.bytes())).enumerate() {
+            let importance = match $importance {
+                Some(all) => Some(&all[i * x.len()..(i + 1) * x.len()]),
+                None => None,
+            };
+            finite &= $encode(x, importance, out);
+        }
+        finite
+    }};
+}
+
+/// The values of blocks.
+macro_rules! each_block {
+    ($dtype:expr, $data:expr, $out:expr, $decode:expr) => {
+        for (data, out) in $data.chunks_exact($dtype.bytes()).zip($out.as_chunks_mut().0) {
+            $decode(data, out);
+        }
+    };
+}
+
 /// Blocks of a row; see [`gguf::BlockKernel::encode`].
 #[inline(always)]
 pub(crate) fn encode(dtype: BlockType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
@@ -145,70 +198,21 @@ pub(crate) fn encode(dtype: BlockType, x: &[f32], importance: Option<&[f32]>, ou
         }
         (BlockType::F16, _) => simple::encode_halves::<false>(x, out),
         (BlockType::BF16, _) => simple::encode_halves::<true>(x, out),
-        (BlockType::Q8_0, _) => each_small(dtype, x, out, simple::encode_q8_0),
-        (BlockType::Q4_0, None) => each_small(dtype, x, out, simple::encode_symmetric::<4>),
-        (BlockType::Q4_1, None) => each_small(dtype, x, out, simple::encode_affine::<4>),
-        (BlockType::Q5_0, None) => each_small(dtype, x, out, simple::encode_symmetric::<5>),
-        (BlockType::Q5_1, None) => each_small(dtype, x, out, simple::encode_affine::<5>),
-        (BlockType::Q4_0, Some(i)) => each_searched(dtype, x, i, out, simple::search_symmetric::<4>),
-        (BlockType::Q4_1, Some(i)) => each_searched(dtype, x, i, out, simple::search_affine::<4>),
-        (BlockType::Q5_0, Some(i)) => each_searched(dtype, x, i, out, simple::search_symmetric::<5>),
-        (BlockType::Q5_1, Some(i)) => each_searched(dtype, x, i, out, simple::search_affine::<5>),
-        (BlockType::Q2K, i) => each_super(dtype, x, i, out, affine_k::encode_q2),
-        (BlockType::Q3K, i) => each_super(dtype, x, i, out, symmetric_k::encode_q3),
-        (BlockType::Q4K, i) => each_super(dtype, x, i, out, affine_k::encode::<4>),
-        (BlockType::Q5K, i) => each_super(dtype, x, i, out, affine_k::encode::<5>),
-        (BlockType::Q6K, i) => each_super(dtype, x, i, out, symmetric_k::encode_q6),
+        (BlockType::Q8_0, _) => each_small!(dtype, x, out, simple::encode_q8_0),
+        (BlockType::Q4_0, None) => each_small!(dtype, x, out, simple::encode_symmetric::<4>),
+        (BlockType::Q4_1, None) => each_small!(dtype, x, out, simple::encode_affine::<4>),
+        (BlockType::Q5_0, None) => each_small!(dtype, x, out, simple::encode_symmetric::<5>),
+        (BlockType::Q5_1, None) => each_small!(dtype, x, out, simple::encode_affine::<5>),
+        (BlockType::Q4_0, Some(i)) => each_searched!(dtype, x, i, out, simple::search_symmetric::<4>),
+        (BlockType::Q4_1, Some(i)) => each_searched!(dtype, x, i, out, simple::search_affine::<4>),
+        (BlockType::Q5_0, Some(i)) => each_searched!(dtype, x, i, out, simple::search_symmetric::<5>),
+        (BlockType::Q5_1, Some(i)) => each_searched!(dtype, x, i, out, simple::search_affine::<5>),
+        (BlockType::Q2K, i) => each_super!(dtype, x, i, out, affine_k::encode_q2),
+        (BlockType::Q3K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q3),
+        (BlockType::Q4K, i) => each_super!(dtype, x, i, out, affine_k::encode::<4>),
+        (BlockType::Q5K, i) => each_super!(dtype, x, i, out, affine_k::encode::<5>),
+        (BlockType::Q6K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q6),
     }
-}
-
-#[inline(always)]
-fn each_small(dtype: BlockType, x: &[f32], out: &mut [u8], f: impl Fn(&[f32; 32], &mut [u8]) -> bool) -> bool {
-    let blocks = x.as_chunks().0.iter().zip(out.chunks_exact_mut(dtype.bytes()));
-    blocks.fold(true, |finite, (x, out)| finite & f(x, out))
-}
-
-/// Eight blocks at a time.
-#[inline(always)]
-fn each_searched(
-    dtype: BlockType,
-    x: &[f32],
-    importance: &[f32],
-    out: &mut [u8],
-    f: impl Fn(&[f32], &[f32], usize, &mut [u8]) -> bool,
-) -> bool {
-    const EIGHT: usize = 8 * super::simple::SIZE;
-    let mean_square = super::simple::mean_square(x);
-    let mut weights = [0f32; EIGHT];
-    let eights = x
-        .chunks(EIGHT)
-        .zip(importance.chunks(EIGHT))
-        .zip(out.chunks_mut(8 * dtype.bytes()));
-    eights.fold(true, |finite, ((x, importance), out)| {
-        let weights = &mut weights[..x.len()];
-        super::simple::weigh(x, importance, mean_square, weights);
-        finite & f(x, weights, dtype.bytes(), out)
-    })
-}
-
-#[inline(always)]
-fn each_super(
-    dtype: BlockType,
-    x: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-    f: impl Fn(&[f32; 256], Option<&[f32]>, &mut [u8]) -> bool,
-) -> bool {
-    let blocks = x
-        .as_chunks::<256>()
-        .0
-        .iter()
-        .zip(out.chunks_exact_mut(dtype.bytes()))
-        .enumerate();
-    blocks.fold(true, |finite, (i, (x, out))| {
-        let columns: Range<usize> = i * x.len()..(i + 1) * x.len();
-        finite & f(x, importance.map(|importance| &importance[columns]), out)
-    })
 }
 
 /// Values of blocks; see [`gguf::BlockKernel::decode`].
@@ -223,22 +227,15 @@ pub(crate) fn decode(dtype: BlockType, data: &[u8], out: &mut [f32]) {
         }
         BlockType::F16 => simple::decode_halves::<false>(data, out),
         BlockType::BF16 => simple::decode_halves::<true>(data, out),
-        BlockType::Q8_0 => each_block(dtype, data, out, simple::decode_q8_0),
-        BlockType::Q4_0 => each_block(dtype, data, out, simple::decode_symmetric::<4>),
-        BlockType::Q4_1 => each_block(dtype, data, out, simple::decode_affine::<4>),
-        BlockType::Q5_0 => each_block(dtype, data, out, simple::decode_symmetric::<5>),
-        BlockType::Q5_1 => each_block(dtype, data, out, simple::decode_affine::<5>),
-        BlockType::Q2K => each_block(dtype, data, out, affine_k::decode_q2),
-        BlockType::Q3K => each_block(dtype, data, out, symmetric_k::decode_q3),
-        BlockType::Q4K => each_block(dtype, data, out, affine_k::decode::<4>),
-        BlockType::Q5K => each_block(dtype, data, out, affine_k::decode::<5>),
-        BlockType::Q6K => each_block(dtype, data, out, symmetric_k::decode_q6),
-    }
-}
-
-#[inline(always)]
-fn each_block<const N: usize>(dtype: BlockType, data: &[u8], out: &mut [f32], f: impl Fn(&[u8], &mut [f32; N])) {
-    for (data, out) in data.chunks_exact(dtype.bytes()).zip(out.as_chunks_mut().0) {
-        f(data, out);
+        BlockType::Q8_0 => each_block!(dtype, data, out, simple::decode_q8_0),
+        BlockType::Q4_0 => each_block!(dtype, data, out, simple::decode_symmetric::<4>),
+        BlockType::Q4_1 => each_block!(dtype, data, out, simple::decode_affine::<4>),
+        BlockType::Q5_0 => each_block!(dtype, data, out, simple::decode_symmetric::<5>),
+        BlockType::Q5_1 => each_block!(dtype, data, out, simple::decode_affine::<5>),
+        BlockType::Q2K => each_block!(dtype, data, out, affine_k::decode_q2),
+        BlockType::Q3K => each_block!(dtype, data, out, symmetric_k::decode_q3),
+        BlockType::Q4K => each_block!(dtype, data, out, affine_k::decode::<4>),
+        BlockType::Q5K => each_block!(dtype, data, out, affine_k::decode::<5>),
+        BlockType::Q6K => each_block!(dtype, data, out, symmetric_k::decode_q6),
     }
 }
