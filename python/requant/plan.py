@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from requant.types import FixedParams
 
 _FLOAT = "FLOAT"
+_MASK = 1e4  # a magnitude that is meant as infinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +313,8 @@ class _Planner:
                 return "one of its inputs is a constant"
             if not is_float(value):
                 return "its input is not float32"
+            if _is_masked(value):
+                return "its input is masked with large numbers, which would stretch its range"
             if not self.target.everything and not self._is_integer(value):
                 return "its input is float"
         if node.op_type in self.target.one_scale:
@@ -455,6 +458,21 @@ def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
 def names_of(node: ir.Node) -> tuple[str, ...]:
     """All that a rule may call a node."""
     return (node.name or "", node.op_type, *(output.name or "" for output in node.outputs))
+
+
+def _is_masked(value: ir.Value, depth: int = 3) -> bool:
+    """Whether an Add, Mul or Where puts constants of large magnitude into ``value``, as masks of attention do."""
+    node = value.producer()
+    if node is None or depth == 0 or node.domain or node.op_type not in ("Add", "Sub", "Mul", "Where"):
+        return False
+    for other in node.inputs:
+        array = constant(other)
+        if array is None:
+            if other is not None and _is_masked(other, depth - 1):
+                return True
+        elif array.dtype == np.float32 and array.size and np.max(np.abs(array)) >= _MASK:
+            return True
+    return False
 
 
 def _is_clamp(node: ir.Node) -> bool:

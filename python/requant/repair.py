@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,11 @@ def _reconstruct(
     graph: Graph, plan: QuantPlan, resolved: Resolved, config: QuantConfig, batches: Sequence[Batch]
 ) -> Repaired:
     weights, biases, gains = StoredTensors(graph, resolved.weights), dict(resolved.biases), []
+    readers = Counter(node.weight for node in plan.nodes)
     for layer, moments in layer_moments(graph, plan, resolved.activations, batches, threads=config.cores):
         node = layer.node
+        if readers[node.weight] > 1:
+            continue  # what is best for one of them is not for the others, and a weight is stored once
         weight, bias = _constants(graph, node)
         input_scale = float(resolved.activations[node.activations[0][1]].scale)
         rows = np.ascontiguousarray(as_rows(weight, node), np.float32)
