@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_ranked_table_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sensitivity", MODEL, "--data", CALIB, "--eval", EVAL, "--metric", "top5", "--plot", "p.svg"]) == 0
     out = capsys.readouterr().out
-    for word in ("SQNR 28", "top5", "Conv", "Gemm", "noise", "alone in float"):
+    for word in ("SQNR 30", "top5", "Conv", "Gemm", "noise", "alone in float"):
         assert word in out
     ET.parse("p.svg")
     assert [p.name for p in folder.iterdir()] == ["p.svg"]

@@ -130,7 +130,7 @@ def test_the_picture_names_every_part() -> None:
     found = requant.sensitivity(outlier(), samples(outlier(), 64), threads=1)
     picture = found.to_svg()
     assert all(part.name in picture for part in found.parts)
-    assert found._repr_html_() == picture
+    assert all(part.name in found._repr_html_() for part in found.parts)
 
 
 def test_samples_may_come_from_a_generator() -> None:

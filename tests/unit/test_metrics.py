@@ -248,6 +248,8 @@ def test_every_metric_says_what_it_needs() -> None:
         "top5": Against.LABELS,
         "mae": Against.TARGETS,
         "mse": Against.TARGETS,
+        "kl": Against.TARGETS,
+        "kl99": Against.TARGETS,
         "cosine": Against.TARGETS,
         "perplexity": Against.TOKENS,
     }

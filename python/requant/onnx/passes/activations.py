@@ -6,6 +6,7 @@ with ``x``. As one op they are faster in float, and a target may run them on int
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _CONTRIB = "com.microsoft"
 _RTOL = 1e-5
+#: The library's rules hold what they match: one thread at a time may use them.
+_RULES = threading.Lock()
 
 
 def name_hard_activations(model: ir.Model) -> int:
@@ -50,7 +53,9 @@ def fuse_gelus(graph: Graph) -> Graph:
     copy, and would not find it again.
     """
     copy = graph.copy()
-    if not fuse_gelu(copy.model) + fuse_erfgelu(copy.model):
+    with _RULES:
+        found = fuse_gelu(copy.model) + fuse_erfgelu(copy.model)
+    if not found:
         return graph
     copy.model.opset_imports.setdefault(_CONTRIB, 1)
     return copy
