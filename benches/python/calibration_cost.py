@@ -77,12 +77,12 @@ def measure(model: str, data: str, cores: int, samples: int) -> dict[str, float]
     """Seconds of inference and of calibration, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from requant import QuantConfig
-    from requant.api import load_float
     from requant.calibration import calibrate_graph
     from requant.data import DataOptions, open_data
     from requant.onnx.passes import prepare
     from requant.plan import build_plan
     from requant.runtime import open_runner
+    from requant.stages import load_float
 
     config = QuantConfig(threads=cores, samples=samples)
     graph, _ = prepare(load_float(model))

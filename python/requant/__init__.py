@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from requant.ablation import Sensitivity as Sensitivity, sensitivity as sensitivity
     from requant.api import (
         Inspection as Inspection,
-        QuantizedModel as QuantizedModel,
         calibrate as calibrate,
         inspect as inspect,
         quantize as quantize,
@@ -92,6 +91,7 @@ if TYPE_CHECKING:
         unpack_int2 as unpack_int2,
         unpack_int4 as unpack_int4,
     )
+    from requant.quantized import QuantizedModel as QuantizedModel
     from requant.ranges import RangeCost as RangeCost, RangeView as RangeView
     from requant.report import Report as Report
     from requant.rules import Rule as Rule
@@ -112,7 +112,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ablation": ("Sensitivity", "sensitivity"),
-    "api": ("Inspection", "QuantizedModel", "calibrate", "inspect", "quantize"),
+    "api": ("Inspection", "calibrate", "inspect", "quantize"),
     "boundary": ("Boundary",),
     "calibration": ("CalibrationTable",),
     "checkpoint": ("CheckpointReport", "quantize_checkpoint"),
@@ -162,6 +162,7 @@ _HOMES = {
         "unpack_int2",
         "unpack_int4",
     ),
+    "quantized": ("QuantizedModel",),
     "ranges": ("RangeCost", "RangeView"),
     "report": ("Report",),
     "rules": ("Rule",),

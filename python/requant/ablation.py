@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.api import configured, first_samples, observe
 from requant.building import builder
 from requant.charts import bar_chart
 from requant.errors import ConfigError
@@ -18,6 +17,7 @@ from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.parallel import in_order
 from requant.remote import map_remote
+from requant.stages import configured, first_samples, observe
 from requant.transforms import repeat
 from requant.trials import score_bytes, set_up
 

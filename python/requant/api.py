@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import islice, tee
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from requant.building import builder
-from requant.calibration import CalibrationTable, calibrate_graph
-from requant.config import QuantConfig
-from requant.data import DataOptions, Dataset, open_data
-from requant.data.dataset import HOLD_BACK_AT_MOST
+from requant.data import DataOptions, open_data
 from requant.dynamic import plan_whole
-from requant.errors import ConfigError, DataError, ModelError, closest
-from requant.evaluation import check_labels, measure_accuracy
-from requant.files import check_outputs
+from requant.errors import ConfigError, DataError, ModelError
+from requant.evaluation import measure_accuracy
 from requant.metrics import get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.onnx.passes.widen import without_bfloat16
-from requant.onnx.saving import save_model, self_contained
 from requant.placement import place
 from requant.plan import Form, build_plan
-from requant.ranges import view_range
+from requant.quantized import QuantizedModel, view_tensor
 from requant.report import Report, by_quality
 from requant.runtime import saturates
+from requant.stages import (
+    Stopwatch,
+    configured,
+    describe,
+    describe_data,
+    first_samples,
+    load_float,
+    observe,
+    open_judged,
+    refuse_empty,
+    refuse_quantized,
+    verification_batches,
+    with_data_options,
+)
 from requant.targets import get_target
-from requant.transforms import SAMPLES, Transformed, repeat, transform
+from requant.transforms import Transformed, repeat
 from requant.types import QuantType
 from requant.verify import (
     check_model,
@@ -41,75 +46,21 @@ from requant.verify import (
     zero_feeds,
 )
 from requant.version import __version__
+from requant.weightonly import quantize_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Executor
-    from pathlib import Path
 
-    from requant.calibration import Progress
-    from requant.data import Batch
-    from requant.onnx.passes import Preparation
+    from requant.calibration import CalibrationTable, Progress
+    from requant.config import QuantConfig
+    from requant.data import Dataset
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
-    from requant.ranges import RangeView
-    from requant.report import TensorQuality
-    from requant.serialized import SerializedModel
 
 
 #: How many activations the report shows the histogram of.
 _VIEWS = 12
-
-
-@dataclass(frozen=True)
-class QuantizedModel:
-    """A verified quantized model, the report, and what led to it; no ``table`` where nothing was calibrated."""
-
-    model: SerializedModel
-    report: Report
-    plan: QuantPlan
-    table: CalibrationTable | None
-    sources: tuple[Path, ...]
-
-    @property
-    def data(self) -> bytes:
-        """The model as the bytes of one file.
-
-        Raises:
-            ModelError: It would pass 2 GiB.
-        """
-        return self_contained(self.model)
-
-    def save(self, path: str | Path, *, external_data: bool = False) -> None:
-        """Write the model; what is at ``path`` is replaced at once or not at all.
-
-        Args:
-            path: Where to.
-            external_data: Put the tensors into a file beside it. Done anyway where one file would pass 2 GiB.
-
-        Raises:
-            OutputError: ``path`` is a file of the float model, or cannot be written.
-        """
-        check_outputs([path], self.sources)
-        save_model(self.model, path, external_data=external_data)
-
-    def view_range(self, name: str) -> RangeView:
-        """Histogram of activation ``name``, the range that was chosen, and what narrower and wider ones would cost.
-
-        Raises:
-            ConfigError: it is no activation that was calibrated.
-        """
-        found = next((t for t in self.report.tensors if t.name == name and t.kind == "activation"), None)
-        if found is None or self.table is None:
-            known = [tensor.name for tensor in self.report.tensors if tensor.kind == "activation"]
-            raise ConfigError(
-                f"{name!r} is no activation that was calibrated{closest(name, known)}",
-                hint="the report lists them (--report FILE)" if known else "dynamic quantization calibrates none",
-            )
-        return _view(self.plan, self.table, found)
-
-    def _repr_html_(self) -> str:
-        return self.report._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -172,9 +123,11 @@ def quantize(
     """
     config = configured(config, overrides)
     if config.weight_only is not None:
-        return _weight_only(
-            (model, data, config),
-            (table, executor),
+        _refuse_beside_weights(table, executor)
+        return quantize_weights(
+            model,
+            data,
+            config,
             data_options=data_options,
             evaluation=evaluation,
             labels=labels,
@@ -189,10 +142,7 @@ def quantize(
         _check_sources(config, data, table)
         _refuse_foreign(graph, config, samples_given=data is not None or evaluation is not None)
         dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=not config.dynamic)
-        whole = replace(options, samples=None, seed=None)
-        judged = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
-        if judged is not None:
-            check_labels(judge, judged, judged.has_labels)
+        judged = None if evaluation is None else open_judged(evaluation, graph, options, judge, labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
         plan = plan_whole(prepared, config)
@@ -249,22 +199,9 @@ def quantize(
         accuracy=accuracy,
         notes=(*transformed.notes, *_notes(config, graph, dataset, chosen.resolved.widened), *chosen.notes, *note),
         seconds=dict(watch.seconds),
-        ranges=() if table is None else tuple(_view(plan, table, tensor) for tensor in worst),
+        ranges=() if table is None else tuple(view_tensor(plan, table, tensor) for tensor in worst),
     )
     return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
-
-
-def _weight_only(
-    given: tuple[Model, object, QuantConfig], unused: tuple[CalibrationTable | None, Executor | None], **options: Any
-) -> QuantizedModel:
-    from requant.weightonly import quantize_weights  # which is built on this module
-
-    table, executor = unused
-    if table is not None:
-        raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
-    if executor is not None:
-        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
-    return quantize_weights(*given, **options)
 
 
 def calibrate(
@@ -311,39 +248,21 @@ def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None,
     )
 
 
-def load_float(model: Model) -> Graph:
-    """Load a model in a form that can be run, refusing one that is quantized already."""
-    graph = Graph.load(model)
-    _refuse_quantized(graph.quantized_ops(), graph.origin)
-    return without_bfloat16(graph)
-
-
 def refuse_hopeless(inspection: Inspection) -> None:
     """Refuse what ``quantize`` would refuse.
 
     Raises:
         ModelError: the model is quantized already, or nothing in it can be.
     """
-    _refuse_quantized(inspection.quantized_ops, inspection.model)
+    refuse_quantized(inspection.quantized_ops, inspection.model)
     refuse_empty(inspection.plan, inspection.model)
 
 
-def _refuse_quantized(present: Sequence[str], origin: str) -> None:
-    if present:
-        raise ModelError(
-            f"{origin} is quantized already: it holds {', '.join(present)}",
-            hint="quantize the float model it was made from",
-        )
-
-
-def refuse_empty(plan: QuantPlan, origin: str) -> None:
-    """Refuse a plan in which nothing is quantized.
-
-    Raises:
-        ModelError: it is one.
-    """
-    if not plan.nodes and not plan.dynamic and not plan.blocked:
-        raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
+def _refuse_beside_weights(table: CalibrationTable | None, executor: Executor | None) -> None:
+    if table is not None:
+        raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
+    if executor is not None:
+        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
 
 
 def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | None) -> None:
@@ -368,97 +287,6 @@ def _refuse_foreign(graph: Graph, config: QuantConfig, *, samples_given: bool) -
             f"{graph.origin} cannot be run here: onnxruntime does not know {', '.join(foreign)}",
             hint="dynamic=True (--dynamic) without data quantizes the other ops without running it",
         )
-
-
-def describe_data(dataset: Dataset | None, table: CalibrationTable | None = None) -> str:
-    """What the samples were."""
-    if dataset is not None:
-        return dataset.description
-    return "no data" if table is None else "calibration table"
-
-
-def _view(plan: QuantPlan, table: CalibrationTable, tensor: TensorQuality) -> RangeView:
-    planned = plan.tensors[tensor.name]
-    seen = table[tensor.name if tensor.name in table else planned.source or tensor.name]
-    return view_range(tensor.name, seen, tensor.scale, tensor.zero_point, planned.scheme.dtype)
-
-
-def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
-    """What preparation did, a line each."""
-    return tuple(str(change) for change in changes)
-
-
-def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
-    """The config that a caller means."""
-    if not isinstance(config, QuantConfig):
-        config = QuantConfig.from_dict(config or {})
-    return config.with_options(**overrides)
-
-
-def with_data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
-    """``options``, with what ``config`` says of samples, batch size and seed."""
-    chosen = options or DataOptions()
-    return replace(
-        chosen,
-        samples=chosen.samples if config.samples is None else config.samples,
-        batch_size=chosen.batch_size if config.batch_size is None else config.batch_size,
-        seed=chosen.seed if config.seed is None else config.seed,
-    )
-
-
-def observe(
-    graph: Graph,
-    plan: QuantPlan,
-    dataset: Dataset,
-    config: QuantConfig,
-    progress: Progress | None = None,
-    *,
-    executor: Executor | None = None,
-) -> tuple[Transformed, CalibrationTable, tuple[Batch, ...]]:
-    """The prepared ``graph`` as its data wants it, the statistics of that, and the first samples."""
-    # One pass, since some data can be read only once: what is read of it ahead comes again.
-    ahead, batches = tee(dataset.batches())
-    sample = first_samples(ahead)
-    del ahead  # otherwise all batches would be kept for it
-    transformed = transform(graph, plan, config, sample)
-    table = calibrate_graph(
-        transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
-    )
-    return transformed, table.with_factors(transformed.factors), sample
-
-
-def first_samples(batches: Iterable[Batch]) -> tuple[Batch, ...]:
-    """What transforms and repairs look at."""
-    return tuple(_first(batches, SAMPLES))
-
-
-def verification_batches(
-    dataset: Dataset | None, *, dynamic: bool = False
-) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
-    """Samples to compare the two models on, and what must be said of them."""
-    if dataset is not None and dynamic:  # has seen no sample yet
-        return tuple(_first(dataset.batches(), HOLD_BACK_AT_MOST)), ()
-    if dataset is not None:
-        held_back = tuple(dataset.held_back())
-        if held_back:
-            return held_back, ()
-        with suppress(DataError):  # of a source that can be read only once nothing is left
-            few = "too few samples to hold some back: the outputs were compared on calibration samples"
-            return tuple(islice(dataset.batches(), 1)), (few,)
-    return (), (
-        "no samples to compare the two models on: output error and latency were not measured, "
-        "and that the model runs was checked on zeros",
-    )
-
-
-def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
-    """Batches until they make up that many samples."""
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += batch.count
-        if seen >= samples:
-            return
 
 
 def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
@@ -486,19 +314,3 @@ def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: 
         yield from dataset.warnings
     if widened:
         yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"
-
-
-class Stopwatch:
-    """Seconds that each stage took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.ablation import try_without
-from requant.api import configured, first_samples, quantize
+from requant.api import quantize
 from requant.building import builder
 from requant.calibration import calibrate_graph
 from requant.config import METHODS
@@ -29,6 +29,7 @@ from requant.onnx.ops import OPS, Kind
 from requant.plan import build_plan
 from requant.rules import Rule
 from requant.runtime import open_runner
+from requant.stages import configured, first_samples
 from requant.transforms import transform
 from requant.trials import Judge, refuse_iterator, set_up
 from requant.verify import measure_latency, one_sample
@@ -36,12 +37,12 @@ from requant.verify import measure_latency, one_sample
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from requant.api import QuantizedModel
     from requant.calibration import CalibrationTable, Progress
     from requant.config import QuantConfig
     from requant.data import Batch, DataOptions
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
+    from requant.quantized import QuantizedModel
     from requant.trials import Score, Setup
 
 logger = logging.getLogger(__name__)

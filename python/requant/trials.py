@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.api import load_float, refuse_empty, verification_batches, with_data_options
 from requant.data import Dataset, open_data
 from requant.errors import ConfigError, DataError, ModelError, VerificationError
-from requant.evaluation import check_labels, measure
+from requant.evaluation import measure
 from requant.metrics import Against, get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
@@ -20,6 +19,7 @@ from requant.onnx.saving import self_contained
 from requant.plan import build_plan
 from requant.runtime import open_runner
 from requant.serialized import SerializedModel
+from requant.stages import load_float, open_judged, refuse_empty, verification_batches, with_data_options
 from requant.verify import Distance, decibels
 
 if TYPE_CHECKING:
@@ -225,9 +225,7 @@ def set_up(
     dataset = open_data(data, graph.inputs, options, hold_back=True)
     judge = None
     if evaluation is not None:
-        whole = replace(options, samples=None, seed=None)
-        judge = Judge(found, open_data(evaluation, graph.inputs, whole, labels=labels))
-        check_labels(found, judge.dataset, judge.dataset.has_labels)
+        judge = Judge(found, open_judged(evaluation, graph, options, found, labels))
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
     refuse_empty(plan, graph.origin)

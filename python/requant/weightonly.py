@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.api import (
-    QuantizedModel,
-    Stopwatch,
-    describe,
-    describe_data,
-    load_float,
-    refuse_empty,
-    verification_batches,
-    with_data_options,
-)
 from requant.building import storage_notes
 from requant.data import open_data
 from requant.errors import ModelError
-from requant.evaluation import check_labels, measure_accuracy
+from requant.evaluation import measure_accuracy
 from requant.metrics import get_metric
 from requant.onnx.lowbit import insert_blocks, needed_opset, with_opset
 from requant.onnx.passes import prepare
 from requant.onnx.rescale import rescale
 from requant.onnx.storage import Stored, store_half
+from requant.quantized import QuantizedModel
 from requant.report import Report, TensorQuality
+from requant.stages import (
+    Stopwatch,
+    describe,
+    describe_data,
+    first_batches,
+    load_float,
+    open_judged,
+    refuse_empty,
+    verification_batches,
+    with_data_options,
+)
 from requant.verify import check_model, compare_outputs, decibels, measure_latency, one_sample, zero_feeds
 from requant.version import __version__
 from requant.weights import AUTO
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from requant.calibration import Progress
     from requant.config import QuantConfig
-    from requant.data import Batch, DataOptions, Dataset
+    from requant.data import DataOptions
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
@@ -81,10 +82,7 @@ def quantize_weights(
             )
         options = with_data_options(config, data_options)
         dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=True)
-        whole = replace(options, samples=None, seed=None)
-        judged = None if evaluation is None else open_data(evaluation, graph.inputs, whole, labels=labels)
-        if judged is not None:
-            check_labels(judge, judged, judged.has_labels)
+        judged = None if evaluation is None else open_judged(evaluation, graph, options, judge, labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
         if config.format == "qdq":
@@ -93,9 +91,10 @@ def quantize_weights(
         refuse_empty(plan, graph.origin)
         check_format(plan, config)
     with watch("calibrate"):
-        walks = dataset is not None and (wants_data(plan) or any(node.algorithm == AUTO for node in plan.blocked))
-        walks = walks or (dataset is not None and config.target_bits is not None)
-        batches = tuple(_first(dataset, config.samples or SAMPLES)) if walks and dataset is not None else ()
+        auto = any(node.algorithm == AUTO for node in plan.blocked)
+        walks = wants_data(plan) or auto or config.target_bits is not None
+        samples = config.samples or SAMPLES
+        batches = tuple(first_batches(dataset.batches(), samples)) if dataset is not None and walks else ()
         if config.target_bits is not None:
             plan = assign_bits(prepared, plan, config.target_bits, batches, threads=config.cores)
         rounded = round_weights(prepared, plan, batches, threads=config.cores, progress=progress)
@@ -151,16 +150,6 @@ def build(
     if given.holds_half():
         model, stored = store_half(model, exactly=True)
     return model.serialize(), tuple(storage_notes(stored))
-
-
-def _first(dataset: Dataset, samples: int) -> Iterator[Batch]:
-    """Batches until they make up that many samples."""
-    seen = 0
-    for batch in dataset.batches():
-        yield batch
-        seen += batch.count
-        if seen >= samples:
-            return
 
 
 def _quality(error: LayerError) -> TensorQuality:

@@ -14,7 +14,7 @@ from tests import models
 import requant
 
 if TYPE_CHECKING:
-    from requant.api import QuantizedModel
+    from requant.quantized import QuantizedModel
 
 pytest.importorskip("onnxruntime")
 

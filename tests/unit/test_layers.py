@@ -88,7 +88,8 @@ LAYERS = (
         "checkpoint",
     ),
     ("transforms",),
-    ("api", "editing", "trials", "ablation", "keeping", "weightonly", "schema"),
+    ("stages", "quantized", "weightonly"),
+    ("api", "editing", "trials", "ablation", "keeping", "schema"),
     ("cli", "__main__"),
 )
 #: Modules of a higher layer that a target's or a runtime's table needs.

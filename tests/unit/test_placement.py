@@ -10,10 +10,10 @@ from tests.models import Net, run, samples
 
 import requant
 from requant import QuantConfig, placement
-from requant.api import load_float
 from requant.onnx.passes import prepare
 from requant.plan import build_plan
 from requant.runtime import Event
+from requant.stages import load_float
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

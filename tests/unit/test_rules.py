@@ -9,11 +9,11 @@ from tests.models import Net, samples
 
 import requant
 from requant import QuantConfig
-from requant.api import load_float
 from requant.errors import ConfigError
 from requant.onnx.passes import prepare
 from requant.plan import QuantPlan, build_plan
 from requant.rules import Rule
+from requant.stages import load_float
 
 
 def net() -> bytes:

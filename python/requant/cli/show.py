@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from requant.api import QuantizedModel
+    from requant.quantized import QuantizedModel
     from requant.ranges import RangeCost, RangeView
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"

@@ -1,0 +1,169 @@
+"""The stages that several of the public functions go through: load, sample, observe, tell."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import islice, tee
+from typing import TYPE_CHECKING, Any
+
+from requant.calibration import CalibrationTable, calibrate_graph
+from requant.config import QuantConfig
+from requant.data import DataOptions, Dataset, open_data
+from requant.data.dataset import HOLD_BACK_AT_MOST
+from requant.errors import DataError, ModelError
+from requant.evaluation import check_labels
+from requant.onnx.graph import Graph
+from requant.onnx.passes.widen import without_bfloat16
+from requant.transforms import SAMPLES, transform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
+
+    from requant.calibration import Progress
+    from requant.data import Batch
+    from requant.metrics import Metric
+    from requant.onnx.passes import Preparation
+    from requant.onnx.reading import Model
+    from requant.plan import QuantPlan
+    from requant.transforms import Transformed
+
+
+def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
+    """The config that a caller means."""
+    if not isinstance(config, QuantConfig):
+        config = QuantConfig.from_dict(config or {})
+    return config.with_options(**overrides)
+
+
+def with_data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
+    """``options``, with what ``config`` says of samples, batch size and seed."""
+    chosen = options or DataOptions()
+    return replace(
+        chosen,
+        samples=chosen.samples if config.samples is None else config.samples,
+        batch_size=chosen.batch_size if config.batch_size is None else config.batch_size,
+        seed=chosen.seed if config.seed is None else config.seed,
+    )
+
+
+def load_float(model: Model) -> Graph:
+    """Load a model in a form that can be run, refusing one that is quantized already."""
+    graph = Graph.load(model)
+    refuse_quantized(graph.quantized_ops(), graph.origin)
+    return without_bfloat16(graph)
+
+
+def refuse_quantized(present: Sequence[str], origin: str) -> None:
+    """Refuse a model in which there are ops of quantization: those ``present``."""
+    if present:
+        raise ModelError(
+            f"{origin} is quantized already: it holds {', '.join(present)}",
+            hint="quantize the float model it was made from",
+        )
+
+
+def refuse_empty(plan: QuantPlan, origin: str) -> None:
+    """Refuse a plan in which nothing is quantized.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if not plan.nodes and not plan.dynamic and not plan.blocked:
+        raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
+
+
+def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:
+    """What preparation did, a line each."""
+    return tuple(str(change) for change in changes)
+
+
+def describe_data(dataset: Dataset | None, table: CalibrationTable | None = None) -> str:
+    """What the samples were."""
+    if dataset is not None:
+        return dataset.description
+    return "no data" if table is None else "calibration table"
+
+
+def open_judged(evaluation: object, graph: Graph, options: DataOptions, judge: Metric, labels: str | None) -> Dataset:
+    """All samples to judge by; ``options`` say how they are cut.
+
+    Raises:
+        DataError: they are not what ``graph`` takes, or lack the labels that ``judge`` needs.
+    """
+    judged = open_data(evaluation, graph.inputs, replace(options, samples=None, seed=None), labels=labels)
+    check_labels(judge, judged, judged.has_labels)
+    return judged
+
+
+def observe(
+    graph: Graph,
+    plan: QuantPlan,
+    dataset: Dataset,
+    config: QuantConfig,
+    progress: Progress | None = None,
+    *,
+    executor: Executor | None = None,
+) -> tuple[Transformed, CalibrationTable, tuple[Batch, ...]]:
+    """The prepared ``graph`` as its data wants it, the statistics of that, and the first samples."""
+    # One pass, since some data can be read only once: what is read of it ahead comes again.
+    ahead, batches = tee(dataset.batches())
+    sample = first_samples(ahead)
+    del ahead  # otherwise all batches would be kept for it
+    transformed = transform(graph, plan, config, sample)
+    table = calibrate_graph(
+        transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
+    )
+    return transformed, table.with_factors(transformed.factors), sample
+
+
+def first_samples(batches: Iterable[Batch]) -> tuple[Batch, ...]:
+    """What transforms and repairs look at."""
+    return tuple(first_batches(batches, SAMPLES))
+
+
+def first_batches(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
+    """Batches until they make up that many samples."""
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += batch.count
+        if seen >= samples:
+            return
+
+
+def verification_batches(
+    dataset: Dataset | None, *, dynamic: bool = False
+) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
+    """Samples to compare the two models on, and what must be said of them."""
+    if dataset is not None and dynamic:  # has seen no sample yet
+        return tuple(first_batches(dataset.batches(), HOLD_BACK_AT_MOST)), ()
+    if dataset is not None:
+        held_back = tuple(dataset.held_back())
+        if held_back:
+            return held_back, ()
+        with suppress(DataError):  # of a source that can be read only once nothing is left
+            few = "too few samples to hold some back: the outputs were compared on calibration samples"
+            return tuple(islice(dataset.batches(), 1)), (few,)
+    return (), (
+        "no samples to compare the two models on: output error and latency were not measured, "
+        "and that the model runs was checked on zeros",
+    )
+
+
+class Stopwatch:
+    """Seconds that each stage took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(time.perf_counter() - start, 3)
