@@ -12,12 +12,14 @@ from requant.config import QuantConfig
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.plan import QuantPlan, build_plan
+from requant.planning import build_plan
 from requant.resolve import Resolved, resolve
 from requant.types import Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from requant.plan import QuantPlan
 
 
 class Quantized:

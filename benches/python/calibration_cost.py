@@ -80,7 +80,7 @@ def measure(model: str, data: str, cores: int, samples: int) -> dict[str, float]
     from requant.calibration import calibrate_graph
     from requant.data import DataOptions, open_data
     from requant.onnx.passes import prepare
-    from requant.plan import build_plan
+    from requant.planning import build_plan
     from requant.runtime import open_runner
     from requant.stages import load_float
 

@@ -15,7 +15,8 @@ from requant.metrics import get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.placement import place
-from requant.plan import Form, build_plan
+from requant.plan import Form
+from requant.planning import build_plan
 from requant.quantized import QuantizedModel, view_tensor
 from requant.report import Report, by_quality
 from requant.runtime import saturates

@@ -12,7 +12,7 @@ from requant.onnx.operators import as_operators, left_between
 from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate
-from requant.plan import nodes_of
+from requant.planning import nodes_of
 from requant.repair import repair
 from requant.resolve import resolve
 from requant.targets import get_target

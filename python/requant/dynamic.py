@@ -23,7 +23,8 @@ from requant import ops
 from requant.blocks import largest_pairs, largest_terms
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
-from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan, build_plan, excluded, is_float, may_touch_float
+from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
+from requant.planning import build_plan, excluded, is_float, may_touch_float
 from requant.resolve import finite, saturating_pairs
 from requant.targets import Target, get_target
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType

@@ -26,7 +26,7 @@ from requant.errors import ConfigError, DataError, VerificationError
 from requant.evaluation import measure
 from requant.metrics import get_metric
 from requant.onnx.ops import OPS, Kind
-from requant.plan import build_plan
+from requant.planning import build_plan
 from requant.rules import Rule
 from requant.runtime import open_runner
 from requant.stages import configured, first_samples

@@ -16,7 +16,7 @@ from requant.metrics import Against, get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.saving import self_contained
-from requant.plan import build_plan
+from requant.planning import build_plan
 from requant.runtime import open_runner
 from requant.serialized import SerializedModel
 from requant.stages import load_float, open_judged, refuse_empty, verification_batches, with_data_options

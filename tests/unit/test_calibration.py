@@ -20,7 +20,7 @@ from requant.data import DataOptions, open_data
 from requant.errors import CalibrationError, DataError, MissingFileError, ModelError
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.plan import build_plan
+from requant.planning import build_plan
 from requant.types import QuantScheme, QuantType
 
 if TYPE_CHECKING:

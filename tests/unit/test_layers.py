@@ -67,6 +67,7 @@ LAYERS = (
     (
         "tensors",
         "plan",
+        "planning",
         "observing",
         "calibration",
         "rows",

@@ -11,7 +11,7 @@ from tests.models import Net, run, samples
 import requant
 from requant import QuantConfig, placement
 from requant.onnx.passes import prepare
-from requant.plan import build_plan
+from requant.planning import build_plan
 from requant.runtime import Event
 from requant.stages import load_float
 

@@ -15,7 +15,7 @@ from requant.data.grouping import Batch
 from requant.moments import Layer, layer_moments, layers
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.plan import build_plan
+from requant.planning import build_plan
 from requant.rows import as_rows, from_rows
 from requant.types import QuantParams, QuantScheme, QuantType
 

@@ -13,12 +13,14 @@ from requant.config import QuantConfig
 from requant.errors import ModelError
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.plan import QuantPlan, build_plan
+from requant.planning import build_plan
 from requant.resolve import Resolved, resolve
 from requant.types import PerChannel, PerTensor, QuantizedTensor, Range
 
 if TYPE_CHECKING:
     import onnx
+
+    from requant.plan import QuantPlan
 
 UNIT = Range(-1.0, 1.0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.models import Net, samples
@@ -11,9 +11,12 @@ import requant
 from requant import QuantConfig
 from requant.errors import ConfigError
 from requant.onnx.passes import prepare
-from requant.plan import QuantPlan, build_plan
+from requant.planning import build_plan
 from requant.rules import Rule
 from requant.stages import load_float
+
+if TYPE_CHECKING:
+    from requant.plan import QuantPlan
 
 
 def net() -> bytes:

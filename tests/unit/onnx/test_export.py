@@ -20,7 +20,7 @@ from requant.config import QuantConfig
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.plan import build_plan
+from requant.planning import build_plan
 from requant.resolve import resolve
 from requant.targets import get_target
 from requant.types import Range
