@@ -106,7 +106,7 @@ def _log_to_stderr(args: argparse.Namespace) -> None:
 def _quantize(args: argparse.Namespace) -> int:
     import requant
     from requant.calibration import CalibrationTable
-    from requant.cli import render
+    from requant.cli import render, terminal
     from requant.files import check_outputs, write_atomically
 
     config = config_of(args)
@@ -125,7 +125,7 @@ def _quantize(args: argparse.Namespace) -> int:
         result, config = kept.model, kept.config
     else:
         table = CalibrationTable.load(args.table) if args.table else None
-        with render.progress(quiet=args.quiet or args.json) as progress:
+        with terminal.progress(quiet=args.quiet or args.json) as progress:
             result = requant.quantize(
                 args.model,
                 args.data,
@@ -177,12 +177,12 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _calibrate(args: argparse.Namespace) -> int:
     import requant
-    from requant.cli import render
+    from requant.cli import render, terminal
     from requant.files import check_outputs
 
     config = config_of(args)
     check_outputs([args.output], [args.model, args.data, args.recipe])
-    with render.progress(quiet=args.quiet or args.json) as progress:
+    with terminal.progress(quiet=args.quiet or args.json) as progress:
         table = requant.calibrate(args.model, args.data, config, data_options=data_options(args), progress=progress)
     ranges = table.all_ranges(config)
     table.save(args.output, ranges)

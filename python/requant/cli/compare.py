@@ -33,12 +33,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     """Compare, tell."""
     import requant
-    from requant.cli import render
+    from requant.cli import render, terminal
     from requant.cli.options import whole_data_options
     from requant.files import check_outputs, write_atomically
 
     check_outputs([args.html], [args.float, args.quantized, args.data])
-    with render.progress(quiet=args.quiet or args.json, what="comparing") as progress:
+    with terminal.progress(quiet=args.quiet or args.json, what="comparing") as progress:
         result = requant.compare(
             args.float,
             args.quantized,

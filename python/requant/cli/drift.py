@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Watch, tell."""
     import requant
-    from requant.cli import render
+    from requant.cli import terminal
     from requant.cli.options import whole_data_options
     from requant.files import check_outputs, write_atomically
 
     check_outputs([args.html], [args.model, args.data, args.table])
     table = requant.CalibrationTable.load(args.table) if args.table else None
-    with render.progress(quiet=args.quiet or args.json, what="watching") as progress:
+    with terminal.progress(quiet=args.quiet or args.json, what="watching") as progress:
         result = requant.measure_drift(
             args.model,
             args.data,
@@ -78,7 +78,8 @@ def show(result: Drift) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from requant.cli.render import open_console, short
+    from requant.cli.render import short
+    from requant.cli.terminal import open_console
 
     out = open_console()
     out.print(Text.assemble((f"{result.model}: {result.verdict}", "bold"), f" ({result.sampled} requests looked at)"))

@@ -37,10 +37,10 @@ def add_metric(parser: argparse.ArgumentParser, data: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, tell."""
     import requant
-    from requant.cli import render
+    from requant.cli import render, terminal
     from requant.cli.options import whole_data_options
 
-    with render.progress(quiet=args.quiet or args.json, what="evaluating") as progress:
+    with terminal.progress(quiet=args.quiet or args.json, what="evaluating") as progress:
         result = requant.evaluate(
             args.model,
             args.data,

@@ -57,9 +57,9 @@ def _pair(text: str, name: str, sign: str, value: str) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     """Write, tell."""
-    from requant.cli import render
+    from requant.cli import render, terminal
 
-    with render.progress(quiet=args.quiet or args.json, what="writing", unit="tensors") as progress:
+    with terminal.progress(quiet=args.quiet or args.json, what="writing", unit="tensors") as progress:
         report = _unpack(args, progress) if args.source.endswith(".gguf") else _export(args, progress)
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))

@@ -24,13 +24,13 @@ def search(args: argparse.Namespace, config: QuantConfig, judged: Mapping[str, A
         ConfigError: an option does not go with ``--keep``.
     """
     import requant
-    from requant.cli import render
+    from requant.cli import terminal
     from requant.cli.options import data_options
 
     if args.table:
         raise ConfigError("--table holds statistics for one plan, and --keep tries many", hint="give --data alone")
     quiet = args.quiet or args.json
-    with render.stages(("calibrating", "samples"), ("trying", "trials"), quiet=quiet) as (progress, search_progress):
+    with terminal.stages(("calibrating", "samples"), ("trying", "trials"), quiet=quiet) as (progress, search_progress):
         return requant.quantize_to_keep(
             args.model,
             args.data,

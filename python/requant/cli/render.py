@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from requant.cli.terminal import open_console
 from requant.plan import Form, count_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
-
-    from rich.progress import TaskID
 
     from requant.ablation import Sensitivity
     from requant.api import Inspection
-    from requant.calibration import CalibrationTable, Progress
+    from requant.calibration import CalibrationTable
     from requant.checkpoint import CheckpointReport
     from requant.comparison import Comparison
     from requant.editing import EditedModel
@@ -36,71 +31,12 @@ if TYPE_CHECKING:
     from requant.timing import Timing
     from requant.types import Range
 
-_WIDTH = 120  # where there is no terminal
-_LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 _SHOWN_REASONS = 12
-
-
-class _Console(Console):
-    """Prints names as they are, and lets a reader that has gone end the program as any other."""
-
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
-        if not self.is_terminal and "COLUMNS" not in os.environ:
-            self.width = _WIDTH
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def open_console() -> Console:
-    """Where results are printed."""
-    return _Console()
-
-
-@contextmanager
-def progress(*, quiet: bool, what: str = "calibrating", unit: str = "samples") -> Iterator[Progress | None]:
-    """A callback that draws a bar on a terminal, and prints a line every ten seconds elsewhere."""
-    with stages((what, unit), quiet=quiet) as (only,):
-        yield only
-
-
-@contextmanager
-def stages(*work: tuple[str, str], quiet: bool) -> Iterator[tuple[Progress | None, ...]]:
-    """Such a callback for each of several stages of ``work``: what is done, and what is counted."""
-    if quiet:
-        yield tuple(None for _ in work)
-        return
-    if not sys.stderr.isatty():
-        yield tuple(_lines(what, unit) for what, unit in work)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    text = TextColumn("{task.description}")
-    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_Console(stderr=True), transient=True) as bars:
-
-        def shown(task: TaskID) -> Callable[[int, int | None], None]:
-            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
-
-        yield tuple(shown(bars.add_task(what, total=None, visible=i == 0)) for i, (what, _) in enumerate(work))
-
-
-def _lines(what: str, unit: str) -> Progress:
-    last = time.monotonic()
-
-    def show(done: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _LINE_EVERY:
-            last = time.monotonic()
-            print(f"{what}: {done}{f' of {total}' if total else ''} {unit}", file=sys.stderr, flush=True)
-
-    return show
 
 
 def report(result: Report, output: Path) -> None:
     """The report of ``requant quantize``."""
-    console = _Console()
+    console = open_console()
     headline = Table.grid(padding=(0, 2))
     for label, text in result.summary():
         headline.add_row(Text(label, style="bold"), text)
@@ -153,7 +89,7 @@ def report(result: Report, output: Path) -> None:
 
 def inspection(found: Inspection) -> None:
     """What ``requant inspect`` and ``--dry-run`` show."""
-    console = _Console()
+    console = open_console()
     head = Table.grid(padding=(0, 2))
     head.add_row(Text("size", style="bold"), f"{found.size:,} bytes, weights {found.weight_bytes:,} bytes")
     head.add_row(Text("format", style="bold"), f"opset {found.opset}, IR {found.ir_version}")
@@ -210,7 +146,7 @@ def inspection_to_dict(found: Inspection) -> dict[str, Any]:
 
 def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]], output: str) -> None:
     """What ``requant calibrate`` shows: asymmetric ranges of each method."""
-    console = _Console()
+    console = open_console()
     methods = [name for name in next(iter(ranges.values()), {}) if not name.endswith("_symmetric")]
     shown = Table(
         "tensor",
@@ -227,7 +163,7 @@ def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]
 
 def edited(result: EditedModel, output: str) -> None:
     """What ``requant edit`` shows."""
-    console = _Console()
+    console = open_console()
     rows = Table.grid(padding=(0, 2))
     for boundary in result.boundaries:
         changes = [f"{verb} {', '.join(ops)}" for verb, ops in boundary.changes.items() if ops]
@@ -249,12 +185,12 @@ def evaluation(result: Evaluation) -> None:
         rows.add_row(Text("float model", style="bold"), f"{result.float_value:#.6g}{kept}")
     rows.add_row(Text("against", style="bold"), result.against)
     rows.add_row(Text("data", style="bold"), result.data)
-    _Console().print(Panel(rows, title=Text(result.model), title_align="left"))
+    open_console().print(Panel(rows, title=Text(result.model), title_align="left"))
 
 
 def comparison(result: Comparison) -> None:
     """What ``requant compare`` shows."""
-    console = _Console()
+    console = open_console()
     rows = Table.grid(padding=(0, 2))
     rows.add_row(Text("size", style="bold"), f"{result.float_bytes:,} -> {result.quantized_bytes:,} bytes")
     if result.float_memory and result.quantized_memory:
@@ -321,7 +257,7 @@ def kept(result: Kept) -> None:
         cost = (f"{step.bytes:,}", f"{step.latency_ms:.3f}", f"{step.speedup:.2f} x")
         mark = "->" if i == result.chosen else ""
         shown.add_row(mark, step.method, *nodes, share, _decibels(step.score.sqnr_db), *cost)
-    console = _Console()
+    console = open_console()
     console.print(shown)
     left = result.steps[result.chosen].in_float
     console.print(Text.assemble(("Left in float: ", "bold"), ", ".join(left) or "nothing"))
@@ -329,7 +265,7 @@ def kept(result: Kept) -> None:
 
 def sensitivity(result: Sensitivity) -> None:
     """What ``requant sensitivity`` shows."""
-    console = _Console()
+    console = open_console()
     rows = Table.grid(padding=(0, 2))
     whole = f"SQNR {_decibels(result.quantized.sqnr_db)} dB with all in integers"
     rows.add_row(Text("outputs", style="bold"), f"{whole} ({result.samples} samples of {result.data})")
@@ -358,7 +294,7 @@ def sensitivity(result: Sensitivity) -> None:
 
 def checkpoint(result: CheckpointReport) -> None:
     """What ``requant quantize`` shows of a checkpoint."""
-    console = _Console()
+    console = open_console()
     rows = Table.grid(padding=(0, 2))
     rows.add_row(Text("size", style="bold"), f"{result.source_bytes:,} -> {result.bytes:,} bytes")
     quantized = [tensor for tensor in result.tensors if tensor.reason is None]
@@ -381,7 +317,7 @@ def checkpoint(result: CheckpointReport) -> None:
 
 def gguf(result: GgufReport) -> None:
     """What ``requant gguf`` shows."""
-    console = _Console()
+    console = open_console()
     rows = Table.grid(padding=(0, 2))
     size = (
         f"{result.float_bytes:,} bytes in float32 -> {result.bytes:,} bytes, {result.bits_per_weight:.2f} bits a weight"
@@ -418,7 +354,7 @@ def gguf(result: GgufReport) -> None:
 
 def doctor(findings: Mapping[str, Any]) -> None:
     """What ``requant doctor`` shows."""
-    console = _Console()
+    console = open_console()
     rows = Table.grid(padding=(0, 2))
     cpu = findings["cpu"]
     rows.add_row(Text("requant", style="bold"), f"{findings['requant']}, Python {findings['python']}")

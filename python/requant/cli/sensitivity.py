@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try, tell."""
     import requant
-    from requant.cli import render
+    from requant.cli import render, terminal
     from requant.cli.options import config_of, data_options
     from requant.files import check_outputs, write_atomically
 
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     if args.table:
         table = requant.CalibrationTable.load(args.table)
     else:
-        with render.progress(quiet=quiet) as progress:
+        with terminal.progress(quiet=quiet) as progress:
             table = requant.calibrate(args.model, args.data, config, data_options=options, progress=progress)
-    with render.progress(quiet=quiet, what="trying", unit="trials") as progress:
+    with terminal.progress(quiet=quiet, what="trying", unit="trials") as progress:
         result = requant.sensitivity(
             args.model,
             args.data,

@@ -60,7 +60,7 @@ def draw(view: RangeView) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from requant.cli.render import open_console
+    from requant.cli.terminal import open_console
 
     out = open_console()
     out.print()

@@ -1,0 +1,78 @@
+"""The terminal: where results are printed, and how far a long job has come."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.progress import TaskID
+
+    from requant.calibration import Progress
+
+_WIDTH = 120  # where there is no terminal
+_LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class _Console(Console):
+    """Prints names as they are, and lets a reader that has gone end the program as any other."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _WIDTH
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def open_console() -> Console:
+    """Where results are printed."""
+    return _Console()
+
+
+@contextmanager
+def progress(*, quiet: bool, what: str = "calibrating", unit: str = "samples") -> Iterator[Progress | None]:
+    """A callback that draws a bar on a terminal, and prints a line every ten seconds elsewhere."""
+    with stages((what, unit), quiet=quiet) as (only,):
+        yield only
+
+
+@contextmanager
+def stages(*work: tuple[str, str], quiet: bool) -> Iterator[tuple[Progress | None, ...]]:
+    """Such a callback for each of several stages of ``work``: what is done, and what is counted."""
+    if quiet:
+        yield tuple(None for _ in work)
+        return
+    if not sys.stderr.isatty():
+        yield tuple(_lines(what, unit) for what, unit in work)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description}")
+    columns = (SpinnerColumn(), text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_Console(stderr=True), transient=True) as bars:
+
+        def shown(task: TaskID) -> Callable[[int, int | None], None]:
+            return lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+        yield tuple(shown(bars.add_task(what, total=None, visible=i == 0)) for i, (what, _) in enumerate(work))
+
+
+def _lines(what: str, unit: str) -> Progress:
+    last = time.monotonic()
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY:
+            last = time.monotonic()
+            print(f"{what}: {done}{f' of {total}' if total else ''} {unit}", file=sys.stderr, flush=True)
+
+    return show
