@@ -78,6 +78,7 @@ def read_model(source: Model) -> ModelFile:
     proto, path, folder, origin, size = _parse(source)
     external = _External(proto, folder, origin)
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    external.locate()
     proto = _with_usable_versions(proto, origin)
     _check(proto, origin)
     files = (() if path is None else (path,)) + tuple(external.files)
@@ -160,6 +161,7 @@ class _External:
         self.folder, self.origin = folder, origin
         self.files: dict[Path, int] = {}
         self.mapped: dict[Key, MappedTensor] = {}
+        self._left: list[tuple[onnx.TensorProto, MappedTensor]] = []
         self._taken_in = 0
         stay = _opset(proto) >= MIN_OPSET  # the converter takes no external data along
         for tensor in initializers(proto.graph):
@@ -178,11 +180,9 @@ class _External:
         path, offset, length = self._find(tensor)
         self.files[path] = self.files.get(path, 0) + length
         dtype = ir.DataType(tensor.data_type)
-        del tensor.external_data[:]
         if stay and length >= LEAST and offset % max(dtype.bitwidth // 8, 1) == 0:
             mapped = MappedTensor(path, offset, dtype, tuple(tensor.dims), tensor.name)
-            for key, value in (("location", mapped.location), ("offset", offset), ("length", length)):
-                tensor.external_data.add(key=key, value=str(value))
+            self._left.append((tensor, mapped))
             self.mapped[key_of(mapped)] = mapped
             return
         self._taken_in += length
@@ -194,7 +194,15 @@ class _External:
         with path.open("rb") as file:
             file.seek(offset)
             tensor.raw_data = file.read(length)
+        tensor.ClearField("external_data")
         tensor.ClearField("data_location")
+
+    def locate(self) -> None:
+        """Let tensors that stay in their files say where these are from the root of the file system."""
+        for tensor, mapped in self._left:
+            tensor.ClearField("external_data")
+            for key, value in (("location", mapped.location), ("offset", mapped.offset), ("length", mapped.nbytes)):
+                tensor.external_data.add(key=key, value=str(value))
 
     def _find(self, tensor: onnx.TensorProto) -> tuple[Path, int, int]:
         """The file of an external tensor, and its range in there."""
