@@ -114,6 +114,8 @@ class _Writer:
             added += self._guard(quantize.outputs[0], params, guarded, home)
             if is_output:
                 value.name, result.name = self._unique("f"), name
+                if (high := self.metadata.pop(f"{CLAMP_KEY}{name}", None)) is not None:
+                    self.metadata[f"{CLAMP_KEY}{value.name}"] = high
         else:
             for reader, index in readers:
                 self.nodes[reader].replace_input_with(index, result)
