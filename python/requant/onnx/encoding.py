@@ -60,6 +60,7 @@ def _tensor(tensor: onnx.TensorProto, folder: Path) -> list[Piece]:
 
 def _with(message: Message, field: str, contents: Sequence[Sequence[Piece]]) -> list[Piece]:
     """A message, ``field`` of which has these contents."""
+    message.ClearField(field)  # what follows would copy it
     number = message.DESCRIPTOR.fields_by_name[field].number
     before, behind = type(message)(), type(message)()
     before.CopyFrom(message)

@@ -52,6 +52,8 @@ def fuse_gelus(graph: Graph) -> Graph:
     It knows the spelling by the one tensor that all its parts read. Behind DequantizeLinear it gives each of them a
     copy, and would not find it again.
     """
+    if not any(node.op_type in ("Erf", "Tanh") for node in graph.all_nodes()):
+        return graph
     copy = graph.copy()
     with _RULES:
         found = fuse_gelu(copy.model) + fuse_erfgelu(copy.model)
