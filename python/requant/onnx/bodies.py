@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import free_name
+from requant.onnx.graph import bodies, free_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 _LOOPS = frozenset({"Loop", "Scan"})
 #: Attributes of Scan that have an entry for each of its stacked outputs.
 _EACH_OUTPUT = ("scan_output_axes", "scan_output_directions")
-
-
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """The bodies of a node."""
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
-            yield attribute.as_graph()
 
 
 class Surroundings:

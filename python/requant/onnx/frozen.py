@@ -6,13 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from requant.onnx.graph import constant
-from requant.types import QuantType
+from requant.onnx.graph import constant, constant_params
 
 if TYPE_CHECKING:
     from requant.onnx.graph import Graph
+    from requant.types import QuantType
 
 
 #: What the metadata of a model calls the upper bound of a Clip that quantizing a tensor took over.
@@ -55,16 +53,14 @@ def frozen_ranges(graph: Graph) -> dict[str, FrozenRange]:
     for node in graph.nodes:
         if node.op_type != "QuantizeLinear" or node.inputs[0] is None or constant(node.inputs[0]) is not None:
             continue
-        _, scale_of, *rest = node.inputs
-        scale, zero_point = constant(scale_of), constant(rest[0]) if rest else np.zeros((), np.uint8)
-        if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype.name not in set(QuantType):
+        params = constant_params(node)
+        if params is None:
             continue
         name = node.inputs[0].name or ""
-        step, zero = float(scale.flat[0]), int(zero_point.flat[0])
-        dtype = QuantType(zero_point.dtype.name)
-        low = 0.0 if zero == dtype.min and node.inputs[0].producer() is not None else None
+        scale, zero_point, dtype = params
+        low = 0.0 if zero_point == dtype.min and node.inputs[0].producer() is not None else None
         high = _finite(graph.model.metadata_props.get(f"{CLAMP_KEY}{name}"))
-        found.setdefault(name, FrozenRange(name, step, zero, dtype, low, high))
+        found.setdefault(name, FrozenRange(name, scale, zero_point, dtype, low, high))
     return found
 
 

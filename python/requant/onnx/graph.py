@@ -17,6 +17,7 @@ from requant.onnx.mapped import MappedTensor, Scratch, tensor_of
 from requant.onnx.reading import ModelFile, key_of, read_model
 from requant.onnx.saving import self_contained
 from requant.serialized import SerializedModel
+from requant.types import QuantType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -244,15 +245,21 @@ def check_order(model: ir.Model) -> None:
     _check_order(model.graph, set())
 
 
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The bodies of a node."""
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph()
+
+
 def _check_order(graph: ir.Graph, outer: set[ir.Value]) -> None:
     known = {*outer, *graph.inputs, *graph.initializers.values()}
     for node in graph:
         for value in node.inputs:
             if value is not None and value not in known:
                 raise ValueError(f"node {node.name!r} reads {value.name!r} before it is computed")
-        for attribute in node.attributes.values():
-            if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
-                _check_order(attribute.as_graph(), known)
+        for body in bodies(node):
+            _check_order(body, known)
         known.update(node.outputs)
     for value in graph.outputs:
         if value not in known:
@@ -265,6 +272,15 @@ def constant(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def constant_params(node: ir.Node) -> tuple[float, int, QuantType] | None:
+    """Scale, zero point and type of a (De)QuantizeLinear; None where it has several, or computed ones."""
+    _, scale_of, *rest = node.inputs
+    scale, zero_point = constant(scale_of), constant(rest[0]) if rest else np.zeros((), np.uint8)
+    if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype.name not in set(QuantType):
+        return None
+    return float(scale.flat[0]), int(zero_point.flat[0]), QuantType(zero_point.dtype.name)
 
 
 def free_name(name: str, taken: set[str]) -> str:

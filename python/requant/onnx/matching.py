@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant
-from requant.types import QuantType
+from requant.onnx.graph import constant, constant_params
 
 if TYPE_CHECKING:
     from requant.onnx.graph import Graph
@@ -69,9 +67,8 @@ def _dequantized(value: ir.Value) -> ir.Node | None:
 
 def _reach(dequantize: ir.Node) -> tuple[float | None, float | None]:
     """The ends of the reals that its integers reach; None where it has several scales, or one that is computed."""
-    _, scale_of, *rest = dequantize.inputs
-    scale, zero_point = constant(scale_of), constant(rest[0]) if rest else np.zeros((), np.uint8)
-    if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype.name not in set(QuantType):
+    params = constant_params(dequantize)
+    if params is None:
         return None, None
-    integers, zero, step = QuantType(zero_point.dtype.name), int(zero_point.flat[0]), float(scale.flat[0])
-    return (integers.min - zero - 0.5) * step, (integers.max - zero + 0.5) * step
+    scale, zero_point, dtype = params
+    return (dtype.min - zero_point - 0.5) * scale, (dtype.max - zero_point + 0.5) * scale

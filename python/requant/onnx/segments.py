@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
+from requant.onnx.graph import bodies
 from requant.onnx.mapped import MappedTensor
 from requant.runtime import open_runner
 from requant.serialized import SerializedModel
@@ -114,15 +115,13 @@ class Walk:
 def _reads(node: ir.Node) -> set[str]:
     """Names of all that a node reads, its bodies included."""
     names = {value.name for value in node.inputs if value is not None and value.name}
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH and not attribute.is_ref():
-            body = attribute.as_graph()
-            inner = list(body.all_nodes())
-            own = {out.name for n in inner for out in n.outputs} | {value.name for value in body.inputs}
-            own |= {name for each in (body, *body.subgraphs()) for name in each.initializers}
-            read = {value.name for n in inner for value in n.inputs if value is not None and value.name}
-            read |= {value.name for value in body.outputs if value.name}
-            names |= {name for name in read if name not in own}
+    for body in bodies(node):
+        inner = list(body.all_nodes())
+        own = {out.name for n in inner for out in n.outputs} | {value.name for value in body.inputs}
+        own |= {name for each in (body, *body.subgraphs()) for name in each.initializers}
+        read = {value.name for n in inner for value in n.inputs if value is not None and value.name}
+        read |= {value.name for value in body.outputs if value.name}
+        names |= {name for name in read if name not in own}
     return {name for name in names if name}
 
 
