@@ -27,7 +27,8 @@ class Target:
         weights: integer types of weights that its kernels take.
         per_channel: op types whose weight, and so bias, may have a scale for each output channel; None: all.
         quantizes_bias: whether biases become int32; otherwise they stay float.
-        one_scale: op types whose inputs and outputs must share scale and zero point, besides those of ``moves``.
+        one_scale: op types whose inputs and outputs must share scale and zero point, besides those of ``moves``
+            without a clamp behind; moves named here too share them through clamps, and pass fixed outputs on.
         fixed_outputs: scale and zero point that the outputs of an op type must have.
         everything: whether ops become integer even where no neighbour is, because what is float leaves the device.
         operators: whether it runs quantized operators (``--format qoperator``), which are onnxruntime's.

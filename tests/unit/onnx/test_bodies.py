@@ -177,6 +177,13 @@ def test_tensors_of_bodies_can_be_fetched(
         if name == "looping":
             np.testing.assert_allclose(got[0][0], feeds["x"] @ W["a"], rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(got[1][0], feeds["x"])
+        if name == "scanning":
+            np.testing.assert_array_equal(got[0], feeds["xs"])
+            first = feeds["xs"][0] @ W["a"] + feeds["x0"] @ W["b"]
+            np.testing.assert_allclose(got[1][0], first, rtol=1e-4, atol=1e-5)
+        if name == "nested" and flag:
+            first = np.maximum(feeds["x"] @ W["a"], 0) @ W["b"]
+            np.testing.assert_allclose(got[0][0], first, rtol=1e-4, atol=1e-5)
 
 
 def test_what_stands_in_a_branch_that_no_sample_took_stays_float() -> None:
