@@ -38,6 +38,21 @@ def write_atomically(path: str | Path, data: bytes | Iterable[bytes | memoryview
 
 
 @contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write and read that takes the place of ``path`` when all went well.
+
+    Raises:
+        OutputError: the system said no, or ``path`` is a device or pipe; what was there before is untouched.
+    """
+    if is_special(Path(path)):
+        raise OutputError(f"{path} is a device or pipe, expected a file", hint="give the path of a file")
+    target = Path(path).resolve()
+    with explained(path), temporary_file(target.parent) as (file, move):
+        yield file
+        move(target)
+
+
+@contextlib.contextmanager
 def explained(path: str | Path) -> Iterator[None]:
     """Errors of writing as errors of ``path``.
 

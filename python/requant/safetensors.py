@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.errors import ConfigError, MissingFileError, ModelError, closest
-from requant.files import explained, temporary_file
+from requant.files import replacing
 from requant.stored import StoredWeight
 
 if TYPE_CHECKING:
@@ -260,11 +260,9 @@ def write_checkpoint(
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _LENGTH)
-    target = Path(path).resolve()
-    with explained(path), temporary_file(target.parent) as (file, move):
+    with replacing(path) as file:
         file.write(len(text).to_bytes(_LENGTH, "little") + text)
         for _, dtype, shape, read in listed:
             array = np.asarray(read(), _DTYPES[dtype], order="C")
             assert array.shape == shape  # what the header says
             file.write(array.reshape(-1).view(np.uint8).data)
-        move(target)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from requant.errors import OutputError
-from requant.files import check_outputs, write_atomically
+from requant.files import check_outputs, replacing, write_atomically
 
 
 def listing(folder: Path) -> list[str]:
@@ -100,6 +100,14 @@ def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     write_atomically(pipe, b"x")
     assert os.read(reader, 2) == b"x"
     os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_what_needs_a_file_to_read_back_refuses_a_device(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="is a device or pipe"), replacing(pipe):
+        pass
     assert pipe.is_fifo()
 
 

@@ -30,6 +30,7 @@ _FILE_TYPES = {
     "bf16": 32,
 }
 _QUANTIZATION_VERSION = 2
+_FLOAT32_MAX = 3.4028234663852886e38
 #: Keys that this module alone sets.
 _OWN = ("general.alignment", "general.file_type", "general.quantization_version")
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
@@ -82,7 +83,7 @@ def typed(key: str, text: str) -> Value:
         number = float(text)
     except ValueError:
         return text
-    return number if math.isfinite(number) else text
+    return number if abs(number) <= _FLOAT32_MAX else text  # infinite or NaN, too
 
 
 def _check(key: str, value: object) -> None:
@@ -90,6 +91,8 @@ def _check(key: str, value: object) -> None:
         raise ConfigError(f"metadata {key!r} is a {type(value).__name__}, expected text, a number or a truth value")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigError(f"metadata {key!r} is {value}, which does not fit 64 bits")
+    if isinstance(value, float) and math.isfinite(value) and abs(value) > _FLOAT32_MAX:
+        raise ConfigError(f"metadata {key!r} is {value:g}, which does not fit 32 bits")
     if isinstance(value, str):
         try:
             value.encode()

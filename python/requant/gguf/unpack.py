@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.errors import ConfigError
-from requant.files import check_outputs, explained, temporary_file
+from requant.files import check_outputs, replacing
 from requant.gguf.reading import GgufFile
 from requant.gguf.report import GgufReport, GgufTensor
 from requant.safetensors import write_checkpoint
@@ -77,9 +77,7 @@ def unpack_gguf(
 
 def _write_npz(output: str | Path, names: Sequence[str], read: Callable[[str], NDArray[Any]]) -> None:
     """As ``numpy.savez``, one array in memory at a time."""
-    with explained(output), temporary_file(Path(output).resolve().parent) as (file, move):
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name in names:
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, read(name), allow_pickle=False)
-        move(Path(output).resolve())
+    with replacing(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name in names:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, read(name), allow_pickle=False)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from requant.errors import MissingDependencyError, VerificationError
-from requant.files import explained, temporary_file
+from requant.files import replacing
 from requant.gguf.blocks import dequantize_gguf, quantize_gguf
 from requant.gguf.report import GgufTensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -74,7 +74,7 @@ def write(
         raw = gguf.GGMLQuantizationType(kind.id)
         writer.add_tensor_info(weight.name, weight.shape, np.dtype(np.float32), nbytes, raw_dtype=raw)
     written, sums = [], {}
-    with explained(output), temporary_file(Path(output).resolve().parent) as (file, move):
+    with replacing(output) as file:
         writer.fout, writer.state = [file], gguf.gguf_writer.WriterState.EMPTY
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -90,7 +90,6 @@ def write(
         file.flush()
         size = file.tell()
         _verify(file, written, sums)
-        move(Path(output).resolve())
     return tuple(written), size
 
 

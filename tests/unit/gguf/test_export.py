@@ -184,15 +184,19 @@ def test_five_axes_are_refused() -> None:
 
 
 def test_metadata() -> None:
-    assert [typed("a.b", text) for text in ("3", "-2", "0.5", "true", "false", "nan", "x", "1e999", "9" * 30)] == [
+    assert [
+        typed("a.b", text) for text in ("3", "-2", "0.5", "true", "false", "nan", "x", "1e999", "9" * 30, "1e300")
+    ] == [
         *(3, -2, 0.5, True, False, "nan", "x", "1e999"),
         pytest.approx(1e30),
+        "1e300",
     ]
     for bad, message in (
         ({"nodots": 1}, "no metadata key"),
         ({"a b.c": 1}, "no metadata key"),
         ({"general.alignment": 64}, "is set by what is written"),
         ({"a.b": 2**64}, "does not fit 64 bits"),
+        ({"a.b": 1e300}, "does not fit 32 bits"),
         ({"a.b": [1]}, "is a list"),
         ({"a.b": "\ud800"}, "not Unicode"),
     ):
