@@ -118,3 +118,16 @@ def test_from_the_command_line(
     ):
         assert main(["quantize", "model.safetensors", *line]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--target-bits", "6"], ["--activations", "int8"], ["--format", "qdq"], ["--include", "x"], ["--show", "x"]],
+)
+def test_options_that_a_checkpoint_has_no_use_for_are_refused(
+    checkpoint: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = checkpoint.with_name("out.safetensors")
+    assert main(["quantize", str(checkpoint), "--weight-only", "int4", "-o", str(output), *option]) == 2
+    assert f"{option[0]} has no meaning for a checkpoint" in capsys.readouterr().err
+    assert not output.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".safetensors", ".safetensors.index.json")
 #: Options of the command that need a graph.
-_GRAPH = ("data", "eval", "keep", "table", "report", "html", "dry_run", "save_recipe", "external_data")
+_GRAPH = ("data", "eval", "keep", "table", "report", "html", "dry_run", "save_recipe", "external_data", "show")
+#: Options of quantization that mean something without one.
+_KNOWN = frozenset({"weight_only", "algorithm", "block_size", "symmetric", "exclude", "threads", "version"})
 
 
 def is_checkpoint(path: str) -> bool:
@@ -35,6 +38,8 @@ def run(args: argparse.Namespace, config: QuantConfig) -> int:
         )
     given = [f"--{name.replace('_', '-')}" for name in _GRAPH if getattr(args, name, None)]
     given += ["--asymmetric"] if config.symmetric is False else []
+    changed = (f.name for f in fields(config) if getattr(config, f.name) != f.default)
+    given += ["rules" if name == "rules" else f"--{name.replace('_', '-')}" for name in changed if name not in _KNOWN]
     if given:
         raise ConfigError(f"{given[0]} has no meaning for a checkpoint, which has no graph", hint="leave it out")
     stem = Path(args.model).name.removesuffix(".index.json").removesuffix(".safetensors")
