@@ -31,6 +31,7 @@ from requant.stages import (
     open_judged,
     refuse_empty,
     refuse_quantized,
+    source_notes,
     verification_batches,
     with_data_options,
 )
@@ -293,8 +294,6 @@ def _refuse_foreign(graph: Graph, config: QuantConfig, *, samples_given: bool) -
 def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
     if not config.dynamic and dataset is None and (config.rounding == "reconstruct" or config.bias_correction):
         yield "no samples to repair weights by: they were rounded to nearest"
-    if foreign := graph.foreign_ops():
-        yield f"{', '.join(foreign)}: unknown to onnxruntime, so the model was checked, but not loaded and run"
     target = get_target(config.target)
     activations = config.activation_scheme.dtype
     if not config.dynamic and activations in target.float_activations:
@@ -309,9 +308,6 @@ def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: 
             "this CPU has no VNNI: onnxruntime saturates here, and the figures above show it; "
             "--target ort-cpu --saturation safe or --weights uint8 avoid it"
         )
-    if retyped := graph.retyped():
-        yield f"bfloat16 inputs and outputs became float32: {', '.join(retyped)}"
-    if dataset is not None:
-        yield from dataset.warnings
+    yield from source_notes(graph, dataset)
     if widened:
         yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"

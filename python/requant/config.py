@@ -197,6 +197,10 @@ class QuantConfig:
             )
         if self.target_bits is not None and not 2 <= self.target_bits <= 10:
             raise ConfigError(f"target_bits is {self.target_bits}, expected a number from 2 to 10")
+        if self.target_bits is not None and (ruled := [rule.match for rule in self.rules if rule.bits is not None]):
+            raise ConfigError(
+                f"rule {ruled[0]!r} gives bits, and target_bits chooses them", hint="leave out one or the other"
+            )
 
     @property
     def bits(self) -> int:

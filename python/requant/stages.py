@@ -153,6 +153,16 @@ def verification_batches(
     )
 
 
+def source_notes(graph: Graph, dataset: Dataset | None) -> Iterator[str]:
+    """What there is to say of the float model, and of its samples."""
+    if foreign := graph.foreign_ops():
+        yield f"{', '.join(foreign)}: unknown to onnxruntime, so the model was checked, but not loaded and run"
+    if retyped := graph.retyped():
+        yield f"bfloat16 inputs and outputs became float32: {', '.join(retyped)}"
+    if dataset is not None:
+        yield from dataset.warnings
+
+
 class Stopwatch:
     """Seconds that each stage took."""
 

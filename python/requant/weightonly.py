@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from requant.onnx.passes import prepare
 from requant.onnx.rescale import rescale
 from requant.onnx.storage import Stored, store_half
 from requant.quantized import QuantizedModel
-from requant.report import Report, TensorQuality
+from requant.report import Latency, Report, TensorQuality
 from requant.stages import (
     Stopwatch,
     describe,
@@ -26,6 +27,7 @@ from requant.stages import (
     load_float,
     open_judged,
     refuse_empty,
+    source_notes,
     verification_batches,
     with_data_options,
 )
@@ -34,7 +36,7 @@ from requant.version import __version__
 from requant.weights import AUTO
 from requant.weights.arithmetic import arithmetic_of, describe_arithmetic
 from requant.weights.budget import assign_bits
-from requant.weights.plan import check_format, plan_weights
+from requant.weights.plan import plan_weights
 from requant.weights.resolve import round_weights, wants_data
 
 if TYPE_CHECKING:
@@ -85,11 +87,8 @@ def quantize_weights(
         judged = None if evaluation is None else open_judged(evaluation, graph, options, judge, labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
-        if config.format == "qdq":
-            prepared = with_opset(prepared, needed_opset(plan_weights(prepared, config)))
         plan = plan_weights(prepared, config)
         refuse_empty(plan, graph.origin)
-        check_format(plan, config)
     with watch("calibrate"):
         auto = any(node.algorithm == AUTO for node in plan.blocked)
         walks = wants_data(plan) or auto or config.target_bits is not None
@@ -97,6 +96,8 @@ def quantize_weights(
         batches = tuple(first_batches(dataset.batches(), samples)) if dataset is not None and walks else ()
         if config.target_bits is not None:
             plan = assign_bits(prepared, plan, config.target_bits, batches, threads=config.cores)
+        if config.format == "qdq":
+            prepared = with_opset(prepared, needed_opset(plan))
         rounded = round_weights(prepared, plan, batches, threads=config.cores, progress=progress)
     with watch("quantize"):
         built, notes = build(graph, prepared, plan, rounded, config)
@@ -108,8 +109,8 @@ def quantize_weights(
         outputs = compare_outputs(runners, names, held, workers=config.cores) if runners and held else ()
         latency = measure_latency(runners, feeds) if runners and held else None
         accuracy = measure_accuracy(runners, names, judged, judge, workers=config.cores) if runners and judged else None
-        arithmetic = arithmetic_of(built)
-        speed = tuple(_speed(runners, feeds)) if runners and held else ()
+        arithmetic = arithmetic_of(built) if runners else None
+        speed = tuple(_speed(runners, feeds, latency)) if runners and latency else ()
     report = Report(
         version=__version__,
         model=graph.origin,
@@ -130,6 +131,7 @@ def quantize_weights(
             *describe_arithmetic(arithmetic, config),
             *speed,
             *_notes(plan, config),
+            *source_notes(graph, dataset),
             *rounded.notes(),
             *notes,
             *note,
@@ -160,19 +162,18 @@ def _quality(error: LayerError) -> TensorQuality:
     )  # fmt: skip
 
 
-def _speed(runners: Runners, feeds: Feeds) -> Iterator[str]:
-    """Tokens per second of the float model and the quantized one: of a whole sequence, and of one token."""
+def _speed(runners: Runners, feeds: Feeds, whole: Latency) -> Iterator[str]:
+    """Tokens per second of the float model and the quantized one: of the ``whole`` sequence, and of one token."""
     ids = [array for array in feeds.values() if array.dtype.kind in "iu" and array.ndim == _IDS_RANK]
     if not ids or len({array.shape for array in ids}) != 1 or len(ids) != len(feeds):
         return
-    for what, length in (("prefill", ids[0].shape[1]), ("one token", 1)):
-        cut = {name: np.ascontiguousarray(array[:, :length]) for name, array in feeds.items()}
-        try:
-            took = measure_latency(runners, cut)
-        except ModelError:  # the length is fixed inside
-            continue
-        per_second = [1e3 * len(ids[0]) * length / ms for ms in (took.float_ms, took.quantized_ms)]
-        yield f"{what}: {per_second[0]:,.0f} -> {per_second[1]:,.0f} tokens per second, without a cache, on 1 thread"
+    found = [("prefill", ids[0].size, whole)]
+    with suppress(ModelError):  # the length is fixed inside
+        one = {name: np.ascontiguousarray(array[:, :1]) for name, array in feeds.items()}
+        found.append(("one token", len(ids[0]), measure_latency(runners, one)))
+    for what, tokens, took in found:
+        before, after = (1e3 * tokens / ms for ms in (took.float_ms, took.quantized_ms))
+        yield f"{what}: {before:,.0f} -> {after:,.0f} tokens per second, without a cache, on 1 thread"
 
 
 def _notes(plan: QuantPlan, config: QuantConfig) -> Iterator[str]:

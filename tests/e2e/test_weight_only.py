@@ -14,6 +14,8 @@ from tests import models
 import requant
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from requant.quantized import QuantizedModel
 
 pytest.importorskip("onnxruntime")
@@ -172,7 +174,8 @@ def test_options_of_weights_are_refused_elsewhere(option: dict[str, Any]) -> Non
         requant.QuantConfig(**option)
 
 
-def test_a_nan_among_the_weights_is_refused() -> None:
+@pytest.mark.parametrize("options", [{"algorithm": "rtn"}, {"algorithm": "gptq"}, {}, {"target_bits": 8.0}], ids=str)
+def test_a_nan_among_the_weights_is_refused(options: dict[str, Any]) -> None:
     model = models.language_model()
     for tensor in model.graph.initializer:
         if tensor.name == "up0.w":
@@ -180,7 +183,58 @@ def test_a_nan_among_the_weights_is_refused() -> None:
             array[3, 4] = np.nan
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     with pytest.raises(requant.ModelError, match=r"up0\.w"):
-        quantize(model, algorithm="rtn")
+        quantize(model, None if options == {"algorithm": "rtn"} else models.tokens(16), **options)
+
+
+def test_scaling_spares_a_table_that_a_product_shares() -> None:
+    """What a scaled product is divided by would be missing in the table's own rows."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((64, 32)).astype(np.float32)
+    net = models.Net()
+    ids = net.input("ids", ["n", 8], onnx.TensorProto.INT64)
+    x = net.op("Gather", net.const(table, "table"), ids)
+    y = net.op("Relu", net.op("MatMul", x, net.const(np.ascontiguousarray(table.T), "tied")))
+    model = net.model(net.op("MatMul", y, net.const(rng.standard_normal((64, 48)).astype(np.float32), "last")))
+    feeds = {"ids": rng.integers(0, 64, (64, 8))}
+    exact = models.run(model, feeds)[0]
+
+    def noise(algorithm: str) -> float:
+        result = quantize(model, feeds, weight_only="int3", algorithm=algorithm, rules=[{"match": "Gather", "bits": 3}])
+        return float(np.sum((models.run(result.data, feeds)[0] - exact) ** 2) / np.sum(exact**2))
+
+    assert noise("awq") < 2 * noise("rtn")
+
+
+def test_whole_models_go_with_blocks_of_any_opset_and_data_in_files(tmp_path: Path) -> None:
+    model = models.language_model()
+    inside = quantize(model, algorithm="rtn", format="qdq")
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=256, location="m.bin")
+    result = requant.quantize(tmp_path / "m.onnx", weight_only="int4", algorithm="rtn", format="qdq")
+    np.testing.assert_array_equal(logits(result.data), logits(inside.data))
+
+
+@pytest.mark.parametrize(
+    "options", [{"target_bits": 6.0}, {"target_bits": 6.0, "weight_only": "int8", "block_size": 0}]
+)
+def test_a_budget_may_take_fewer_bits_than_the_opset_was_for(options: dict[str, Any]) -> None:
+    result = quantize(models.language_model(), algorithm="rtn", format="qdq", **options)
+    assert {node.scheme.bits for node in result.plan.blocked} & {2, 4}
+    assert np.isfinite(logits(result.data)).all()
+
+
+def test_a_rule_of_bits_and_a_budget_are_one_too_many() -> None:
+    with pytest.raises(requant.ConfigError, match="gives bits"):
+        quantize(models.language_model(), target_bits=6.0, rules=[{"match": "Gather", "bits": 4}])
+
+
+def test_a_model_with_foreign_ops_is_quantized_without_running_it() -> None:
+    model = models.language_model()
+    last = model.graph.output[0].name
+    model.graph.node.append(onnx.helper.make_node("Foo", [last], ["foo"], domain="my.ops"))
+    model.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("foo", 1, None))
+    result = quantize(model, algorithm="rtn")
+    assert any("my.ops:Foo" in note for note in result.report.notes)
 
 
 def test_a_budget_of_bits_is_kept_and_spent_where_errors_are() -> None:
@@ -193,10 +247,21 @@ def test_a_budget_of_bits_is_kept_and_spent_where_errors_are() -> None:
             assert {scheme.bits for scheme in blocks.values()} <= {2, 4, 8}
             assert next(node.scheme.bits for node in result.plan.blocked if node.op_type == "Gather") == 8
             sizes.append(result.model.size)
+            assert _stored(result) <= bits
         assert sizes == sorted(sizes)
         assert len({node.scheme.bits for node in quantize(model, data, target_bits=8.0).plan.blocked}) > 1
     with pytest.raises(requant.ConfigError, match="the fewest bits, scales included, are"):
         quantize(model, algorithm="rtn", target_bits=2.0)
+
+
+def _stored(result: QuantizedModel) -> float:
+    """Bits to a planned weight, scales and zero points included."""
+    written = {i.name: i for i in onnx.load_from_string(result.data).graph.initializer}
+    kinds = ("_q", "_scales", "_zero_points")
+    nbytes = sum(numpy_helper.to_array(i).nbytes for name, i in written.items() if name.endswith(kinds))
+    shapes = {i.name: i.dims for i in models.language_model().graph.initializer}
+    weights = {node.key: int(np.prod(shapes[node.weight])) for node in result.plan.blocked}
+    return 8 * nbytes / sum(weights.values())
 
 
 def test_divergence_from_the_float_model_is_that_of_the_definition() -> None:

@@ -18,8 +18,10 @@ import onnx
 import onnx_ir as ir
 
 from requant.errors import ModelError, first_line
-from requant.onnx.graph import constant, free_name, int_attribute
+from requant.onnx.graph import constant, free_name, initializers, int_attribute
+from requant.onnx.mapped import MappedTensor
 from requant.onnx.passes.cleanup import drop_unused
+from requant.onnx.reading import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +95,7 @@ class _Writer:
         addend = None
         if bias is not None:
             vector = constant(bias)
-            if vector is not None and vector.size == rows and vector.shape[-1] == rows:
+            if vector is not None and vector.size == rows and vector.shape[-1:] == (rows,):
                 flat = bias if vector.ndim == 1 else self._initializer(f"{bias.name}_flat", vector.reshape(-1))
                 inputs += [None, flat]
             else:
@@ -241,6 +243,11 @@ def with_opset(graph: Graph, least: int) -> Graph:
     try:
         ir_model = onnx.version_converter.convert_version(ir.serde.serialize_model(copy.model), least)
         copy.model = ir.serde.deserialize_model(ir_model)
+        tensors = (value.const_value for value in initializers(graph.model))
+        held = {key_of(tensor): tensor for tensor in tensors if isinstance(tensor, MappedTensor)}
+        for value in initializers(copy.model):
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = held[key_of(value.const_value)]
     except Exception as problem:
         raise ModelError(
             f"{graph.origin} has opset {graph.opset}, blocks in DequantizeLinear need {least}, and onnx cannot convert "

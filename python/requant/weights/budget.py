@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from requant.errors import ConfigError
+from requant.resolve import finite
 from requant.weights import get_algorithm
 from requant.weights.plan import TABLE_BITS, stored_bytes, weights_of
 from requant.weights.resolve import measure_error, moments_of
@@ -90,7 +91,7 @@ def _spend(
 
 def _errors(planned: BlockedNode, rows: NDArray[Any], moments: Moments | None) -> list[float]:
     """The relative error of a layer at each number of bits, from some of its rows."""
-    some = rows[:: max(1, len(rows) // _LOOKED_AT)]
+    some = finite(rows, planned.weight)[:: max(1, len(rows) // _LOOKED_AT)]
     mse = get_algorithm("mse")
     return [
         measure_error(some, mse.quantize(some, _with_bits(planned.scheme, bits), moments), moments) for bits in STEPS

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.errors import ConfigError
 from requant.lowbit import BlockScheme
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.ops import row_of
@@ -178,17 +177,6 @@ def _refuse(node: ir.Node) -> str:
         (int_attribute(node, "transA", 0) != 0, "Gemm with transA has no form with weights in blocks"),
     )
     return next((reason for holds, reason in checks if holds), "")
-
-
-def check_format(plan: QuantPlan, config: QuantConfig) -> None:
-    """Refuse what the format cannot store.
-
-    Raises:
-        ConfigError: whole rows share a scale, and MatMulNBits has none for them.
-    """
-    for node in plan.blocked:
-        if node.scheme.block_size == 0 and config.format != "qdq":
-            raise ConfigError(f"{node.name}: MatMulNBits has no scale for whole rows", hint="choose format qdq")
 
 
 def weights_of(graph: Graph, plan: QuantPlan) -> Iterator[tuple[BlockedNode, ir.Node, NDArray[Any]]]:

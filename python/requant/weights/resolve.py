@@ -17,6 +17,7 @@ from requant.errors import CalibrationError, DataError, ModelError
 from requant.onnx.mapped import forget
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites
+from requant.resolve import finite
 from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
 from requant.weights.plan import in_columns, weights_of
 from requant.weights.scaling import choose_factors
@@ -47,11 +48,9 @@ _TOKENS = 8192  # rows of an activation that are multiplied at a time
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
-    """What rounding does to a weight: mean squares of it and of the error, and the error of the layer's outputs.
+    """What rounding does to a weight: mean squares of it and of the error.
 
     With data, "it" has made up for the errors of earlier layers, and is scaled.
-
-    ``output`` is the power of the error over that of the outputs, where data was seen.
     """
 
     name: str
@@ -61,7 +60,6 @@ class LayerError:
     scale: float
     signal: float
     noise: float
-    output: float | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +214,8 @@ class _Rounding:
             walk.advance(place)
             exact.advance(place)
             moments = _moments(name, walk.arrays(name))
+            for planned, _, rows in group:
+                finite(rows, planned.weight)
             drift = _drift(moments, walk.arrays(name), exact.arrays(name))
             mended = [(planned, node, rows + rows @ drift) for planned, node, rows in group]
             self._round_group(walk, mended, moments, sites.get(name))
@@ -227,12 +227,14 @@ class _Rounding:
         sinks = {node.name: value for value, group in groups.items() for _, node, _ in group}
         alone = {node.name for group in groups.values() for _, node, _ in group if len(node.inputs[1].uses()) == 1}  # type: ignore[union-attr]
         nodes = {node.name: node for node in self.graph.nodes}
+        readers = Counter(planned.key for planned, _, _ in self.layers)
+        stored = {planned.name: readers[planned.key] for planned, _, _ in self.layers}
         found = {}
         for site in find_sites(self.graph)[0]:
             values = {sinks.get(sink.node) for sink in site.sinks}
             value = next(iter(values))
             source = nodes[site.source]
-            shared = site.weight and len(source.inputs[1].uses()) != 1  # type: ignore[union-attr]
+            shared = site.weight and (len(source.inputs[1].uses()) != 1 or stored.get(site.source, 1) > 1)  # type: ignore[union-attr]
             plain = all(sink.node in alone and sink.span == 1 for sink in site.sinks)
             if len(values) == 1 and value is not None and plain and not shared:
                 found[value.name or ""] = site
@@ -258,11 +260,9 @@ class _Rounding:
         if factors is not None and site is not None:
             self.factors[site.tensor] = factors
             self._divide_source(site, factors)
-        for (planned, node, rows), (weights, name, error) in zip(group, found, strict=True):
+        for (planned, node, rows), (weights, name, _) in zip(group, found, strict=True):
             if planned.key not in self.weights:
-                signal = _power(rows, moments)
-                scaled = rows if factors is None else rows * factors
-                self._keep(planned, weights, name, scaled, error / signal if signal else 0.0)
+                self._keep(planned, weights, name, rows if factors is None else rows * factors)
             self._put(walk, planned, node, factors)
 
     def _best(
@@ -319,9 +319,7 @@ class _Rounding:
         assert value is not None  # it is the weight
         walk.replace(value.name or "", np.ascontiguousarray(reals.T if in_columns(node) else reals))
 
-    def _keep(
-        self, planned: BlockedNode, weights: BlockWeights, name: str, rows: NDArray[Any], output: float | None = None
-    ) -> None:
+    def _keep(self, planned: BlockedNode, weights: BlockWeights, name: str, rows: NDArray[Any]) -> None:
         signal = noise = 0.0
         lo, hi = np.inf, -np.inf
         for part, reals in _parts(rows, weights):
@@ -331,7 +329,7 @@ class _Rounding:
         self.weights[planned.key] = self._stored(weights)
         scale = float(np.abs(weights.scales).max())
         size = rows.shape[0] * rows.shape[1]
-        self.errors[planned.key] = LayerError(planned.weight, name, lo, hi, scale, signal / size, noise / size, output)
+        self.errors[planned.key] = LayerError(planned.weight, name, lo, hi, scale, signal / size, noise / size)
         for array in (rows, self.weights[planned.key].data, self.weights[planned.key].scales):
             forget(array)
 
