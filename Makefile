@@ -56,7 +56,8 @@ bench-rust: ## criterion benchmarks of the core
 
 bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxruntime, and whole calibration runs
 	mkdir -p build
-	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest benches/python --benchmark-only --benchmark-json=build/bench.json --ignore benches/python/test_lowbit.py
+	taskset -c 0 $(BIN)/python -m pytest benches/python/test_lowbit.py --benchmark-only
 	$(BIN)/python benches/python/calibration_cost.py
 	$(BIN)/python benches/python/planning_cost.py
 
