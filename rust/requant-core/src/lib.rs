@@ -10,6 +10,7 @@
 //! | choice | [`reconstruction`] | which integers, given what a layer reads |
 //! | statistics | [`stats`] | what was seen, in constant memory, merged in any order |
 //! | weights | [`weights`] | which grid each block of a weight matrix gets, in few bits |
+//! | weights | [`gguf`] | the same for GGUF's block types, to and from their bytes |
 //! | layers | [`conv`], [`pool`], [`elementwise`] | 8-bit images, channels last, between quantized layers |
 //! | products | [`gemm`], [`requantize`] | matrices of integers, multiplied exactly and scaled back |
 //! | arithmetic | [`affine`], [`pack`] | which integer stands for a real |

@@ -23,10 +23,10 @@ use crate::{Error, Result, threads};
 /// The integers that weights may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The largest magnitude.
-    pub magnitude: i8,
+    /// The largest magnitude; 127 is the most there is.
+    pub magnitude: u8,
     /// The largest magnitude of the sum of two neighbours of one sign, at `2i` and `2i + 1`; none where any will do.
-    pub pair: Option<i16>,
+    pub pair: Option<u8>,
 }
 
 /// Second moments of what the rows are multiplied with, for groups of as many rows each.
@@ -48,10 +48,11 @@ impl<'a> Moments<'a> {
             let (what, got) = ("moments", data.len());
             return Err(Error::Length { what, expected, got });
         }
-        for (place, &value) in data.iter().enumerate() {
-            let (row, column) = (place / k % k, place % k);
-            if !value.is_finite() || (row == column && value < 0.0) {
-                let index = vec![place / (k * k), row, column];
+        for (place, row) in data.chunks_exact(k.max(1)).enumerate() {
+            let i = place % k;
+            let wrong = row.iter().position(|v| !v.is_finite());
+            if let Some(j) = wrong.or((row[i] < 0.0).then_some(i)) {
+                let (value, index) = (row[j], vec![place / k, i, j]);
                 return Err(Error::NonFinite { value, index });
             }
         }
@@ -114,12 +115,16 @@ pub fn reconstruct(
     threads::for_each(threads, items, |(index, (((row, out), scale), gain))| {
         let moments = moments.group(index / (n / moments.groups));
         let mut solver = Row::new(row, moments, bounds, *scale);
-        gain.nearest = solver.error();
+        let mut slope = solver.slope();
+        gain.nearest = solver.power(&slope);
         if search {
             solver.search_scale();
+            if solver.scale.to_bits() != scale.to_bits() {
+                slope = solver.slope();
+            }
         }
-        solver.descend();
-        gain.chosen = solver.error();
+        solver.descend(slope);
+        gain.chosen = solver.power(&solver.slope());
         if gain.chosen >= gain.nearest {
             solver = Row::new(row, moments, bounds, *scale);
             gain.chosen = gain.nearest;
@@ -163,6 +168,12 @@ fn check(weights: &[f32], moments: Moments<'_>, scales: &[f32], out: &[i8]) -> R
     }
 }
 
+/// `e = q - w / s`, in steps, and `H e`.
+struct Slope {
+    errors: Vec<f64>,
+    gradient: Vec<f64>,
+}
+
 /// One row on its way to its integers.
 struct Row<'a> {
     weights: &'a [f32],
@@ -198,7 +209,7 @@ impl<'a> Row<'a> {
 
     #[expect(clippy::cast_possible_truncation, reason = "clamped to the bounds before")]
     fn nearest(&self, w: f32, scale: f32) -> i8 {
-        let limit = f64::from(self.bounds.magnitude);
+        let limit = f64::from(self.magnitude());
         (f64::from(w) / f64::from(scale)).round_ties_even().clamp(-limit, limit) as i8
     }
 
@@ -208,7 +219,7 @@ impl<'a> Row<'a> {
         reason = "at most the excess, which is at most 254"
     )]
     fn shrink(&mut self, j: usize) {
-        let (Some(limit), a, b) = (self.bounds.pair, self.q[j], self.q[j + 1]) else {
+        let (Some(limit), a, b) = (self.pair(), self.q[j], self.q[j + 1]) else {
             return;
         };
         let excess = (i16::from(a) + i16::from(b)).abs() - limit;
@@ -224,6 +235,14 @@ impl<'a> Row<'a> {
         self.q[j + 1] = (i16::from(b) - sign * (excess - from_a)) as i8;
     }
 
+    fn magnitude(&self) -> i16 {
+        i16::from(self.bounds.magnitude).min(i16::from(i8::MAX))
+    }
+
+    fn pair(&self) -> Option<i16> {
+        self.bounds.pair.map(i16::from)
+    }
+
     fn diagonal(&self, j: usize) -> f64 {
         f64::from(self.moments[j * (self.weights.len() + 1)])
     }
@@ -235,17 +254,21 @@ impl<'a> Row<'a> {
         pairs.map(|(&q, &w)| f64::from(q) - f64::from(w) / scale).collect()
     }
 
-    /// `H e`.
-    fn gradient(&self, errors: &[f64]) -> Vec<f64> {
-        let rows = self.moments.chunks_exact(errors.len());
-        let product = |row: &[f32]| row.iter().zip(errors).map(|(&h, &e)| f64::from(h) * e).sum();
-        rows.map(product).collect()
+    fn slope(&self) -> Slope {
+        let errors = self.errors();
+        let mut gradient = vec![0.0; errors.len()];
+        // The columns of a symmetric matrix lie in rows, and a sum of rows needs no sum across a vector.
+        for (row, &e) in self.moments.chunks_exact(errors.len()).zip(&errors) {
+            for (g, &h) in gradient.iter_mut().zip(row) {
+                *g += f64::from(h) * e;
+            }
+        }
+        Slope { errors, gradient }
     }
 
     /// What the row adds to the power of the output's error.
-    fn error(&self) -> f64 {
-        let errors = self.errors();
-        let power: f64 = self.gradient(&errors).iter().zip(&errors).map(|(g, e)| g * e).sum();
+    fn power(&self, slope: &Slope) -> f64 {
+        let power: f64 = slope.gradient.iter().zip(&slope.errors).map(|(g, e)| g * e).sum();
         power.max(0.0) * f64::from(self.scale) * f64::from(self.scale)
     }
 
@@ -273,10 +296,12 @@ impl<'a> Row<'a> {
     }
 
     /// Moves integers to their other neighbours for as long as that lowers the error.
-    fn descend(&mut self) {
+    fn descend(&mut self, slope: Slope) {
         let k = self.q.len();
-        let mut errors = self.errors();
-        let mut gradient = self.gradient(&errors);
+        let Slope {
+            mut errors,
+            mut gradient,
+        } = slope;
         for _ in 0..ROUNDS {
             let mut moved = false;
             for j in 0..k {
@@ -306,10 +331,7 @@ impl<'a> Row<'a> {
         let q = i16::from(self.q[j]) + i16::from(step);
         let other = self.q.get(j ^ 1).map_or(0, |&q| i16::from(q));
         let one_sign = q.signum() * other.signum() > 0;
-        let fits = self
-            .bounds
-            .pair
-            .is_none_or(|limit| !one_sign || (q + other).abs() <= limit);
-        q.abs() <= i16::from(self.bounds.magnitude) && fits
+        let fits = self.pair().is_none_or(|limit| !one_sign || (q + other).abs() <= limit);
+        q.abs() <= self.magnitude() && fits
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn encode(x: &[f32], grids: Grids<'_>, bits: usize, out: &mut [u8]) {
     reason = "clamped to the limits, within 0..=255"
 )]
 fn code(x: f32, inverse: f32, zero_point: f32, (least, most): (f32, f32)) -> u8 {
-    // The sum is not negative, so that truncation is the floor, as in [`crate::weights::round_half_up`].
+    // The sum is not negative, so that truncation is the floor.
     ((x * inverse + zero_point).clamp(least, most) + 0.499_999_97) as u8
 }
 

@@ -2,6 +2,7 @@
 
 use requant_core::{
     Error,
+    kernels::feedback::{self, Columns, Factors, FeedbackKernel, LANES, LaneGrids, PANEL},
     weights::{ALGORITHMS, BlockScheme, BlockWeights, Gptq, Layout, Rows, quantize},
 };
 
@@ -62,6 +63,8 @@ fn integers_are_those_of_the_paper() {
         (150, 32, 2, false, true),
         (300, 64, 4, false, true),
         (150, 0, 4, false, false),
+        (150, 32, 4, false, false),
+        (300, 64, 4, true, false),
     ] {
         let (n, scheme) = (19, BlockScheme::new(bits, size, symmetric).unwrap());
         let (values, hessian) = (values(n, k), hessian(k, 5));
@@ -193,6 +196,102 @@ fn damping_grows_until_the_hessian_is_positive() {
         .quantize(rows(&values, n, k), &indefinite, scheme, 1)
         .unwrap();
     assert!((damping - 10.0).abs() < 1e-9, "{damping}");
+}
+
+#[test]
+fn a_column_that_repeats_another_is_damped_wherever_it_stands() {
+    let (n, k) = (4, 300);
+    let (values, scheme) = (values(n, k), BlockScheme::new(4, 32, false).unwrap());
+    let gptq = Gptq {
+        damping: 0.0,
+        ..usual(false)
+    };
+    for (original, copy) in [(10, 60), (10, 120), (120, 250)] {
+        for seed in 0..6 {
+            let mut hessian = hessian(k, seed);
+            for i in 0..k {
+                hessian[copy * k + i] = hessian[original * k + i];
+            }
+            for i in 0..k {
+                hessian[i * k + copy] = hessian[i * k + original];
+            }
+            let (_, damping) = gptq.quantize(rows(&values, n, k), &hessian, scheme, 1).unwrap();
+            assert!(damping > 0.0, "{copy} repeats {original}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn kernels_of_all_sets_give_the_same_bits() {
+    let wide = |seed, at| f64::from(real(seed, at));
+    let generic = feedback::by_name("generic").unwrap();
+    for kernel in feedback::available() {
+        for k in [1, 7, 40] {
+            let panel = |seed| -> Vec<[f64; PANEL]> {
+                (0..k)
+                    .map(|j| std::array::from_fn(|i| wide(seed, j * PANEL + i)))
+                    .collect()
+            };
+            let (left, right) = (panel(1), panel(2));
+            let product = |kernel: &dyn FeedbackKernel| {
+                let mut out = std::array::from_fn(|j| std::array::from_fn(|i| wide(3, j * PANEL + i)));
+                kernel.subtract(&left, &right, &mut out);
+                out.map(|row| row.map(f64::to_bits))
+            };
+            assert_eq!(product(kernel), product(generic), "{}: subtract, k {k}", kernel.name());
+            let mut triangle: Vec<f64> = (0..k * k).map(|at| wide(4, at)).collect();
+            for j in 0..k {
+                triangle[j * k + j] = 2.0 + wide(5, j).abs();
+            }
+            let solved = |kernel: &dyn FeedbackKernel| {
+                let mut x = panel(6);
+                kernel.solve(&triangle, &mut x);
+                x.iter().map(|row| row.map(f64::to_bits)).collect::<Vec<_>>()
+            };
+            assert_eq!(solved(kernel), solved(generic), "{}: solve, k {k}", kernel.name());
+            let rounded = |kernel: &dyn FeedbackKernel| columns(kernel, k);
+            assert_eq!(rounded(kernel), rounded(generic), "{}: columns, k {k}", kernel.name());
+        }
+    }
+}
+
+type Bits = Vec<[u32; LANES]>;
+
+/// What a kernel makes of `k` columns: integers, errors, what is carried on from them, and what is without rounding.
+fn columns(kernel: &dyn FeedbackKernel, k: usize) -> (Vec<[u8; LANES]>, Bits, Bits, Bits) {
+    let lanes = |seed: u64, j: usize| std::array::from_fn(|lane| real(seed, j * LANES + lane));
+    let bits = |x: &[[f32; LANES]]| -> Bits { x.iter().map(|row| row.map(f32::to_bits)).collect() };
+    let (stride, later) = (k + 5, k + 3);
+    let values: Vec<f32> = (0..later * stride).map(|at| real(7, at)).collect();
+    let factors = Factors {
+        values: &values,
+        stride,
+    };
+    let grids: Vec<LaneGrids> = (0..2)
+        .map(|block| {
+            let scale: [f32; LANES] =
+                std::array::from_fn(|lane| if lane == 3 { 0.0 } else { 0.05 + 0.01 * lane as f32 });
+            LaneGrids {
+                scale,
+                inverse: scale.map(|s| if s == 0.0 { 0.0 } else { 1.0 / s }),
+                zero_point: [7.0 + block as f32; LANES],
+            }
+        })
+        .collect();
+    let blocks: Vec<u32> = (0..k).map(|j| u32::from(j >= k / 2)).collect();
+    let mut weights: Vec<[f32; LANES]> = (0..k).map(|j| lanes(8, j)).collect();
+    let mut carried: Vec<[f32; LANES]> = (0..later).map(|j| lanes(9, j)).collect();
+    let mut relaxed = carried.clone();
+    let mut codes = vec![[0; LANES]; k];
+    let part = Columns {
+        weights: &mut weights,
+        carried: &mut carried,
+        factors,
+        codes: &mut codes,
+    };
+    kernel.quantize(part, &grids, &blocks, (0.0, 15.0));
+    kernel.relax(&mut relaxed, factors);
+    (codes, bits(&weights), bits(&carried), bits(&relaxed))
 }
 
 #[test]

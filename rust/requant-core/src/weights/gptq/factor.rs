@@ -52,7 +52,9 @@ impl Factor {
         for first in (0..panels.len()).step_by(BLOCK) {
             let count = BLOCK.min(panels.len() - first);
             let (above, below) = panels.split_at_mut(first + count);
-            let triangle = diagonal(kernel, &mut above[first..], first * PANEL)?;
+            let own = first * PANEL..(first + count) * PANEL;
+            let whole: Vec<f64> = own.map(|i| padded(i, i)).collect();
+            let triangle = diagonal(kernel, &mut above[first..], first * PANEL, &whole)?;
             let above = &above[first..];
             threads::for_each(threads, below.chunks_mut(BLOCK).collect(), |panels| {
                 subtract(kernel, panels, above, first * PANEL);
@@ -83,8 +85,9 @@ fn subtract(kernel: &dyn FeedbackKernel, panels: &mut [Panel], above: &[Panel], 
     }
 }
 
-/// Factors the panels of a block on the diagonal, whose columns begin at `start`: the triangle, row-major.
-fn diagonal(kernel: &dyn FeedbackKernel, panels: &mut [Panel], start: usize) -> Option<Vec<f64>> {
+/// Factors the panels of a block on the diagonal, whose columns begin at `start`: the triangle, row-major. `whole` are its
+/// diagonal elements before any product was taken from them.
+fn diagonal(kernel: &dyn FeedbackKernel, panels: &mut [Panel], start: usize, whole: &[f64]) -> Option<Vec<f64>> {
     let size = panels.len() * PANEL;
     for p in 0..panels.len() {
         let (above, rest) = panels.split_at_mut(p);
@@ -104,7 +107,7 @@ fn diagonal(kernel: &dyn FeedbackKernel, panels: &mut [Panel], start: usize) -> 
             let element = panel[start + j][i % PANEL];
             triangle[i * size + j] = if i == j {
                 let pivot = element - dot(&row[..i], &row[..i]);
-                let positive = pivot > LEAST_PIVOT * element.abs(); // not so where it is NaN
+                let positive = pivot > LEAST_PIVOT * whole[i]; // not so where it is NaN
                 if !positive {
                     return None;
                 }
