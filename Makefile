@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
+# Property tests draw the same cases everywhere; `make soak` looks at new ones.
+export PROPTEST_RNG_SEED ?= 20
 
-.PHONY: help demo test check lint rust-test python-test bench bench-rust bench-python bench-kernels wheel clean
+.PHONY: help demo test check lint rust-test python-test soak bench bench-rust bench-python bench-kernels wheel clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -48,6 +50,12 @@ rust-test: ## cargo tests
 
 python-test: $(VENV)/.installed-dev ## pytest
 	$(BIN)/python -m pytest
+
+SOAK ?= 20
+soak: $(VENV)/.installed-dev ## the property tests on new cases, SOAK rounds of them
+	for i in $$(seq $(SOAK)); do \
+		PROPTEST_RNG_SEED=$$(date +%s%N) cargo test --quiet --package requant-core --tests || exit 1; done
+	$(BIN)/python -m pytest --hypothesis-profile=slow --timeout 0 $$(grep -rl '^@given' tests)
 
 bench: bench-rust bench-python bench-kernels ## all benchmarks; benches/record holds results
 
