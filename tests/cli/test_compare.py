@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cli.clear import assert_clear
 
 import requant
 from requant.cli import main
@@ -56,9 +57,4 @@ def test_bad_input_is_told_in_six_lines(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
     assert main(["compare", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error[RQ")
-    assert len(captured.err.splitlines()) <= 6
-    for word in words:
-        assert word in captured.err
+    assert_clear(capsys, words)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.cli.clear import assert_clear
 
 from requant.cli import main
 
@@ -84,10 +85,5 @@ def test_bad_input_is_told_in_six_lines(
     with np.load(EVAL) as data:
         np.savez("odd.npz", image=data["image"][:20], labels=data["labels"][:20] + 10)
     assert main(["evaluate", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error[RQ")
-    assert len(captured.err.splitlines()) <= 6
-    for word in words:
-        assert word in captured.err
+    assert_clear(capsys, words)
     assert sorted(p.name for p in folder.iterdir()) == ["odd.npz", "text.onnx"]

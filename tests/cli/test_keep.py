@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cli.clear import assert_clear
 
 from requant.cli import main
 
@@ -65,12 +66,7 @@ def test_bad_input_is_told_in_six_lines(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
     assert main(["quantize", MODEL, "--data", CALIB, "-o", "a.onnx", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error[RQ")
-    assert len(captured.err.splitlines()) <= 6
-    for word in words:
-        assert word in captured.err
+    assert_clear(capsys, words)
     assert not list(folder.iterdir())
 
 
