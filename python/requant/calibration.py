@@ -51,6 +51,11 @@ logger = logging.getLogger(__name__)
 #: Batches under way at most, whatever the number of cores: each holds the activations of a batch in memory.
 WORKERS = 4
 
+#: Larger models are not written and read once more only to save time.
+_REOPENED = 1 << 28
+#: Values of a sample whose order costs about 0.2 ms.
+_REORDERED = 1 << 18
+
 FORMAT = "requant-calibration"
 VERSION = 2
 
@@ -225,13 +230,15 @@ def calibrate_graph(
     model = graph.serialize(fetched) if fetched else None
     batches = dataset.batches() if batches is None else batches
     total = [ops.TensorStatistics() for _ in (*fed, *fetched)]
-    if executor is None:
-        parts = _observe_here(Observation(model, fed, fetched), batches, config, total)
-    else:
+    if executor is not None and model is not None:
         from requant.onnx.saving import self_contained
 
-        sent = None if model is None else SerializedModel(self_contained(model))
-        parts = _observe_there(Observation(sent, fed, fetched), batches, executor, total)
+        model = SerializedModel(self_contained(model))
+    what = Observation(model, fed, fetched, ordered=not _is_worth_reopening(graph, model, fetched))
+    if executor is None:
+        parts = _observe_here(what, batches, config, total)
+    else:
+        parts = _observe_there(what, batches, executor, total)
     samples = 0
     with closing(parts):
         for count in parts:
@@ -243,6 +250,19 @@ def calibrate_graph(
     if not samples:
         raise DataError(f"{dataset.description} holds no samples", hint="give at least one calibration sample")
     return CalibrationTable(dict(zip((*fed, *fetched), total, strict=True)), digest=graph.digest, samples=samples)
+
+
+def _is_worth_reopening(graph: Graph, model: SerializedModel | None, fetched: tuple[str, ...]) -> bool:
+    """Whether to spend 10 ms, more for larger models, on saving about 0.7 ns for each value that is reordered.
+
+    The number of samples has no say: another order of summation may change the last bit of a mean, and the same
+    samples give the same table in whatever form they come.
+    """
+    if model is None or model.size > _REOPENED:
+        return False
+    from requant.onnx.reorders import reordered
+
+    return reordered(graph, set(fetched)) >= max(_REORDERED, model.size / 100)
 
 
 def _observe_here(

@@ -32,11 +32,13 @@ class Observation:
         model: gives the tensors ``fetched``; None if there are none.
         fed: the inputs to be observed.
         fetched: the inner tensors to be observed.
+        ordered: whether it is not worth while to leave the values of a tensor in the order in which they are computed.
     """
 
     model: SerializedModel | None
     fed: tuple[str, ...]
     fetched: tuple[str, ...]
+    ordered: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,7 +56,9 @@ class Observer:
     def __init__(self, what: Observation, *, threads: int) -> None:
         self.what = what
         self.threads = threads
-        self._runner = None if what.model is None else open_runner(what.model, threads=threads, shared=True)
+        self._runner = None
+        if what.model is not None:
+            self._runner = open_runner(what.model, threads=threads, shared=True, ordered=what.ordered)
 
     def statistics(self) -> list[ops.TensorStatistics]:
         """Those of nothing, one for each tensor."""

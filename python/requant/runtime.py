@@ -73,21 +73,43 @@ def saturates() -> bool:
     return bool(cpu["arch"] == "x86_64" and not _VNNI & set(cpu["features"]))
 
 
-def open_runner(model: SerializedModel | bytes, *, threads: int = 0, shared: bool = False) -> Runner:
+def open_runner(
+    model: SerializedModel | bytes, *, threads: int = 0, shared: bool = False, ordered: bool = True
+) -> Runner:
     """A runner for ``model``: onnxruntime's, else the reference implementation's.
 
-    ``shared`` says that other work wants the cores between its runs: its threads then sleep instead of spinning.
+    ``shared`` says that other work wants the cores between its runs: its threads then sleep instead of spinning. Unless
+    ``ordered``, each sample's values of an output may come in another order, which is faster but takes longer to open.
 
     Raises:
         ModelError: the runtime refuses the model.
     """
     model = SerializedModel.of(model)
     if available():
-        return OrtRunner(model, threads=threads, shared=shared)
+        return (None if ordered else _unordered(model, threads, shared)) or OrtRunner(
+            model, threads=threads, shared=shared
+        )
     from requant.onnx.reference import ReferenceRunner
 
     _warn_slow()
     return ReferenceRunner(model)
+
+
+def _unordered(model: SerializedModel, threads: int, shared: bool) -> OrtRunner | None:
+    """A runner whose outputs are not put in order; None where that is no other, or does not work."""
+    from requant.onnx.reorders import without_reorders
+
+    try:
+        optimized_model = optimized(model)
+        unordered = None if optimized_model is None else without_reorders(optimized_model)
+        return (
+            None
+            if unordered is None
+            else OrtRunner(SerializedModel(unordered), threads=threads, shared=shared, as_is=True)
+        )
+    except ModelError as problem:
+        logger.debug("outputs are put in order: %s", problem)
+        return None
 
 
 @cache
@@ -159,6 +181,7 @@ class OrtRunner:
         shared: bool = False,
         profile: str = "",
         save_to: Path | None = None,
+        as_is: bool = False,
     ) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
         try:
@@ -176,6 +199,8 @@ class OrtRunner:
             options.profile_file_prefix = str(Path(profile, "profile"))
         if save_to is not None:
             options.optimized_model_filepath = str(save_to)
+        if as_is:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if shared:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if model.folder is not None:
