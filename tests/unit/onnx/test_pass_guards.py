@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -93,3 +93,50 @@ def test_the_mean_of_a_token_is_no_pooling() -> None:
     net = Net()
     model = net.model(net.op("ReduceMean", net.input("x", ["n", 5, 8]), axes=[2], keepdims=1))
     assert "GlobalAveragePool" not in [node.op_type for node in same_function(model).nodes]
+
+
+def padded(pool: str, around: list[int], *, fill: float | None = 0.0, clamp: str = "Relu", **attributes: Any) -> Graph:
+    """Prepare a convolution, clamp, Pad and pool, whose function must stay."""
+    net = Net()
+    x = net.conv(net.input("x", ["n", 3, 8, 8]), 3, 4)
+    x = net.op(clamp, x) if clamp else x
+    inputs = [net.const(np.array(around, np.int64)), *([] if fill is None else [net.const(np.float32(fill))])]
+    return same_function(net.model(net.op(pool, net.op("Pad", x, *inputs), kernel_shape=[3, 3], **attributes)))
+
+
+SPACE = [0, 0, 1, 1, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("pool", "options"),
+    [
+        ("AveragePool", {}),
+        ("AveragePool", {"fill": None, "clamp": "", "strides": [2, 2]}),
+        ("AveragePool", {"pads": [1, 1, 0, 0], "count_include_pad": 1}),
+        ("MaxPool", {"strides": [2, 2]}),
+        ("MaxPool", {"clamp": "Sigmoid"}),
+        ("MaxPool", {"clamp": "", "fill": -np.inf}),
+    ],
+)
+def test_pads_become_those_of_the_pool_behind(pool: str, options: dict[str, Any]) -> None:
+    graph = padded(pool, [*SPACE[:-1], 1] if "pads" in options else SPACE, **options)
+    assert "Pad" not in [node.op_type for node in graph.nodes]
+
+
+@pytest.mark.parametrize(
+    ("pool", "around", "options"),
+    [
+        ("AveragePool", SPACE, {"fill": 1.0}),
+        ("AveragePool", SPACE, {"ceil_mode": 1, "strides": [2, 2]}),
+        ("AveragePool", [0, 1, 1, 1, 0, 0, 1, 1], {}),
+        ("AveragePool", [0, 0, 3, 1, 0, 0, 1, 1], {}),
+        ("AveragePool", [0, 0, -1, 1, 0, 0, 1, 1], {}),
+        ("AveragePool", SPACE, {"pads": [0, 0, 1, 1]}),
+        ("MaxPool", SPACE, {"clamp": ""}),
+        ("MaxPool", SPACE, {"fill": 0.5}),
+        ("MaxPool", SPACE, {"dilations": [2, 2]}),
+    ],
+)
+def test_pads_that_pools_cannot_have_stay(pool: str, around: list[int], options: dict[str, Any]) -> None:
+    graph = padded(pool, around, **options)
+    assert "Pad" in [node.op_type for node in graph.nodes]
