@@ -6,6 +6,7 @@ Three rules give the plan.
 2. An op that only follows (residual add, pooling, concat) or moves values is quantized when all it reads is integer
    already and something integer reads what it gives, so that a chain stays in integers and no lone Q/DQ pair is left.
 3. A product that may give float for free does so, unless an integer op reads it.
+4. What the target runs faster in float stays so, unless a rule includes it or latency is measured anyway.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from requant.onnx.passes.activations import hard_sigmoid
 from requant.plan import NodePlan, QuantPlan, Skip
 from requant.targets import Target, get_target
 from requant.tensors import Activation, TensorPlan, plan_tensors
+from requant.worth import elements, wins_in_float
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
     from requant.config import QuantConfig
     from requant.onnx.graph import Graph
+    from requant.rules import Rule
     from requant.types import FixedParams
 
 _FLOAT = "FLOAT"
 _MASK = 1e4  # a magnitude that is meant as infinite
+_FASTER = "it is faster in float"
+_FEW = 4  # one of so many
 
 
 def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
@@ -43,6 +48,15 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     The nodes named in ``left_out`` stay float, for the reason given there.
     """
     return _Planner(graph, config, get_target(config.target), left_out).plan()
+
+
+def _insisted(nodes: Sequence[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
+    """Names of the nodes that the last rule about them quantizes."""
+    said = [rule for rule in reversed(rules) if rule.quantize is not None]
+    if not any(rule.quantize for rule in said):
+        return frozenset()
+    last = {node.name or "": next((rule for rule in said if rule.matches(*names_of(node))), None) for node in nodes}
+    return frozenset(name for name, rule in last.items() if rule is not None and rule.quantize)
 
 
 def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[str, ...]:
@@ -95,6 +109,9 @@ class _Planner:
         self.main = graph.model.graph
         self.surroundings = Surroundings(graph)
         self.left_out = excluded(graph, config) | dict(left_out)
+        # Where latency is measured nothing is presumed, and a user who names a node means it.
+        self.presumes = config.optimize != "latency"
+        self.insisted = _insisted(self.nodes, self.rules)
         self.chosen: dict[ir.Node, OpSpec] = {}
         self.reasons: dict[ir.Node, str] = {}
 
@@ -109,10 +126,9 @@ class _Planner:
             for node in self.nodes
             if node in self.reasons and not self._absorbed(node, tensors)
         )
-        guarded = frozenset(
-            node.name or "" for node in self.reasons if node.domain == "" and node.op_type in self.target.requantizes
-        )
-        return QuantPlan(nodes, tensors, skipped, guarded=guarded)
+        guarded = self.target.requantizes | self.target.behind_convolutions.keys()
+        names = frozenset(node.name or "" for node in self.reasons if node.domain == "" and node.op_type in guarded)
+        return QuantPlan(nodes, tensors, skipped, guarded=names)
 
     # -- which nodes -------------------------------------------------------------------------------------------------
 
@@ -152,7 +168,28 @@ class _Planner:
             factors = (node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0))
             if factors != (1.0, 1.0) or int_attribute(node, "transA", 0):
                 return "Gemm with alpha, beta or transA has no integer kernel"
-        return None
+        behind_float = all(self._through_clamp(value) not in self.chosen for _, value in _activations(node, row))
+        return _FASTER if behind_float and self._is_faster(node) else None
+
+    def _is_faster(self, node: ir.Node) -> bool:
+        """Whether ``node`` is to stay float for the sake of speed, judged from the graph alone."""
+        if not self.presumes or (node.name or "") in self.insisted:
+            return False
+        if (least := self.target.behind_convolutions.get(node.op_type)) is not None:
+            return (elements(node.inputs[0]) or 0) >= least and not self._behind_convolutions(node)
+        return wins_in_float(node, self.target)
+
+    def _behind_convolutions(self, node: ir.Node) -> bool:
+        """Whether integer convolutions give all that ``node`` reads, and nothing between changes their layout."""
+        seen, waiting = set(), [value for _, value in _activations(node, OPS[node.op_type])]
+        while waiting:
+            giver = self._through_clamp(waiting.pop())
+            if giver not in self.chosen or giver.op_type not in {"Conv", *self.target.keeps_layout}:
+                return False
+            if giver.op_type != "Conv" and giver not in seen:
+                seen.add(giver)
+                waiting += [value for _, value in _activations(giver, self.chosen[giver])]
+        return True
 
     def _choose_followers(self) -> None:
         for node in self.nodes:
@@ -179,7 +216,7 @@ class _Planner:
             return "it is no addition that saturates: its alpha or beta is not positive"
         if any(out.uses() and not is_float(out) for out in node.outputs):
             return "its output of indices is used"
-        return self._refuse_inputs(node, row)
+        return self._refuse_inputs(node, row) or (_FASTER if self._is_faster(node) else None)
 
     def _stays(self, node: ir.Node) -> bool:
         """Whether a clamp is to run on integers itself, as it cannot vanish into what stands before it."""
@@ -188,6 +225,7 @@ class _Planner:
         return self._refuse_inputs(node, OPS[node.op_type]) is None
 
     def _refuse_inputs(self, node: ir.Node, row: OpSpec) -> str | None:
+        joins = row.variadic and self._is_mostly_integer(node, row)
         for _, value in _activations(node, row):
             if constant(value) is not None:
                 return "one of its inputs is a constant"
@@ -195,13 +233,21 @@ class _Planner:
                 return "its input is not float32"
             if _is_masked(value):
                 return "its input is masked with large numbers, which would stretch its range"
-            if not self.target.everything and not self._is_integer(value):
+            if not self.target.everything and not joins and not self._is_integer(value):
                 return "its input is float"
         if node.op_type in self.target.one_scale:
             fixed = [self._fixed_params(value) for _, value in _activations(node, row)]
             if any(params != fixed[0] for params in fixed):
                 return f"{self.target.name} wants one scale here, and fixes that of one of its inputs"
         return None
+
+    def _is_mostly_integer(self, node: ir.Node, row: OpSpec) -> bool:
+        """Whether it costs less to quantize the few float values that ``node`` reads than to dequantize the others."""
+        sizes = {value: elements(value) for _, value in _activations(node, row)}
+        in_float = [sizes[value] for value in sizes if not self._is_integer(value)]
+        if None in sizes.values():
+            return not in_float
+        return _FEW * sum(filter(None, in_float)) <= sum(filter(None, sizes.values()))
 
     def _fixed_params(self, value: ir.Value) -> FixedParams | None:
         """Scale and zero point that the target fixes for ``value``, or for what it is made of."""

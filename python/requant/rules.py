@@ -20,7 +20,8 @@ class Rule:
     Attributes:
         match: the name of a node or tensor, an op type, or a regular expression for whole names of nodes or tensors. A
             rule about ranges concerns the outputs of the nodes that it matches.
-        quantize: False leaves the matching nodes in float, True takes back an earlier False.
+        quantize: False leaves the matching nodes in float, True takes back an earlier False, and the target's
+            own wish to run them in float.
         method: calibration method for the matching tensors.
         range: ``(lo, hi)`` instead of a calibrated range.
         scale: step of the integers instead of a calibrated range.

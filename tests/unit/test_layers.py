@@ -68,6 +68,7 @@ LAYERS = (
         "tensors",
         "plan",
         "planning",
+        "worth",
         "observing",
         "calibration",
         "rows",

@@ -95,7 +95,10 @@ class _Writer:
         value, from_integer = self._drop_clamps(value, params)
         home = _home(value)
         gain = self.gains.get(name)
-        stored = self._parameters(params if gain is None else replace(params, scale=params.scale / gain), home)
+        steps = params if gain is None else replace(params, scale=params.scale / gain)
+        if self._is_guarded_move(value.producer()):
+            steps = _for_each_channel(steps, value) or steps
+        stored = self._parameters(steps, home)
         quantized = self._unique("q")
         quantize = ir.node(
             "QuantizeLinear",
@@ -145,6 +148,11 @@ class _Writer:
             name=name,
         )
 
+    def _is_guarded_move(self, node: ir.Node | None) -> bool:
+        """Whether ``node`` moves values and shall stay float: an optimizer would draw a QuantizeLinear before it."""
+        row = None if node is None or node.name not in self.plan.guarded else row_of(node)
+        return row is not None and row.kind is Kind.MOVE
+
     def _reaches_guarded(self, node: ir.Node) -> bool:
         """Whether ``node`` is one that shall stay float, or only moves values on their way to one."""
         if node.name in self.plan.guarded:
@@ -157,11 +165,9 @@ class _Writer:
         self, integers: ir.Value, params: QuantParams, readers: Sequence[tuple[ir.Node, int]], home: ir.Graph
     ) -> list[ir.Node]:
         """Let ``readers`` read from a DequantizeLinear of the same scale for each channel (``Target.requantizes``)."""
-        channels = integers.shape[1] if integers.shape is not None and len(integers.shape) > 1 else None
-        if not readers or not isinstance(channels, int):
+        each = _for_each_channel(params, integers)
+        if not readers or each is None:
             return []
-        scheme = replace(params.scheme, granularity=PerChannel(1))
-        each = QuantParams(np.repeat(params.scale, channels), np.repeat(params.zero_point, channels), scheme)
         dequantize = self._dequantize(integers, each, home)
         for node, index in readers:
             node.replace_input_with(index, dequantize.outputs[0])
@@ -270,6 +276,15 @@ class _Writer:
         value.dtype = ir.DataType.from_numpy(array.dtype)
         home.register_initializer(value)
         return value
+
+
+def _for_each_channel(params: QuantParams, value: ir.Value) -> QuantParams | None:
+    """``params`` repeated for each channel of ``value``, axis 1; None where their number is not known."""
+    channels = value.shape[1] if value.shape is not None and len(value.shape) > 1 else None
+    if not isinstance(channels, int):
+        return None
+    scheme = replace(params.scheme, granularity=PerChannel(1))
+    return QuantParams(np.repeat(params.scale, channels), np.repeat(params.zero_point, channels), scheme)
 
 
 def _saturates(clamp: ir.Node, params: QuantParams) -> bool:

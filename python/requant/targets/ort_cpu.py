@@ -6,7 +6,7 @@ Found by looking, and held against the installed version by ``tests/unit/targets
 
 from __future__ import annotations
 
-from requant.targets.spec import Target
+from requant.targets.spec import FloatWins, Target
 
 TARGET = Target(
     name="ort-cpu",
@@ -58,4 +58,22 @@ TARGET = Target(
     one_gelu=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.
     dynamic={"Gemm": 1 << 13, "MatMul": 1 << 13, "LSTM": 1 << 16},
+    # An integer convolution copies every window before it multiplies, and few weights do not pay for that.
+    float_wins=FloatWins(held=1 << 17, channels=3, weights=864),
+    # Where channels are not last an integer MaxPool takes forty times as long as a float one.
+    behind_convolutions={"MaxPool": 1 << 14},
+    keeps_layout=frozenset(
+        {
+            "Add",
+            "AveragePool",
+            "Concat",
+            "GlobalAveragePool",
+            "LeakyRelu",
+            "MaxPool",
+            "Mul",
+            "Resize",
+            "Sigmoid",
+            "Slice",
+        }
+    ),
 )

@@ -12,6 +12,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class FloatWins:
+    """Convolutions that a runtime runs faster in float where their input is float, conversions included.
+
+    Attributes:
+        held: elements in all windows together, at least.
+        channels: of the input, at most.
+        weights: at most.
+    """
+
+    held: int
+    channels: int
+    weights: int
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """Which ops a runtime executes on integers, and on what terms.
 
@@ -39,6 +54,11 @@ class Target:
         one_gelu: whether it runs GELU as one op of onnxruntime's own (see ``passes.activations``).
         dynamic: op types with an integer kernel for activations that are quantized at run time, each with the number
             of weight values from which it is faster than float.
+        float_wins: convolutions that it runs faster in float.
+        behind_convolutions: op types whose integer kernel is fast only in the layout that integer convolutions give,
+            each with the number of elements from which they stay float elsewhere, between DequantizeLinear and
+            QuantizeLinear with one scale for each channel.
+        keeps_layout: op types through which that layout passes.
     """
 
     name: str
@@ -60,3 +80,6 @@ class Target:
     requantizes: frozenset[str] = frozenset()
     one_gelu: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)
+    float_wins: FloatWins | None = None
+    behind_convolutions: Mapping[str, int] = field(default_factory=dict)
+    keeps_layout: frozenset[str] = frozenset()
