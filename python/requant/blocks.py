@@ -38,6 +38,17 @@ def count_not_finite(array: Floats) -> int:
     return sum(flat[part].size - int(np.count_nonzero(np.isfinite(flat[part]))) for part in blocks(flat))
 
 
+def extent(array: Floats) -> tuple[float, float, float]:
+    """The least and largest value, and the mean square, in the order in which values lie in memory."""
+    flat = array.T if array.flags.f_contiguous else array
+    low, high, power = np.inf, -np.inf, 0.0
+    for part in blocks(flat):
+        block = flat[part].astype(np.float64)
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+        power += float(np.square(block).sum())
+    return low, high, power / array.size
+
+
 def holds_subnormals(array: Floats) -> bool:
     """Whether a value is below 2^-126 in magnitude, and not zero."""
     flat = np.atleast_1d(array)

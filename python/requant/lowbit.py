@@ -8,7 +8,7 @@ weights.data, weights.scales, weights.zero_points # the inputs of MatMulNBits
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from requant import ops
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["ALGORITHMS", "BlockScheme", "BlockWeights", "gptq", "quantize_blocks"]
@@ -26,6 +28,7 @@ ALGORITHMS: tuple[str, ...] = ops.WEIGHT_ALGORITHMS
 
 _BITS = (2, 3, 4, 8)
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
+_PART = 1 << 20  # values that are made real at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,18 +127,27 @@ class BlockWeights:
         Raises:
             ConfigError: Another shape.
         """
-        exact = ops.as_float32(rows)
-        if exact.shape != self.shape:
-            raise ConfigError(f"expected rows of shape {self.shape}, got {exact.shape}")
-        off = (exact - self.dequantize()).astype(np.float64)
-        if second_moment is None:
-            return float(np.vdot(off, off))
-        moment = np.asarray(second_moment, np.float64)
-        if moment.shape == (self.k,):
-            return float(np.vdot(off * moment, off))
-        if moment.shape != (self.k, self.k):
+        array, shape, transposed = _rows(rows)
+        if shape != self.shape:
+            raise ConfigError(f"expected rows of shape {self.shape}, got {shape}")
+        moment = None if second_moment is None else np.asarray(second_moment, np.float64)
+        if moment is not None and moment.shape not in ((self.k,), (self.k, self.k)):
             raise ConfigError(f"expected a second_moment of shape {(self.k, self.k)}, got {moment.shape}")
-        return float(np.vdot(off @ moment, off))
+        total = 0.0
+        for part, some in self._parts():
+            exact = array[:, part].T if transposed else array[part]
+            off = np.subtract(exact, some.dequantize(), dtype=np.float64, order="C")
+            weighted = off if moment is None else off * moment if moment.ndim == 1 else off @ moment
+            total += float((weighted * off).sum())
+        return total
+
+    def _parts(self) -> Iterator[tuple[slice, BlockWeights]]:
+        """Some rows at a time, so that the reals of a large matrix are never there at once."""
+        step = max(1, _PART // max(self.k, 1))
+        for start in range(0, len(self.data), step):
+            part = slice(start, start + step)
+            zeros = None if self.zero_points is None else self.zero_points[part]
+            yield part, replace(self, data=self.data[part], scales=self.scales[part], zero_points=zeros)
 
     def to_dequantize_linear(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[Any] | None]:
         """The same as inputs of ONNX DequantizeLinear with ``axis=0`` and ``block_size``.

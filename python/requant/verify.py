@@ -46,15 +46,17 @@ def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threa
     """The last gate before a file is written: the checker, the runtime, one sample. Returns both models, opened.
 
     With ops that the runtime does not know there is only the checker, and None is returned. Where the float model
-    itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked.
+    itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked. A model that is too large
+    for memory is loaded whole, and runs in pieces.
 
     Raises:
         VerificationError: the model fails one of them, or is not finite where the float model is.
     """
     from requant.onnx.graph import Graph
+    from requant.onnx.segments import run_in_pieces
 
     try:
-        Graph.load(model)
+        graph = Graph.load(model)
     except ModelError as problem:
         raise _failed(problem) from problem
     if reference.foreign_ops():
@@ -72,7 +74,7 @@ def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threa
     except ModelError as problem:
         raise _failed(problem) from problem
     try:
-        outputs = runner.run(feeds)
+        outputs = run_in_pieces(graph, feeds, threads=threads) if is_large(model) else runner.run(feeds)
     except ModelError as problem:
         if expected() is not None:
             raise _failed(problem) from problem
@@ -87,6 +89,13 @@ def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threa
                 hint="please report this model",
             )
     return float_runner, runner
+
+
+def is_large(model: SerializedModel) -> bool:
+    """Whether a model is not held in memory, and checked in pieces."""
+    from requant.onnx.graph import IN_MEMORY
+
+    return model.external_bytes > IN_MEMORY
 
 
 def _failed(problem: ModelError) -> VerificationError:

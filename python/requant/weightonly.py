@@ -31,7 +31,7 @@ from requant.stages import (
     verification_batches,
     with_data_options,
 )
-from requant.verify import check_model, compare_outputs, decibels, measure_latency, one_sample, zero_feeds
+from requant.verify import check_model, compare_outputs, decibels, is_large, measure_latency, one_sample, zero_feeds
 from requant.version import __version__
 from requant.weights import AUTO
 from requant.weights.arithmetic import arithmetic_of, describe_arithmetic
@@ -131,6 +131,7 @@ def quantize_weights(
             *describe_arithmetic(arithmetic, config),
             *speed,
             *_notes(plan, config),
+            *_size_notes(built),
             *source_notes(graph, dataset),
             *rounded.notes(),
             *notes,
@@ -174,6 +175,11 @@ def _speed(runners: Runners, feeds: Feeds, whole: Latency) -> Iterator[str]:
     for what, tokens, took in found:
         before, after = (1e3 * tokens / ms for ms in (took.float_ms, took.quantized_ms))
         yield f"{what}: {before:,.0f} -> {after:,.0f} tokens per second, without a cache, on 1 thread"
+
+
+def _size_notes(built: SerializedModel) -> Iterator[str]:
+    if is_large(built):
+        yield "the quantized model is larger than memory should be: it was loaded whole, and run in pieces"
 
 
 def _notes(plan: QuantPlan, config: QuantConfig) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import numpy_helper
 from tests import models
 
 import requant
+from requant import blocks, lowbit
+from requant.onnx import graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,6 +214,31 @@ def test_whole_models_go_with_blocks_of_any_opset_and_data_in_files(tmp_path: Pa
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=256, location="m.bin")
     result = requant.quantize(tmp_path / "m.onnx", weight_only="int4", algorithm="rtn", format="qdq")
     np.testing.assert_array_equal(logits(result.data), logits(inside.data))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_memory_of_a_model_in_files_is_that_of_a_few_layers(
+    dtype: type[np.floating[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "IN_MEMORY", 0)
+    monkeypatch.setattr(lowbit, "_PART", 1 << 16)
+    monkeypatch.setattr(blocks, "_VALUES", 1 << 16)
+    layer, count = (512, 512), 24
+    net = models.Net()
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    x = net.input("x", ["n", layer[0]], kind)
+    for _ in range(count):
+        x = net.op("MatMul", x, net.const((net.rng.standard_normal(layer) / 23).astype(dtype)))
+    path = tmp_path / "m.onnx"
+    onnx.save(net.model(x), path, save_as_external_data=True, location="m.bin")
+    tracemalloc.start()
+    result = requant.quantize(path, weight_only="int4", algorithm="rtn")
+    result.save(tmp_path / "out.onnx", external_data=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.model.external_bytes > count * layer[0] * layer[1] // 2
+    assert any("run in pieces" in note for note in result.report.notes)
+    assert peak < 4 * count * layer[0] * layer[1] / 3
 
 
 @pytest.mark.parametrize(

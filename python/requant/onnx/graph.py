@@ -174,12 +174,13 @@ class Graph:
         return tensor_of(array, name, self.scratch)
 
     def spill(self) -> None:
-        """Where the model is too large for memory, put what is new and large in it into a file."""
-        if self.scratch is None:
-            return
+        """Compute what waits for it; where the model is too large for memory, put what is new and large into a file."""
         for value in initializers(self.model):
-            if isinstance(value.const_value, ir.Tensor) and value.const_value.nbytes >= _SPILLED:
-                value.const_value = self.tensor(value.const_value.numpy(), value.name or "")
+            tensor = value.const_value
+            waits = isinstance(tensor, ir.LazyTensor)
+            large = self.scratch is not None and isinstance(tensor, ir.Tensor) and tensor.nbytes >= _SPILLED
+            if tensor is not None and (waits or large):
+                value.const_value = self.tensor(tensor.numpy(), value.name or "")
 
     def serialize(self, fetch: Iterable[str] = ()) -> SerializedModel:
         """The model as it can be run, with the tensors named in ``fetch`` as its outputs instead of its own.
@@ -292,15 +293,17 @@ def free_name(name: str, taken: set[str]) -> str:
     return free
 
 
-def set_constant(node: ir.Node, index: int, array: np.ndarray[Any, Any], suffix: str) -> None:
+def set_constant(node: ir.Node, index: int, array: np.ndarray[Any, Any] | ir.TensorProtocol, suffix: str) -> None:
     """Give ``node`` a constant of its own as input ``index``, named after its second input."""
     graph = node.graph
     if not isinstance(graph, ir.Graph):
         raise TypeError(f"node {node.name!r} stands in no graph")
     base = node.inputs[1].name if node.inputs[1] is not None else node.name
     name = free_name(f"{base}_{suffix}", set(graph.initializers))
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
-    value.dtype = ir.DataType.from_numpy(array.dtype)
+    tensor = ir.tensor(array) if isinstance(array, np.ndarray) else array
+    tensor.name = name
+    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()))
+    value.dtype = tensor.dtype
     graph.register_initializer(value)
     if len(node.inputs) <= index:
         node.resize_inputs(index + 1)

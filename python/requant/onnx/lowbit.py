@@ -276,8 +276,8 @@ def multiplications(model: bytes) -> Counter[tuple[int, str]]:
     for node in loaded.graph.all_nodes():
         if node.op_type == "MatMulNBits":
             level = int_attribute(node, "accuracy_level", 0)
-            scales = constant(node.inputs[2])
-            half = scales is not None and scales.dtype == np.float16
+            scales = None if node.inputs[2] is None else node.inputs[2].const_value  # its values may lie elsewhere
+            half = scales is not None and scales.dtype is ir.DataType.FLOAT16
             kind = "A8" if level == ACCURACY_LEVELS["int8"] else "A16" if half else "A32"
             found[int_attribute(node, "bits", 4), kind] += 1
         elif node.op_type == "DequantizeLinear" and node.inputs[0] is not None and node.inputs[0].dtype is not None:

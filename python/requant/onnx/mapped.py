@@ -23,7 +23,7 @@ import onnx_ir as ir
 from requant.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -165,6 +165,22 @@ def tensor_of(array: NDArray[Any], name: str, scratch: Scratch | None) -> ir.Ten
     if scratch is None or tensor.nbytes < LEAST:
         return tensor
     return scratch.put(_bytes(tensor), tensor.dtype, array.shape, name)
+
+
+def changed(
+    tensor: ir.TensorProtocol, change: Callable[[NDArray[Any]], NDArray[Any]], dtype: ir.DataType
+) -> ir.TensorProtocol:
+    """What ``change`` makes of the values of ``tensor``, in the same shape; of one in a file when it is looked at."""
+
+    def compute() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        made = ir.tensor(change(array), dtype, name=tensor.name)
+        forget(array)
+        return made
+
+    if not isinstance(tensor, MappedTensor):
+        return compute()
+    return ir.LazyTensor(compute, dtype, tensor.shape, name=tensor.name)
 
 
 def _bytes(tensor: ir.TensorProtocol) -> memoryview:

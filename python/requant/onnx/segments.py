@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from requant.onnx.graph import bodies
+from requant.onnx.graph import bodies, initializers
 from requant.onnx.mapped import MappedTensor
 from requant.runtime import open_runner
 from requant.serialized import SerializedModel
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
 
     Feeds = Mapping[str, NDArray[Any]]
+
+#: Bytes of weights that a piece of a large model reads, about.
+_PIECE = 1 << 27
 
 
 class Walk:
@@ -46,6 +49,7 @@ class Walk:
         self._place = 0
         self._reads = [sorted(_reads(node)) for node in self._nodes]
         self._last = {name: place for place, names in enumerate(self._reads) for name in names}
+        self._last |= {output.name or "": len(self._nodes) for output in graph.model.graph.outputs}
         self._weights: dict[str, NDArray[Any]] = {}
         self._alive = [dict(feed) for feed in feeds]
         self._drop()
@@ -110,6 +114,26 @@ class Walk:
         folder = Path(outside[0].base_dir) if outside else None
         size = sum(tensor.nbytes for tensor in outside)
         return SerializedModel(model.SerializeToString(deterministic=True), folder, size, tuple(outside)), taken
+
+
+def run_in_pieces(graph: Graph, feeds: Feeds, *, threads: int = 0) -> list[NDArray[Any]]:
+    """The outputs of a model that is larger than memory: of its weights only those of a few nodes are there at a time.
+
+    Raises:
+        ModelError: The runtime cannot.
+    """
+    walk = Walk(graph, [feeds], threads=threads)
+    sizes = {
+        value.name: value.const_value.nbytes for value in initializers(graph.model) if value.const_value is not None
+    }
+    taken = 0
+    for place, node in enumerate(graph.nodes):
+        taken += sum(sizes.get(name, 0) for name in _reads(node))
+        if taken > _PIECE:
+            walk.advance(place)
+            taken = 0
+    walk.advance(len(graph.nodes))
+    return [next(walk.arrays(output.name)) for output in graph.outputs]
 
 
 def _reads(node: ir.Node) -> set[str]:

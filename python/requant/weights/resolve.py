@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.blocks import extent
 from requant.errors import CalibrationError, DataError, ModelError
 from requant.onnx.mapped import forget
 from requant.onnx.segments import Walk
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     Layer = tuple[BlockedNode, ir.Node, NDArray[Any]]
     Progress = Callable[[int, int | None], None]
 
-_ROWS = 4096  # of a weight that are looked at at a time
+_PART = 1 << 20  # values of a weight that are looked at at a time
 _SEARCHED = 256  # rows of each weight by which factors are searched
 _DAMPING = 0.01  # of inverses, as a share of the mean of the diagonal
 _TINY = float(np.finfo(np.float32).tiny)
@@ -128,9 +129,9 @@ def measure_error(rows: NDArray[Any], weights: BlockWeights, moments: Moments | 
     """Power of the error over that of the layer's outputs, or of its weights without ``moments``."""
     if moments is not None:
         signal = _power(rows, moments)
-        return _output_error(rows, weights, moments) / signal if signal else 0.0
-    signal = float(np.square(rows, dtype=np.float64).sum())
-    return _noise(rows, weights) / signal if signal else 0.0
+        return weights.error(rows, moments.matrix) / signal if signal else 0.0
+    signal = extent(rows)[2] * rows.size
+    return weights.error(rows) / signal if signal else 0.0
 
 
 def _is_product(graph: Graph, planned: BlockedNode, node: ir.Node) -> bool:
@@ -197,7 +198,7 @@ class _Rounding:
         found = [(_rounded(planned, rows, name), name) for name in names]
         if len(found) == 1:
             return found[0]
-        return min(found, key=lambda each: _noise(rows, each[0]))
+        return min(found, key=lambda each: each[0].error(rows))
 
     # -- layer by layer ----------------------------------------------------------------------------------------------
 
@@ -278,7 +279,7 @@ class _Rounding:
         found = []
         for name in names:
             weights = get_algorithm(name).quantize(rows, planned.scheme, moments)
-            found.append((weights, name, _output_error(rows, weights, moments)))
+            found.append((weights, name, weights.error(rows, moments.matrix)))
         return min(found, key=lambda each: each[2])
 
     def _factors(self, group: list[Layer], moments: Moments) -> NDArray[np.float32] | None:
@@ -289,7 +290,7 @@ class _Rounding:
             total = 0.0
             for scheme, rows in parts:
                 weights = get_algorithm("awq").quantize(rows * factors, scheme, scaled)
-                total += _output_error(rows * factors, weights, scaled)
+                total += weights.error(rows * factors, scaled.matrix)
             return total
 
         found = choose_factors([rows for _, rows in parts], moments, error)
@@ -320,16 +321,11 @@ class _Rounding:
         walk.replace(value.name or "", np.ascontiguousarray(reals.T if in_columns(node) else reals))
 
     def _keep(self, planned: BlockedNode, weights: BlockWeights, name: str, rows: NDArray[Any]) -> None:
-        signal = noise = 0.0
-        lo, hi = np.inf, -np.inf
-        for part, reals in _parts(rows, weights):
-            lo, hi = min(lo, float(part.min())), max(hi, float(part.max()))
-            signal += float(np.vdot(part, part))
-            noise += float(np.vdot(part - reals, part - reals))
+        lo, hi, signal = extent(rows)
+        noise = weights.error(rows) / rows.size
         self.weights[planned.key] = self._stored(weights)
         scale = float(np.abs(weights.scales).max())
-        size = rows.shape[0] * rows.shape[1]
-        self.errors[planned.key] = LayerError(planned.weight, name, lo, hi, scale, signal / size, noise / size)
+        self.errors[planned.key] = LayerError(planned.weight, name, lo, hi, scale, signal, noise)
         for array in (rows, self.weights[planned.key].data, self.weights[planned.key].scales):
             forget(array)
 
@@ -351,31 +347,11 @@ def _rounded(planned: BlockedNode, rows: NDArray[Any], name: str) -> BlockWeight
         raise ModelError(f"weight {planned.weight!r}: {problem.message}", hint="mend the model: it holds NaN") from None
 
 
-def _parts(rows: NDArray[Any], weights: BlockWeights) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Some rows at a time, and what stands for them."""
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        zeros = None if weights.zero_points is None else weights.zero_points[part]
-        own = replace(weights, data=weights.data[part], scales=weights.scales[part], zero_points=zeros)
-        yield rows[part].astype(np.float64), own.dequantize().astype(np.float64)
-
-
-def _noise(rows: NDArray[Any], weights: BlockWeights) -> float:
-    return sum(float(np.vdot(part - reals, part - reals)) for part, reals in _parts(rows, weights))
-
-
-def _output_error(rows: NDArray[Any], weights: BlockWeights, moments: Moments) -> float:
-    """The mean square error of the layer's outputs, summed over them."""
-    return sum(_quadratic(part - reals, moments) for part, reals in _parts(rows, weights))
-
-
 def _power(rows: NDArray[Any], moments: Moments) -> float:
     """The mean square of the layer's outputs, summed over them."""
-    return sum(_quadratic(rows[i : i + _ROWS].astype(np.float64), moments) for i in range(0, len(rows), _ROWS))
-
-
-def _quadratic(part: NDArray[np.float64], moments: Moments) -> float:
-    return float(np.vdot(part @ moments.matrix, part))
+    step = max(1, _PART // max(rows.shape[1], 1))
+    parts = (rows[i : i + step].astype(np.float64, order="C") for i in range(0, len(rows), step))
+    return sum(float(np.vdot(part @ moments.matrix, part)) for part in parts)
 
 
 def _drift(moments: Moments, seen: Iterable[NDArray[Any]], exact: Iterable[NDArray[Any]]) -> NDArray[np.float32]:

@@ -7,9 +7,10 @@ import onnx
 import pytest
 from tests import models
 
+from requant.onnx import segments
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.onnx.segments import Walk
+from requant.onnx.segments import Walk, run_in_pieces
 
 pytest.importorskip("onnxruntime")
 
@@ -48,6 +49,16 @@ def test_later_nodes_read_what_replaces_a_weight() -> None:
     other, _ = prepare(Graph.load(changed))
     name = next(node for node in other.nodes if node.name == "gate1").inputs[0].name or ""  # type: ignore[union-attr]
     np.testing.assert_allclose(stream, fetched(changed, other, name, models.tokens(3)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 20_000, 1 << 30])
+def test_a_run_in_pieces_gives_the_outputs_of_one_run(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_PIECE", size)
+    model = models.language_model()
+    graph, _ = prepare(Graph.load(model))
+    outputs = run_in_pieces(graph, models.tokens(3))
+    for got, expected in zip(outputs, models.run(model, models.tokens(3)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bodies_read_tensors_from_outside() -> None:

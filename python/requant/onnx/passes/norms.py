@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from requant.onnx.graph import constant, int_attribute, set_constant
+from requant.onnx.mapped import changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
 _NORMS = ("LayerNormalization", "RMSNormalization")
@@ -73,18 +74,20 @@ def _even_out(norm: ir.Node, places: list[tuple[ir.Node, int]]) -> bool:
     if len(gains) < len(places) or any(g.shape != rows.shape or g.dtype != np.float32 for g in gains):
         return False
     step = _steps(np.sqrt(sum(np.square(gain.astype(np.float64)) for gain in gains)), rows)
-    if step is None or np.max(rows * step) > np.finfo(np.float32).max:
+    if step is None or np.max([step, rows * step]) > np.finfo(np.float32).max:
         return False
     for (node, index), gain in zip(places, gains, strict=True):
         set_constant(node, index, (gain / step).astype(np.float32), "evened")
     evened: dict[ir.Value | None, ir.Value | None] = {}
-    for node, weight in zip(products, weights, strict=True):
+    for node in products:
         shared = node.inputs[1]
         if shared in evened:
             node.replace_input_with(1, evened[shared])
             continue
-        array = (weight * step[:, None]).astype(np.float32)
-        set_constant(node, 1, array.T if _transposed(node) else array, "evened")
+        tensor = ir.convenience.get_const_tensor(shared)  # type: ignore[arg-type]  # it is a weight
+        assert tensor is not None
+        factors = step.astype(np.float32).reshape((1, -1) if _transposed(node) else (-1, 1))
+        set_constant(node, 1, changed(tensor, lambda w, by=factors: w * by, tensor.dtype), "evened")  # type: ignore[misc]
         evened[shared] = node.inputs[1]
     return True
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from requant.onnx.graph import free_name
+from requant.onnx.mapped import changed
 from requant.onnx.passes.shapes import infer
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def without_bfloat16(graph: Graph) -> Graph:
         if value.dtype is ir.DataType.BFLOAT16:
             _widen(value)
     widen_half(widened.model)
+    widened.spill()
     return widened
 
 
@@ -98,7 +100,7 @@ def _widen(value: ir.Value) -> None:
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+    return changed(tensor, lambda array: array.astype(np.float32), ir.DataType.FLOAT)
 
 
 def _widen_attributes(node: ir.Node) -> None:
