@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.building import builder
 from requant.charts import bar_chart
 from requant.errors import ConfigError
 from requant.onnx.ops import OPS, Kind
@@ -17,7 +16,7 @@ from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.parallel import in_order
 from requant.remote import map_remote
-from requant.stages import configured, first_samples, observe
+from requant.stages import Observed, configured, first_samples, observe
 from requant.transforms import repeat
 from requant.trials import score_bytes, set_up
 
@@ -157,14 +156,14 @@ def sensitivity(
     setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)
     graph, judge = setup.graph, setup.judge
     if table is None:
-        transformed, table, sample = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
+        observed = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
     else:
         table.check(graph)
         transformed = repeat(setup.prepared, setup.plan, config, table.factors)
-        sample = first_samples(setup.dataset.batches())
-    plan = transformed.plan
+        observed = Observed(transformed, table, first_samples(setup.dataset.batches()))
+    plan = observed.plan
     trials, batches = setup.trials()
-    build = builder(graph, transformed.graph, config, plan, table.ranges(plan, config), sample=sample)
+    build = observed.builder(graph, config)
     parts = _parts(plan.nodes, depth)
     everything = frozenset(node.name for node in plan.nodes)
     left_out = [frozenset[str](), *parts.values(), *(everything - nodes for nodes in parts.values())]

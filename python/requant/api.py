@@ -6,63 +6,41 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from requant.building import builder
+from requant.calibration import calibrate_graph
+from requant.concluding import Given, Held, conclude
 from requant.data import DataOptions, open_data
 from requant.dynamic import plan_whole
 from requant.errors import ConfigError, DataError, ModelError
-from requant.evaluation import measure_accuracy
 from requant.metrics import get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.placement import place
-from requant.plan import Form
-from requant.planning import build_plan
-from requant.quantized import QuantizedModel, view_tensor
-from requant.report import Report, by_quality
-from requant.runtime import saturates
+from requant.planning import build_plan, left_in_float
 from requant.stages import (
+    Observed,
     Stopwatch,
     configured,
     describe,
-    describe_data,
     first_samples,
     load_float,
     observe,
     open_judged,
     refuse_empty,
     refuse_quantized,
-    source_notes,
-    verification_batches,
     with_data_options,
 )
-from requant.targets import get_target
-from requant.transforms import Transformed, repeat
-from requant.types import QuantType
-from requant.verify import (
-    check_model,
-    compare_outputs,
-    measure_latency,
-    one_sample,
-    tensor_quality,
-    weight_quality,
-    zero_feeds,
-)
-from requant.version import __version__
+from requant.transforms import repeat
 from requant.weightonly import quantize_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
     from requant.calibration import CalibrationTable, Progress
     from requant.config import QuantConfig
-    from requant.data import Dataset
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
-
-
-#: How many activations the report shows the histogram of.
-_VIEWS = 12
+    from requant.quantized import QuantizedModel
 
 
 @dataclass(frozen=True)
@@ -149,61 +127,23 @@ def quantize(
         prepared, changes = prepare(graph)
         plan = plan_whole(prepared, config)
         refuse_empty(plan, graph.origin)
+        given = Given(graph, prepared, describe(changes), dataset, judged, judge)
     with watch("calibrate"):
-        if table is None and plan.calibrated:
-            assert dataset is not None  # refused above
-            transformed, table, sample = observe(prepared, plan, dataset, config, progress, executor=executor)
-        elif table is not None:
+        if table is not None:
             table.check(graph)
-            transformed = repeat(prepared, plan, config, table.factors)
             sample = () if dataset is None else first_samples(dataset.batches())
+            observed = Observed(repeat(prepared, plan, config, table.factors), table, sample)
         else:
-            transformed, sample = Transformed(prepared, plan), ()
-        prepared, plan = transformed.graph, transformed.plan
-    batches, note = verification_batches(dataset, dynamic=config.dynamic)
-    feeds = one_sample(batches[0], graph.inputs) if batches else zero_feeds(graph.inputs)
-    ranges = {} if table is None else table.ranges(plan, config)
+            observed = observe(prepared, plan, dataset, config, progress, executor=executor)
+    held = Held.back(given, dynamic=config.dynamic)
+    note = ""
     with watch("quantize"):
-        build = builder(graph, prepared, config, plan, ranges, sample=sample)
+        build = observed.builder(graph, config)
         if config.optimize == "latency":
-            chosen, placed = place(prepared, graph.serialize(), build, feeds)
-            note = (*note, placed)
+            chosen, note = place(observed.graph, graph.serialize(), build, held.feeds)
         else:
             chosen = build({})
-        plan = chosen.plan
-    with watch("verify"):
-        runners = check_model(graph, chosen.model, feeds, threads=1)  # latency is that of one thread
-        names = [output.name for output in graph.outputs]
-        outputs = compare_outputs(runners, names, batches, workers=config.cores) if runners and batches else ()
-        latency = measure_latency(runners, feeds) if runners and batches else None
-        accuracy = measure_accuracy(runners, names, judged, judge, workers=config.cores) if runners and judged else None
-        tensors = (
-            *tensor_quality(prepared, plan, chosen.resolved, table),
-            *weight_quality(prepared, plan, chosen.weights),
-        )
-    worst = [tensor for tensor in by_quality(tensors) if tensor.kind == "activation"][:_VIEWS]
-    report = Report(
-        version=__version__,
-        model=graph.origin,
-        config=config.completed().to_dict(),
-        float_bytes=graph.size,
-        quantized_bytes=chosen.model.size,
-        prepared=(*describe(changes), *transformed.done, *chosen.done),
-        quantized=dict(Counter(plan.op_types)),
-        stored=dict(Counter(node.op_type for node in plan.dynamic if node.form is Form.STORED)),
-        skipped=plan.skipped,
-        data=describe_data(dataset, table),
-        calibration_samples=0 if table is None else table.samples,
-        verification_samples=sum(batch.count for batch in batches),
-        outputs=outputs,
-        tensors=tensors,
-        latency=latency,
-        accuracy=accuracy,
-        notes=(*transformed.notes, *_notes(config, graph, dataset, chosen.resolved.widened), *chosen.notes, *note),
-        seconds=dict(watch.seconds),
-        ranges=() if table is None else tuple(view_tensor(plan, table, tensor) for tensor in worst),
-    )
-    return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
+    return conclude(given, config, observed, chosen, held, watch=watch, notes=(note,) if note else ())
 
 
 def calibrate(
@@ -226,7 +166,8 @@ def calibrate(
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
     dataset = open_data(data, graph.inputs, with_data_options(config, data_options), hold_back=True)
-    return observe(prepared, plan, dataset, config, progress, executor=executor)[1]
+    table = observe(prepared, plan, dataset, config, progress, executor=executor).table
+    return calibrate_graph(prepared, plan, dataset, config, progress) if table is None else table
 
 
 def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None, **overrides: Any) -> Inspection:
@@ -245,7 +186,7 @@ def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None,
         op_types=dict(Counter(node.op_type for node in graph.all_nodes()).most_common()),
         weight_bytes=sum(v.const_value.nbytes for v in initializers if v.const_value is not None),
         prepared=describe(changes),
-        plan=plan_whole(prepared, config),
+        plan=plan_whole(prepared, config, left_in_float(prepared, config)),
         quantized_ops=tuple(graph.quantized_ops()),
     )
 
@@ -289,25 +230,3 @@ def _refuse_foreign(graph: Graph, config: QuantConfig, *, samples_given: bool) -
             f"{graph.origin} cannot be run here: onnxruntime does not know {', '.join(foreign)}",
             hint="dynamic=True (--dynamic) without data quantizes the other ops without running it",
         )
-
-
-def _notes(config: QuantConfig, graph: Graph, dataset: Dataset | None, widened: tuple[str, ...]) -> Iterator[str]:
-    if not config.dynamic and dataset is None and (config.rounding == "reconstruct" or config.bias_correction):
-        yield "no samples to repair weights by: they were rounded to nearest"
-    target = get_target(config.target)
-    activations = config.activation_scheme.dtype
-    if not config.dynamic and activations in target.float_activations:
-        allowed = " on x86, unless session.qdqisint8allowed is set" if activations is QuantType.INT8 else ""
-        yield (
-            f"{config.target} computes with {activations} activations in float, between Q and DQ{allowed}; "
-            f"{target.activations[0]} runs on integers everywhere"
-        )
-    guarded = target.pair_products and config.saturation == "safe"
-    if saturates() and config.weights == "int8" and activations is QuantType.UINT8 and not guarded:
-        yield (
-            "this CPU has no VNNI: onnxruntime saturates here, and the figures above show it; "
-            "--target ort-cpu --saturation safe or --weights uint8 avoid it"
-        )
-    yield from source_notes(graph, dataset)
-    if widened:
-        yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"

@@ -12,7 +12,7 @@ from requant.onnx.operators import as_operators, left_between
 from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate
-from requant.planning import nodes_of
+from requant.planning import left_in_float, nodes_of
 from requant.repair import repair
 from requant.resolve import resolve
 from requant.targets import get_target
@@ -43,15 +43,18 @@ def builder(
 ) -> Build:
     """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``.
 
-    Weights are repaired by what ``sample`` says, once: a part has the integers of the whole.
+    Weights are repaired by what ``sample`` says, once: a part has the integers of the whole. Nodes that ``config`` has
+    ``in_float`` are part of the whole, and of no model.
     """
     found = {name: tensor.known_range or ranges.get(tensor.source or name) for name, tensor in plan.tensors.items()}
     known = {name: chosen for name, chosen in found.items() if chosen is not None}
     if unseen := nodes_of(graph, plan, set(found) - set(known)):
         plan = plan_whole(graph, config, dict.fromkeys(unseen, _UNSEEN))
     whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample)
+    always = left_in_float(graph, config)
 
     def build(left_out: Mapping[str, str]) -> Candidate:
+        left_out = {**always, **left_out}
         part = plan_whole(graph, config, {**dict.fromkeys(unseen, _UNSEEN), **left_out}) if left_out else plan
         resolved = whole.resolved.of(part)
         weights = resolve_dynamic(graph, part, config)

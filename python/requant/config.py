@@ -32,6 +32,7 @@ STATIC_ONLY = frozenset(
         "rounding",
         "bias_correction",
         "format",
+        "in_float",
     }
 )
 #: Options of weight-only quantization: refused without ``weight_only``.
@@ -96,6 +97,8 @@ class QuantConfig:
         include: quantize only nodes that one of these matches: names, op types or regular expressions (see ``Rule``).
         exclude: leave nodes that one of these matches in float.
         rules: wishes for single nodes and tensors, behind ``include`` and ``exclude``; the last that matches wins.
+        in_float: names of nodes to run in float in the end, while ranges, transforms and weights are chosen as if they
+            did not: what a search leaves out, so that its recipe gives the same bytes.
         samples: use at most this many calibration samples.
         batch_size: samples to a batch, where the model's batch is free.
         threads: CPU threads; 0 uses all cores.
@@ -126,6 +129,7 @@ class QuantConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
+    in_float: tuple[str, ...] = ()
     samples: int | None = None
     batch_size: int | None = None
     threads: int = 0
@@ -134,7 +138,7 @@ class QuantConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", as_rules(self.rules))
-        for name in ("include", "exclude"):
+        for name in ("include", "exclude", "in_float"):
             object.__setattr__(self, name, _strings(name, getattr(self, name)))
         for field in fields(self):
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))

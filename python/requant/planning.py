@@ -100,6 +100,22 @@ def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
     return left
 
 
+def left_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
+    """The nodes that ``config`` leaves in float after all has been chosen as if it did not, each with its reason.
+
+    Raises:
+        ConfigError: the graph has no such node.
+    """
+    known = {node.name or "" for node in graph.all_nodes()} if config.in_float else set()
+    for name in config.in_float:
+        if name not in known:
+            raise ConfigError(
+                f"in_float names no node {name!r}{closest(name, known)}",
+                hint="`requant inspect --json` lists the nodes",
+            )
+    return dict.fromkeys(config.in_float, "in_float names it")
+
+
 class _Planner:
     def __init__(self, graph: Graph, config: QuantConfig, target: Target, left_out: Mapping[str, str]) -> None:
         self.config = config

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice, tee
 from typing import TYPE_CHECKING, Any
 
+from requant.building import builder
 from requant.calibration import CalibrationTable, calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
@@ -16,7 +17,7 @@ from requant.errors import DataError, ModelError
 from requant.evaluation import check_labels
 from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import without_bfloat16
-from requant.transforms import SAMPLES, transform
+from requant.transforms import SAMPLES, Transformed, transform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from requant.metrics import Metric
     from requant.onnx.passes import Preparation
     from requant.onnx.reading import Model
+    from requant.placement import Build
     from requant.plan import QuantPlan
-    from requant.transforms import Transformed
 
 
 def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
@@ -98,16 +99,43 @@ def open_judged(evaluation: object, graph: Graph, options: DataOptions, judge: M
     return judged
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """A prepared model as its data wants it, the statistics of that where ranges need some, and the first samples."""
+
+    transformed: Transformed
+    table: CalibrationTable | None
+    sample: tuple[Batch, ...]
+
+    @property
+    def graph(self) -> Graph:
+        """The prepared model, with its transforms."""
+        return self.transformed.graph
+
+    @property
+    def plan(self) -> QuantPlan:
+        """All that is quantized in it."""
+        return self.transformed.plan
+
+    def builder(self, given: Graph, config: QuantConfig) -> Build:
+        """Makes the quantized model, or a part of it, for the float model ``given``."""
+        ranges = {} if self.table is None else self.table.ranges(self.plan, config)
+        return builder(given, self.graph, config, self.plan, ranges, sample=self.sample)
+
+
 def observe(
     graph: Graph,
     plan: QuantPlan,
-    dataset: Dataset,
+    dataset: Dataset | None,
     config: QuantConfig,
     progress: Progress | None = None,
     *,
     executor: Executor | None = None,
-) -> tuple[Transformed, CalibrationTable, tuple[Batch, ...]]:
-    """The prepared ``graph`` as its data wants it, the statistics of that, and the first samples."""
+) -> Observed:
+    """What the samples tell of the prepared ``graph``: nothing, where no range is to be calibrated."""
+    if not plan.calibrated:
+        return Observed(Transformed(graph, plan), None, ())
+    assert dataset is not None  # refused before
     # One pass, since some data can be read only once: what is read of it ahead comes again.
     ahead, batches = tee(dataset.batches())
     sample = first_samples(ahead)
@@ -116,7 +144,7 @@ def observe(
     table = calibrate_graph(
         transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
     )
-    return transformed, table.with_factors(transformed.factors), sample
+    return Observed(transformed, table.with_factors(transformed.factors), sample)
 
 
 def first_samples(batches: Iterable[Batch]) -> tuple[Batch, ...]:

@@ -1,0 +1,169 @@
+"""The last stage of integer quantization: a candidate is proved, measured, and told about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from requant.evaluation import measure_accuracy
+from requant.plan import Form
+from requant.quantized import QuantizedModel, view_tensor
+from requant.report import Report, by_quality
+from requant.runtime import saturates
+from requant.stages import Stopwatch, describe_data, source_notes, verification_batches
+from requant.targets import get_target
+from requant.types import QuantType
+from requant.verify import (
+    check_model,
+    compare_outputs,
+    measure_latency,
+    one_sample,
+    tensor_quality,
+    weight_quality,
+    zero_feeds,
+)
+from requant.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from requant.config import QuantConfig
+    from requant.data import Batch, Dataset
+    from requant.metrics import Metric
+    from requant.onnx.graph import Graph
+    from requant.placement import Candidate
+    from requant.stages import Observed
+    from requant.verify import Feeds
+
+#: How many activations the report shows the histogram of.
+_VIEWS = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """What all candidates for a model share.
+
+    Attributes:
+        graph: the float model.
+        prepared: the same, prepared.
+        changes: what preparation did, a line each.
+        dataset: calibration samples, if there are any.
+        judged: samples to take the metric on in the end, if there are any.
+        metric: that metric.
+    """
+
+    graph: Graph
+    prepared: Graph
+    changes: tuple[str, ...]
+    dataset: Dataset | None
+    judged: Dataset | None
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """What a candidate is compared with the float model on: samples, the smallest feed, and what to say of them."""
+
+    batches: tuple[Batch, ...]
+    feeds: Feeds
+    notes: tuple[str, ...]
+
+    @classmethod
+    def back(cls, given: Given, *, dynamic: bool) -> Held:
+        """Those that calibration has not seen; of ``dynamic`` quantization, which has none, the first."""
+        batches, notes = verification_batches(given.dataset, dynamic=dynamic)
+        inputs = given.graph.inputs
+        return cls(batches, one_sample(batches[0], inputs) if batches else zero_feeds(inputs), notes)
+
+
+def conclude(
+    given: Given,
+    config: QuantConfig,
+    observed: Observed,
+    chosen: Candidate,
+    held: Held,
+    *,
+    watch: Stopwatch,
+    notes: tuple[str, ...] = (),
+) -> QuantizedModel:
+    """The verified model, and its report.
+
+    Args:
+        given: what it was made from.
+        config: how.
+        observed: what its data told.
+        chosen: the model.
+        held: what to compare on.
+        watch: what the stages before took.
+        notes: what is to be said besides.
+
+    Raises:
+        VerificationError: it is no valid model, or not finite where the float model is.
+    """
+    graph, plan, table = given.graph, chosen.plan, observed.table
+    with watch("verify"):
+        runners = check_model(graph, chosen.model, held.feeds, threads=1)  # latency is that of one thread
+        names = [output.name for output in graph.outputs]
+        compared = runners if held.batches else None
+        outputs = compare_outputs(compared, names, held.batches, workers=config.cores) if compared else ()
+        latency = measure_latency(compared, held.feeds) if compared else None
+        accuracy = None
+        if runners and given.judged:
+            accuracy = measure_accuracy(runners, names, given.judged, given.metric, workers=config.cores)
+        tensors = (
+            *tensor_quality(observed.graph, plan, chosen.resolved, table),
+            *weight_quality(observed.graph, plan, chosen.weights),
+        )
+    worst = [tensor for tensor in by_quality(tensors) if tensor.kind == "activation"][:_VIEWS]
+    report = Report(
+        version=__version__,
+        model=graph.origin,
+        config=config.completed().to_dict(),
+        float_bytes=graph.size,
+        quantized_bytes=chosen.model.size,
+        prepared=(*given.changes, *observed.transformed.done, *chosen.done),
+        quantized=dict(Counter(plan.op_types)),
+        stored=dict(Counter(node.op_type for node in plan.dynamic if node.form is Form.STORED)),
+        skipped=plan.skipped,
+        data=describe_data(given.dataset, table),
+        calibration_samples=0 if table is None else table.samples,
+        verification_samples=sum(batch.count for batch in held.batches),
+        outputs=outputs,
+        tensors=tensors,
+        latency=latency,
+        accuracy=accuracy,
+        notes=(
+            *observed.transformed.notes,
+            *_notes(config, given, chosen.resolved.widened),
+            *chosen.notes,
+            *held.notes,
+            *notes,
+        ),
+        seconds=dict(watch.seconds),
+        ranges=() if table is None else tuple(view_tensor(plan, table, tensor) for tensor in worst),
+    )
+    return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
+
+
+def _notes(config: QuantConfig, given: Given, widened: tuple[str, ...]) -> Iterator[str]:
+    repaired = config.rounding == "reconstruct" or config.bias_correction
+    if not config.dynamic and given.dataset is None and repaired:
+        yield "no samples to repair weights by: they were rounded to nearest"
+    target = get_target(config.target)
+    activations = config.activation_scheme.dtype
+    if not config.dynamic and activations in target.float_activations:
+        allowed = " on x86, unless session.qdqisint8allowed is set" if activations is QuantType.INT8 else ""
+        yield (
+            f"{config.target} computes with {activations} activations in float, between Q and DQ{allowed}; "
+            f"{target.activations[0]} runs on integers everywhere"
+        )
+    guarded = target.pair_products and config.saturation == "safe"
+    if saturates() and config.weights == "int8" and activations is QuantType.UINT8 and not guarded:
+        yield (
+            "this CPU has no VNNI: onnxruntime saturates here, and the figures above show it; "
+            "--target ort-cpu --saturation safe or --weights uint8 avoid it"
+        )
+    yield from source_notes(given.graph, given.dataset)
+    if widened:
+        yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"
