@@ -20,7 +20,7 @@ from requant.mincut import Network
 from requant.runtime import open_runner, profile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,7 +43,7 @@ _CALL, _BYTE = 2.0, 0.12e-3
 #: Multiples of that price; the largest moves only large regions.
 _PRICES = (0.3, 1.0, 3.0, 10.0)
 #: A plan with less in integers must be faster by this factor to be preferred.
-_WORTH = 1.02
+WORTH = 1.02
 _SECONDS = 1.5  # for each candidate
 _ROUNDS = (7, 60)
 
@@ -65,6 +65,22 @@ class Candidate:
         return frozenset(node.name for node in self.plan.nodes)
 
 
+def slower_sets(graph: Graph, whole: Candidate, feeds: Feeds) -> Iterator[dict[str, str]]:
+    """Nodes of ``whole`` to leave in float, with reasons: those on the float side of the cut at each price.
+
+    Args:
+        graph: the prepared float model.
+        whole: a model with more in integers than may pay.
+        feeds: one sample.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    times = _Times(graph, profile(graph.serialize(), feeds, _PROFILE_RUNS), profile(whole.model, feeds, _PROFILE_RUNS))
+    for price in _PRICES:
+        yield _slower_nodes(graph, whole.plan, times, feeds, price)
+
+
 def place(graph: Graph, reference: SerializedModel, build: Build, feeds: Feeds) -> tuple[Candidate, str]:
     """The fastest of several plans on this machine, one thread, for one sample; and a line about those that were tried.
 
@@ -78,19 +94,17 @@ def place(graph: Graph, reference: SerializedModel, build: Build, feeds: Feeds) 
         MissingDependencyError: onnxruntime is not installed.
     """
     whole = build({})
-    times = _Times(graph, profile(graph.serialize(), feeds, _PROFILE_RUNS), profile(whole.model, feeds, _PROFILE_RUNS))
     candidates = {whole.integer: whole}
-    for price in _PRICES:
-        slower = _slower_nodes(graph, whole.plan, times, feeds, price)
+    for slower in slower_sets(graph, whole, feeds):
         candidate = build(slower)
         if candidate.plan.nodes or candidate.plan.dynamic:
             candidates.setdefault(candidate.integer, candidate)
     # Most integers first; another must be faster by more than noise.
     order = sorted(candidates.values(), key=lambda candidate: -len(candidate.integer))
-    speeds = _speeds([reference, *(candidate.model for candidate in order)], feeds)
+    speeds = [race.speedup for race in run_races([reference, *(candidate.model for candidate in order)], feeds)]
     best = 0
     for index, speed in enumerate(speeds):
-        if speed > speeds[best] * _WORTH:
+        if speed > speeds[best] * WORTH:
             best = index
     walked = ", ".join(f"{len(c.integer)} nodes {speed:.2f} x" for c, speed in zip(order, speeds, strict=True))
     note = f"--optimize latency tried, in speed against float: {walked}; kept {len(order[best].integer)} nodes"
@@ -185,15 +199,29 @@ def _cross(
         network.cost_between(user, to_float, math.inf)
 
 
-def _speeds(models: Sequence[SerializedModel], feeds: Feeds) -> list[float]:
-    """Latency of the first model over that of each other: medians over rounds in which each runs in turn."""
+@dataclass(frozen=True, slots=True)
+class Race:
+    """How a model did against another one: median milliseconds of a run, and the median ratio of the two's times."""
+
+    ms: float
+    speedup: float
+
+
+def run_races(models: Sequence[SerializedModel], feeds: Feeds) -> list[Race]:
+    """How each model but the first did against the first: all run in turn, several rounds, on one thread."""
     runners = [open_runner(model, threads=1) for model in models]
     once = min(_run(runner, feeds, 1) for runner in runners for _ in range(2))
     repeats = max(1, int(0.002 / max(once, 1e-6)))
     low, high = _ROUNDS
     rounds = min(high, max(low, int(_SECONDS / max(once * repeats, 1e-6))))
-    taken = [[_run(runner, feeds, repeats) for runner in runners] for _ in range(rounds)]
-    return [statistics.median(times[0] / times[i] for times in taken) for i in range(1, len(models))]
+    taken = [[max(_run(runner, feeds, repeats), 1e-9) for runner in runners] for _ in range(rounds)]
+    return [
+        Race(
+            1e3 * statistics.median(times[i] for times in taken),
+            statistics.median(times[0] / times[i] for times in taken),
+        )
+        for i in range(1, len(models))
+    ]
 
 
 def _run(runner: Runner, feeds: Feeds, repeats: int) -> float:

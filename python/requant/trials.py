@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from requant.data import Dataset, open_data
+from requant.dynamic import plan_whole
 from requant.errors import ConfigError, DataError, ModelError, VerificationError
 from requant.evaluation import measure
 from requant.metrics import Against, get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.saving import self_contained
-from requant.planning import build_plan
 from requant.runtime import open_runner
 from requant.serialized import SerializedModel
-from requant.stages import load_float, open_judged, refuse_empty, verification_batches, with_data_options
-from requant.verify import Distance, decibels
+from requant.stages import (
+    describe,
+    load_float,
+    open_judged,
+    refuse_empty,
+    verification_batches,
+    with_data_options,
+)
+from requant.verify import Distance, decibels, run_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,14 +101,14 @@ class Trials:
         return self._value(self._float, workers)
 
     def score(self, model: SerializedModel, workers: int = 1) -> Score:
-        """How good a quantized model is; the metric is taken by so many threads."""
+        """How good a quantized model is, found by so many threads."""
         runner = open_runner(model, threads=1)
         with self._lock:
             if self._stopped:
                 raise ModelError("stopped")
             self._runners.append(runner)
         try:
-            noise = self._noise(runner)
+            noise = self._noise(runner, workers)
             return Score(noise, decibels(1.0, noise), self._value(runner, workers))
         finally:
             with self._lock:
@@ -113,12 +121,13 @@ class Trials:
             for runner in (self._float, *self._runners):
                 runner.stop()
 
-    def _noise(self, runner: Runner) -> float:
+    def _noise(self, runner: Runner, workers: int) -> float:
         distances = [Distance() for _ in self._names]
-        for batch, expected in zip(self._batches, self._expected, strict=True):
-            for distance, wanted, got in zip(distances, expected, runner.run(batch.feeds), strict=True):
-                if wanted.dtype.kind == "f":
-                    distance.add(wanted.astype(np.float64), got.astype(np.float64))
+        with closing(run_each([runner], self._batches, workers)) as found:
+            for expected, (_, (outputs,)) in zip(self._expected, found, strict=True):
+                for distance, wanted, got in zip(distances, expected, outputs, strict=True):
+                    if wanted.dtype.kind == "f":
+                        distance.add(wanted.astype(np.float64), got.astype(np.float64))
         return max(distance.relative for distance in distances)
 
     def _value(self, runner: Runner, workers: int) -> float | None:
@@ -174,6 +183,7 @@ class Setup:
     Attributes:
         graph: the float model.
         prepared: the same, prepared.
+        changes: what preparation did, a line each.
         plan: all that would be quantized in it.
         dataset: calibration samples, some of them held back.
         judge: the metric, if there is one.
@@ -181,6 +191,7 @@ class Setup:
 
     graph: Graph
     prepared: Graph
+    changes: tuple[str, ...]
     plan: QuantPlan
     dataset: Dataset
     judge: Judge | None
@@ -222,14 +233,15 @@ def set_up(
     refuse_iterator(evaluation, "evaluation samples")
     graph = load_float(model)
     options = with_data_options(config, data_options)
-    dataset = open_data(data, graph.inputs, options, hold_back=True)
+    own_labels = labels if evaluation is None else None
+    dataset = open_data(data, graph.inputs, options, labels=own_labels, hold_back=True)
     judge = None
     if evaluation is not None:
         judge = Judge(found, open_judged(evaluation, graph, options, found, labels))
-    prepared, _ = prepare(graph)
-    plan = build_plan(prepared, config)
+    prepared, changes = prepare(graph)
+    plan = plan_whole(prepared, config)
     refuse_empty(plan, graph.origin)
-    return Setup(graph, prepared, plan, dataset, judge)
+    return Setup(graph, prepared, describe(changes), plan, dataset, judge)
 
 
 def refuse_iterator(data: object, what: str) -> None:

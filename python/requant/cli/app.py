@@ -118,10 +118,10 @@ def _quantize(args: argparse.Namespace) -> int:
     check_outputs(
         [output, args.report, args.html, args.save_recipe], [args.model, args.data, args.eval, args.table, args.recipe]
     )
-    judged: dict[str, Any] = {"evaluation": args.eval, "labels": args.labels, "metric": args.metric}
+    judged: dict[str, Any] = {"evaluation": args.eval, "labels": args.labels}
     kept = None
     if args.keep is not None:
-        kept = keep.search(args, config, judged)
+        kept = keep.search(args, config, {**judged, "metric": args.metric})
         result, config = kept.model, kept.config
     else:
         table = CalibrationTable.load(args.table) if args.table else None
@@ -133,6 +133,7 @@ def _quantize(args: argparse.Namespace) -> int:
                 table=table,
                 data_options=data_options(args),
                 progress=progress,
+                metric=args.metric or "top1",
                 **judged,
             )
     views = [result.view_range(name) for name in show.chosen(result, args.show)]

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from requant.keeping import Kept
 
 _MISSED = 1
+_INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The option, and what it changes about others of ``requant quantize``."""
+    parser.add_argument(
+        "--keep",
+        type=float,
+        metavar="SHARE",
+        help="search for a model that keeps this share of the float model's --metric on samples held back from --data; "
+        "without labels there of the perplexity of a language model, or of the outputs (0.99: error power at most "
+        "1 %%); it is not slower than the float model; exit status 1 if none keeps the share",
+    )
+    parser.set_defaults(metric=None)  # unset, it is what fits the data
 
 
 def search(args: argparse.Namespace, config: QuantConfig, judged: Mapping[str, Any]) -> Kept:
@@ -44,12 +58,19 @@ def search(args: argparse.Namespace, config: QuantConfig, judged: Mapping[str, A
 
 
 def status(kept: Kept) -> int:
-    """The exit status, with a line on standard error where the target was missed."""
+    """The exit status, with a line on standard error where the target was missed, or the search broken off."""
+    models = f"{len(kept.steps)} model{'s' if len(kept.steps) > 1 else ''}"
+    keeps = f"keeps {kept.share:.6g} of {kept.kept}"
+    if kept.interrupted:
+        print(f"interrupted: the best of the {models} tried until then was saved; it {keeps}", file=sys.stderr)
+        return _INTERRUPTED
     if kept.met:
         return 0
+    if kept.evaluated is not None and kept.share >= kept.target:
+        keeps += f", but {kept.evaluated:.6g} on the evaluation samples"
     print(
-        f"error[RQ600]: the best of {len(kept.steps)} models keeps {kept.share:.6g} of {kept.kept}, "
-        f"{kept.target:g} was asked for\n  help: it was saved; ask for less, or give more --data",
+        f"error[RQ600]: the best of {models} {keeps}; {kept.target:g} was asked for\n"
+        "  help: it was saved; ask for less, or give more --data",
         file=sys.stderr,
     )
     return _MISSED

@@ -6,7 +6,7 @@ import argparse
 import functools
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, drift, edit, evaluate, gguf, sensitivity, show
+from requant.cli import compare, drift, edit, evaluate, gguf, keep, sensitivity, show
 from requant.config import choices
 from requant.errors import ConfigError, closest
 from requant.version import __version__
@@ -102,14 +102,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop; needs no data")
     quantize.add_argument("--eval", metavar="DATA", help="samples that the report judges both models by")
     evaluate.add_metric(quantize, "--eval")
-    quantize.add_argument(
-        "--keep",
-        type=float,
-        metavar="SHARE",
-        help="leave as few layers in float as it takes to keep this share of the float model's --metric on --eval; "
-        "without --eval of the perplexity of a language model, or of the outputs (0.99: error power at most 1 %%); "
-        "exit status 1 if none of the models does",
-    )
+    keep.add_arguments(quantize)
     _add_data(quantize, required=False, html=True)
     _add_config(quantize)
 

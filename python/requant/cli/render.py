@@ -245,7 +245,7 @@ def _decibels(sqnr_db: float | None) -> str:
 def kept(result: Kept) -> None:
     """What ``requant quantize --keep`` shows below the report."""
     shown = Table(
-        *("", "method", "in float", "in integers", f"share of {result.kept}", "SQNR dB", "bytes", "ms", "speedup"),
+        *("", "options", "in float", "in integers", f"share of {result.kept}", "SQNR dB", "bytes", "ms", "speedup"),
         title=f"Models tried to keep {result.target:g}",
         title_justify="left",
         box=None,
@@ -256,9 +256,11 @@ def kept(result: Kept) -> None:
         nodes = (str(len(step.in_float)), str(step.integer_nodes))
         cost = (f"{step.bytes:,}", f"{step.latency_ms:.3f}", f"{step.speedup:.2f} x")
         mark = "->" if i == result.chosen else ""
-        shown.add_row(mark, step.method, *nodes, share, _decibels(step.score.sqnr_db), *cost)
+        shown.add_row(mark, step.described, *nodes, share, _decibels(step.score.sqnr_db), *cost)
     console = open_console()
     console.print(shown)
+    if result.evaluated is not None:
+        console.print(f"On the evaluation samples it keeps {result.evaluated:.5f} of the metric")
     left = result.steps[result.chosen].in_float
     console.print(Text.assemble(("Left in float: ", "bold"), ", ".join(left) or "nothing"))
 

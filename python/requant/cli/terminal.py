@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
 
     from rich.progress import TaskID
 
@@ -52,7 +54,8 @@ def stages(*work: tuple[str, str], quiet: bool) -> Iterator[tuple[Progress | Non
         yield tuple(None for _ in work)
         return
     if not sys.stderr.isatty():
-        yield tuple(_lines(what, unit) for what, unit in work)
+        with _Lines() as lines:
+            yield tuple(lines.of(what, unit) for what, unit in work)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -66,13 +69,44 @@ def stages(*work: tuple[str, str], quiet: bool) -> Iterator[tuple[Progress | Non
         yield tuple(shown(bars.add_task(what, total=None, visible=i == 0)) for i, (what, _) in enumerate(work))
 
 
-def _lines(what: str, unit: str) -> Progress:
-    last = time.monotonic()
+class _Lines:
+    """Prints how far the work has come every ten seconds, also while nothing is told of it."""
 
-    def show(done: int, total: int | None) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _LINE_EVERY:
-            last = time.monotonic()
-            print(f"{what}: {done}{f' of {total}' if total else ''} {unit}", file=sys.stderr, flush=True)
+    def __init__(self) -> None:
+        self._text: Callable[[], str] | None = None
+        self._told = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._print, name="requant progress", daemon=True)
 
-    return show
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def of(self, what: str, unit: str) -> Progress:
+        """The callback of a stage."""
+        began = 0.0
+        self._text = self._text or (lambda: what)
+
+        def show(done: int, total: int | None) -> None:
+            nonlocal began
+            now = time.monotonic()
+            began = began or self._told
+            self._told = now
+            left = (now - began) * (total - done) / max(done, 1) if total else None
+
+            def text() -> str:
+                counted = f"{what}: {done}{f' of {total}' if total else ''} {unit}"
+                return counted if left is None else f"{counted}, {max(0.0, left - (time.monotonic() - now)):.0f} s left"
+
+            self._text = text
+
+        return show
+
+    def _print(self) -> None:
+        while not self._ended.wait(_LINE_EVERY):
+            if self._text is not None:
+                print(self._text(), file=sys.stderr, flush=True)

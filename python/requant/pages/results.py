@@ -162,7 +162,7 @@ def _frontier(kept: Kept) -> str:
     pictures = "".join(f"<figure>{picture}</figure>" for picture in drawn)
     rows = [
         [
-            name(step.method),
+            name(step.described),
             str(len(step.in_float)),
             str(step.integer_nodes),
             "no figure" if step.share is None else f"{step.share:.5f}",
@@ -173,10 +173,11 @@ def _frontier(kept: Kept) -> str:
         ]
         for step in kept.steps
     ]
-    columns = ("method", "in float#", "in integers#", "share#", "SQNR dB#", "bytes#", "ms#", "speedup#")
+    columns = ("options", "in float#", "in integers#", "share#", "SQNR dB#", "bytes#", "ms#", "speedup#")
     left = ", ".join(kept.steps[kept.chosen].in_float)
     text = (
         f"{kept.target:g} of {kept.kept} was to be kept, {kept.share:.5f} is. "
+        f"{'The search was interrupted. ' if kept.interrupted else ''}"
         f"Left in float: {cut(left, 200) or 'nothing'}."
     )
     picture = f'<div class="grid">{pictures}</div><p></p>' if len(points) > 1 else ""
