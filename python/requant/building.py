@@ -70,7 +70,8 @@ def builder(
             model, stored = store_half(model, exactly=False, dtype=config.rest)
         elif given.holds_half():
             model, stored = store_half(model, exactly=True)
-        return Candidate(part, resolved, weights, model.serialize(), whole.done, (*notes, *storage_notes(stored)))
+        notes += storage_notes(stored)
+        return Candidate(part, resolved, weights, model.serialize(), whole.done, tuple(notes), len(stored.half))
 
     return build
 

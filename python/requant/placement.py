@@ -50,7 +50,10 @@ _ROUNDS = (7, 60)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan, its integers, the model, what was done to weights, and what must be said of it."""
+    """A plan, its integers, the model, what was done to weights, and what must be said of it.
+
+    ``halves`` counts the constants that are stored in half precision.
+    """
 
     plan: QuantPlan
     resolved: Resolved
@@ -58,6 +61,12 @@ class Candidate:
     model: SerializedModel
     done: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    halves: int = 0
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether anything is stored in less than float32."""
+        return bool(self.plan.nodes or self.plan.dynamic or self.halves)
 
     @property
     def integer(self) -> frozenset[str]:
@@ -207,13 +216,16 @@ class Race:
     speedup: float
 
 
-def run_races(models: Sequence[SerializedModel], feeds: Feeds) -> list[Race]:
-    """How each model but the first did against the first: all run in turn, several rounds, on one thread."""
+def run_races(models: Sequence[SerializedModel], feeds: Feeds, *, shorter: int = 1) -> list[Race]:
+    """How each model but the first did against the first: all run in turn, several rounds, on one thread.
+
+    They run ``shorter`` times less than where the result decides.
+    """
     runners = [open_runner(model, threads=1) for model in models]
     once = min(_run(runner, feeds, 1) for runner in runners for _ in range(2))
     repeats = max(1, int(0.002 / max(once, 1e-6)))
     low, high = _ROUNDS
-    rounds = min(high, max(low, int(_SECONDS / max(once * repeats, 1e-6))))
+    rounds = min(high, max(low, int(_SECONDS / shorter / max(once * repeats, 1e-6))))
     taken = [[max(_run(runner, feeds, repeats), 1e-9) for runner in runners] for _ in range(rounds)]
     return [
         Race(

@@ -1,8 +1,9 @@
 """A walk over models, each a variant of the options and some nodes in float, to one that keeps enough and is fast.
 
 1. The options asked for. If that model keeps enough and is no slower than the float model, nothing else is tried.
-2. Where it does not keep enough: other methods, repairs and transforms (``requant.variants``), each on top of what has
-   clearly lowered the noise before; the first that keeps enough ends this.
+2. Where it does not keep enough: other methods, repairs and transforms (``requant.variants``), with weights rounded to
+   nearest, each on top of what has clearly lowered the noise before; then all that has, with weights rounded as asked
+   for. The first that keeps enough ends this.
 3. Where none does: the noise of every node (``requant.ablation``). The nodes with most of it go to float: 1, 2, 4, ...
    of them, until enough is kept; bisection finds how few do. Of these, those with the largest weights are tried in
    integers again. What goes to float has its weights stored as integers all the same, and as float16 where that is too
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from requant.ablation import try_elsewhere, try_without
 from requant.onnx.ops import OPS, Kind
-from requant.placement import WORTH, run_races, slower_sets
+from requant.placement import WORTH, Race, run_races, slower_sets
 from requant.plan import Form
 from requant.runtime import available
 from requant.stages import first_batches
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from requant.calibration import Progress
     from requant.concluding import Held
     from requant.onnx.graph import Graph
-    from requant.placement import Candidate
+    from requant.serialized import SerializedModel
     from requant.trials import Score
     from requant.variants import Options, Variants
 
@@ -46,10 +47,11 @@ logger = logging.getLogger(__name__)
 
 #: A speed against the float model below which a model is slower; what is missing to 1 is the noise of timing.
 SLOWER = 0.98
+_CLOSE = 0.1
 #: What the noise must fall to for a change to stay.
 _CLEARLY = 0.9
 #: Groups of nodes at most whose noise is found, and samples that it is found on.
-_GROUPS, _SAMPLES = 128, 8
+_GROUPS, _SAMPLES = 64, 8
 #: Nodes at most that are tried in integers again.
 _RETURNS = 8
 
@@ -170,26 +172,31 @@ class Search:
         return any(map(self.meets, self.steps))
 
     def _vary(self) -> Options:
-        """The options with the least noise that were found; the first that keep enough end it."""
-        best: dict[str, Any] = {}
-        self._plan(len(CHANGES))
-        noise = self.steps[0].score.noise
+        """The options with the least noise that were found; the first that keep enough end it.
+
+        Changes are compared with weights rounded to nearest, which takes a moment; what helps is tried as asked for.
+        """
+        quick = {} if self._variants.config.rounding == "nearest" else {"rounding": "nearest"}
+        self._plan(len(CHANGES) + 2)
+        best: Options = quick
+        found = self._try(best, {})
         for change in CHANGES:
+            if found is None or self.meets(self.steps[found]):
+                break
             options = {**best, **change}
             known = self._variants.config_of(options) == self._variants.config_of(best)
-            if known or self._variants.is_repeated(options):
-                self._planned -= 1
-                continue
-            tried = self._try(options, {})
+            tried = None if known or self._variants.is_repeated(options) else self._try(options, {})
             if tried is None:
-                continue
-            step = self.steps[tried]
-            if step.score.noise <= noise * _CLEARLY:
-                best, noise = options, step.score.noise
-            if self.meets(step):
-                best = options
-                break
-        return best
+                self._planned -= 1
+            elif self.meets(self.steps[tried]) or self._noise(tried) <= self._noise(found) * _CLEARLY:
+                best, found = options, tried
+        if quick and not self._met:
+            self._try({name: value for name, value in best.items() if name != "rounding"}, {})
+        chosen = self.best() if self._met else min(range(len(self.steps)), key=self._noise)
+        return self.recipes[chosen].options
+
+    def _noise(self, step: int) -> float:
+        return self.steps[step].score.noise
 
     def _leave_out(self, options: Options) -> bool:
         """Leave the noisiest nodes in float, as few as will do; whether any number does."""
@@ -213,10 +220,11 @@ class Search:
             middle = (low + high) // 2
             low, high = (low, middle) if enough(order[:middle]) else (middle, high)
         kept = order[:high]
-        for group in sorted(kept, key=lambda group: -self._weight_bytes(group))[:_RETURNS]:
-            fewer = [each for each in kept if each is not group]
+        singles: list[Left] = [{name: reason} for name, reason in left(kept).items()]
+        for single in sorted(singles, key=lambda single: -self._weight_bytes(single))[:_RETURNS]:
+            fewer = [each for each in singles if each is not single]
             if fewer and enough(fewer):
-                kept = fewer
+                singles = fewer
         return True
 
     def _by_noise(self, options: Options) -> tuple[list[Left], Left]:
@@ -278,10 +286,10 @@ class Search:
     def _tried(self, options: Options, left: Left) -> int | None:
         variant = self._variants.make(options)
         candidate = variant.build(left)
-        if not _is_quantized(candidate) and variant.config.rest == "int8":
+        if not candidate.is_quantized:
             return None
         score = self._trials.score(candidate.model, self._cores)
-        (race,) = run_races([self._reference, candidate.model], self._held.feeds)
+        race = self._race(candidate.model)
         config = variant.config
         others = {name: value for name, value in options.items() if name != "method"}
         step = Step(
@@ -301,6 +309,13 @@ class Search:
         logger.info("%s %s with %d nodes in float keeps %s", config.method, others, len(left), step.share)
         return len(self.steps) - 1
 
+    def _race(self, model: SerializedModel) -> Race:
+        """How fast a model is against the float model: looked at longer where that decides."""
+        (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
+        if abs(race.speedup - SLOWER) < _CLOSE:
+            (race,) = run_races([self._reference, model], self._held.feeds)
+        return race
+
     def _weight_bytes(self, group: Left) -> int:
         """Size of the weights of some nodes, in float."""
         first = self._variants.make({})
@@ -317,7 +332,3 @@ class Search:
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, max(self._planned, self._done))
-
-
-def _is_quantized(candidate: Candidate) -> bool:
-    return bool(candidate.plan.nodes or candidate.plan.dynamic)

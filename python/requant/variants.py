@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 CHANGES: tuple[dict[str, Any], ...] = (
     *({"method": method} for method in METHODS),
     {"bias_correction": True},
-    {"rounding": "reconstruct"},
-    {"rounding": "nearest"},
     {"equalize": True},
     {"smooth": 0.5},
     {"smooth": "none"},

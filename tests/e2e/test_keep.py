@@ -11,15 +11,18 @@ from onnx import TensorProto
 from tests.models import MODELS, Array, Net, run, samples, two_gemm
 
 import requant
+from requant import search
 from requant.config import METHODS
 from requant.errors import ConfigError, DataError, RequantError
+from requant.placement import Race
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import onnx
 
-pytestmark = pytest.mark.usefixtures("quick_latency")
+pytestmark = pytest.mark.usefixtures("quick_latency", "fast_integers")
 
 
 def files(digits: Path) -> tuple[Path, Path]:
@@ -32,75 +35,143 @@ def fidelity(result: requant.QuantizedModel) -> float:
     return float(1 - 10 ** (-min(decibels) / 10))
 
 
-def test_an_easy_target_takes_one_step(digits: Path) -> None:
+def test_the_default_model_is_tried_first_and_is_all_where_it_will_do(digits: Path) -> None:
     kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1)
     plain = requant.quantize(*files(digits), threads=1)
     assert kept.met
     assert kept.kept == "1 - output noise"
-    assert [(step.method, step.in_float) for step in kept.steps] == [("mse", ())]
+    assert [(step.method, step.options, step.in_float) for step in kept.steps] == [("mse", {}, ())]
     assert kept.model.data == plain.data
+    assert kept.config == requant.QuantConfig(threads=1)
     assert kept.share == pytest.approx(fidelity(plain))
 
 
 @pytest.fixture(scope="module")
-def searched() -> tuple[requant.Kept, Any, Any]:
-    """A model whose target takes some nodes in float, and no more."""
+def residual() -> tuple[Any, Any, float]:
+    """A model, its data, and a target that takes some nodes in float."""
     model, data = MODELS["residual"](), samples(MODELS["residual"](), 64)
     whole = requant.sensitivity(model, data, threads=1)
-    target = 1 - 0.6 * whole.quantized.noise
-    return requant.quantize_to_keep(model, data, target, threads=1), model, data
+    return model, data, 1 - 0.5 * whole.quantized.noise
 
 
-def test_a_hard_target_leaves_nodes_in_float(searched: tuple[requant.Kept, Any, Any]) -> None:
-    kept, _, _ = searched
+@pytest.fixture
+def searched(residual: tuple[Any, Any, float]) -> requant.Kept:
+    model, data, target = residual
+    return requant.quantize_to_keep(model, data, target, threads=1)
+
+
+def test_a_hard_target_leaves_nodes_in_float(searched: requant.Kept) -> None:
+    kept = searched
     step = kept.steps[kept.chosen]
     assert kept.met
     assert kept.share >= kept.target
+    assert step.in_float == kept.config.in_float
     assert step.in_float
     assert step.integer_nodes == len(kept.model.plan.nodes) > 0
     assert not {node.name for node in kept.model.plan.nodes} & set(step.in_float)
     assert kept.share == step.share == pytest.approx(fidelity(kept.model))
     assert step.bytes == len(kept.model.data)
-    whole = [s for s in kept.steps if not s.in_float]
-    assert {s.method for s in whole} == set(METHODS)
-    assert step.method == min(whole, key=lambda s: s.score.noise).method
-    more = [s for s in kept.steps if s.method == step.method and s.integer_nodes > step.integer_nodes]
+    assert {s.method for s in kept.steps if not s.in_float} == set(METHODS)
+    more = [s for s in kept.steps if s.integer_nodes > step.integer_nodes]
     assert more
     assert all(s.share is not None and s.share < kept.target for s in more)
 
 
-def test_the_options_make_the_same_model_without_a_search(searched: tuple[requant.Kept, Any, Any]) -> None:
-    kept, model, data = searched
-    assert requant.quantize(model, data, kept.config).data == kept.model.data
+def test_each_node_in_float_has_its_reason(searched: requant.Kept) -> None:
+    reasons = {skip.node: skip.reason for skip in searched.model.plan.skipped}
+    assert all("% of the output noise" in reasons[name] for name in searched.config.in_float)
 
 
-def test_threads_change_nothing(searched: tuple[requant.Kept, Any, Any]) -> None:
-    kept, model, data = searched
-    again = requant.quantize_to_keep(model, data, kept.target, threads=2)
-    assert again.model.data == kept.model.data
-    assert [(s.method, s.in_float, s.score) for s in again.steps] == [
-        (s.method, s.in_float, s.score) for s in kept.steps
-    ]
+def test_the_options_make_the_same_model_without_a_search(
+    searched: requant.Kept, residual: tuple[Any, Any, float], tmp_path: Path
+) -> None:
+    model, data, _ = residual
+    assert requant.quantize(model, data, searched.config).data == searched.model.data
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(searched.config.to_toml())
+    again = requant.QuantConfig.from_recipe(recipe)
+    assert again == searched.config
+    assert requant.quantize(model, data, again).data == searched.model.data
 
 
-def test_every_step_is_told(searched: tuple[requant.Kept, Any, Any]) -> None:
-    kept, _, _ = searched
-    document = json.loads(json.dumps(kept.to_dict(), allow_nan=False))
+def test_threads_change_nothing(searched: requant.Kept, residual: tuple[Any, Any, float]) -> None:
+    model, data, target = residual
+    again = requant.quantize_to_keep(model, data, target, threads=2)
+    assert again.model.data == searched.model.data
+    assert again.steps == searched.steps
+
+
+def test_every_step_is_told(searched: requant.Kept) -> None:
+    document = json.loads(json.dumps(searched.to_dict(), allow_nan=False))
     assert document["schema"] == 1
-    assert len(document["steps"]) == len(kept.steps)
-    assert document["steps"][document["chosen"]]["share"] == kept.share
-    assert len({(s.method, s.in_float) for s in kept.steps}) == len(kept.steps)
-    assert all(s.latency_ms > 0 and s.speedup > 0 for s in kept.steps)
+    assert len(document["steps"]) == len(searched.steps)
+    assert document["steps"][document["chosen"]]["share"] == searched.share
+    assert len({(s.described, s.in_float) for s in searched.steps}) == len(searched.steps)
+    page = searched.to_html()
+    assert "Frontier" in page
+    assert "bias_correction" in page
 
 
 @pytest.mark.parametrize("name", ["pool_chain", "nhwc", "silu", "mlp"])
-def test_ranges_that_were_tied_are_known_when_the_tie_is_cut(name: str) -> None:
+def test_what_cannot_be_kept_gives_the_model_that_keeps_most(name: str) -> None:
     model, data = MODELS[name](), samples(MODELS[name](), 32)
     kept = requant.quantize_to_keep(model, data, 1.0, threads=1)
     assert not kept.met
     assert kept.share < 1
-    assert kept.share == max(s.share or 0.0 for s in kept.steps if s.method == kept.config.method)
+    assert kept.share == max(s.share or 0.0 for s in kept.steps)
     assert requant.quantize(model, data, kept.config).data == kept.model.data
+
+
+def test_a_model_that_quantization_slows_down_is_left_in_float(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speeds are made up: the more stays in integers, the slower."""
+    sizes = {len(model.data) for model in [requant.quantize(*files(digits), threads=1)]}
+
+    def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
+        return [Race(1.0, 0.9 if model.size in sizes else 1.0) for model in models[1:]]
+
+    monkeypatch.setattr(search, "run_races", race)
+    kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1)
+    assert kept.met
+    step = kept.steps[kept.chosen]
+    assert step.speedup == 1.0
+    assert step.integer_nodes == max(s.integer_nodes for s in kept.steps if s.speedup == 1.0)
+    assert any(s.integer_nodes == 0 for s in kept.steps)
+    assert all("slower in integers" in s.reason for s in kept.model.plan.skipped if s.node in step.in_float)
+    assert requant.quantize(*files(digits), kept.config).data == kept.model.data
+
+
+def test_latency_may_be_asked_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([1.5, 1.4, 1.7, 1.7, 1.7, 1.7, 1.7])
+    monkeypatch.setattr(search, "run_races", lambda *_, **__: [Race(1.0, next(speeds))])
+    kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1, optimize="latency")
+    assert len(kept.steps) > 1
+    assert kept.steps[kept.chosen].speedup == max(s.speedup for s in kept.steps)
+    assert kept.config.optimize == "none"
+    assert requant.quantize(*files(digits), kept.config).data == kept.model.data
+
+
+def test_an_interrupt_leaves_the_best_model_until_then(residual: tuple[Any, Any, float]) -> None:
+    model, data, target = residual
+
+    def interrupt(done: int, total: int | None) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    kept = requant.quantize_to_keep(model, data, target, threads=1, search_progress=interrupt)
+    assert kept.interrupted
+    assert not kept.met
+    assert len(kept.steps) == 3
+    assert kept.share == max(s.share or 0.0 for s in kept.steps)
+    assert requant.quantize(model, data, kept.config).data == kept.model.data
+
+
+def test_an_interrupt_before_there_is_a_model_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "run_races", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        requant.quantize_to_keep(two_gemm(), samples(two_gemm(), 16), 0.9, threads=1)
 
 
 def agreement(outputs: dict[str, Array], labels: Array | None) -> float:
@@ -108,32 +179,57 @@ def agreement(outputs: dict[str, Array], labels: Array | None) -> float:
     return float(np.mean(outputs["y"].argmax(axis=1) == labels))
 
 
-def test_a_metric_is_kept() -> None:
-    model, x = two_gemm(), samples(two_gemm(), 64)["x"]
-    judged = samples(two_gemm(), 400, seed=9)["x"]
-    labels = run(model, {"x": judged})[0].argmax(axis=1)
-    data = {"x": judged, "labels": labels}
-    kept = requant.quantize_to_keep(model, x, 0.9, evaluation=data, metric=agreement, threads=1)
+def labelled(count: int, seed: int = 0) -> dict[str, Array]:
+    x = samples(two_gemm(), count, seed=seed)["x"]
+    return {"x": x, "labels": run(two_gemm(), {"x": x})[0].argmax(axis=1)}
+
+
+@pytest.mark.parametrize(("metric", "name"), [(None, "top1"), ("top1", "top1"), (agreement, "agreement")])
+def test_labels_that_are_held_back_judge(metric: Any, name: str) -> None:
+    data = labelled(256)
+    kept = requant.quantize_to_keep(two_gemm(), data, 0.9, metric=metric, threads=1)
     assert kept.met
-    assert kept.kept == "agreement"
-    assert kept.model.report.accuracy is not None
-    assert kept.share == kept.model.report.accuracy.quantized_value >= 0.9
+    assert kept.kept == name
+    held = {key: array[7::8] for key, array in data.items()}
+    found = requant.evaluate(kept.model.data, held, metric="top1", threads=1)
+    assert kept.share == found.value >= 0.9  # the float model's is 1
+    assert requant.quantize(two_gemm(), data, kept.config).data == kept.model.data
 
 
-def test_evaluation_data_has_no_say_in_ranges() -> None:
-    """A metric that prefers the worst method does not get it."""
-    model, x = two_gemm(), samples(two_gemm(), 64)["x"]
-    plain = requant.quantize_to_keep(model, x, 1.0, threads=1)
-    noises = {s.method: s.score.noise for s in plain.steps if not s.in_float}
-    worst = run(requant.quantize(model, x, method=max(noises, key=lambda m: noises[m]), threads=1).data, {"x": x})[0]
-    original = run(model, {"x": x})[0]
+def test_targets_of_another_kind_do_not_fit_the_default_metric() -> None:
+    data = labelled(64)
+    data["labels"] = np.linspace(0, 1, 64, dtype=np.float32)
+    assert requant.quantize_to_keep(two_gemm(), data, 0.9, threads=1).kept == "1 - output noise"
+
+
+def test_a_metric_without_labels_compares_with_the_float_model() -> None:
+    x = samples(two_gemm(), 64)["x"]
+    kept = requant.quantize_to_keep(two_gemm(), x, 0.9, metric="cosine", threads=1)
+    assert kept.kept == "cosine"
+    assert kept.share == pytest.approx(kept.model.report.outputs[0].cosine, rel=1e-6)
+
+
+def test_evaluation_data_chooses_nothing_and_is_told_of() -> None:
+    """Labels that are all wrong make no difference but to ``met``."""
+    x = samples(two_gemm(), 64)["x"]
+    good = labelled(400, seed=9)
+    bad = {"x": good["x"], "labels": (good["labels"] + 1) % good["labels"].max()}
+    plain = requant.quantize_to_keep(two_gemm(), x, 0.97, threads=1)
+    judged = requant.quantize_to_keep(two_gemm(), x, 0.97, evaluation=good, metric="top1", threads=1)
+    report = judged.model.report
+    assert report.accuracy is not None
+    assert judged.evaluated == report.accuracy.quantized_value / report.accuracy.float_value
+    assert judged.met == (judged.evaluated >= 0.97)
+    assert plain.model.data == judged.model.data
+    assert plain.steps == judged.steps
 
     def perverse(outputs: dict[str, Array], labels: Array | None) -> float:
-        return float(np.array_equal(outputs["y"], worst) or np.array_equal(outputs["y"], original))
+        return 1.0 if np.array_equal(outputs["y"], run(two_gemm(), {"x": bad["x"]})[0]) else 0.5
 
-    options: dict[str, Any] = {"data_options": requant.DataOptions(batch_size=64)}
-    kept = requant.quantize_to_keep(model, x, 1.0, evaluation=x, metric=perverse, threads=1, **options)
-    assert kept.config.method == min(noises, key=lambda m: noises[m])
+    options: dict[str, Any] = {"data_options": requant.DataOptions(batch_size=400), "threads": 1}
+    spoilt = requant.quantize_to_keep(two_gemm(), labelled(64), 0.9, evaluation=bad, metric=perverse, **options)
+    assert spoilt.evaluated == 0.5
+    assert not spoilt.met
 
 
 def bigrams(sharpness: float) -> onnx.ModelProto:
@@ -176,26 +272,32 @@ def test_what_cannot_be_kept_is_refused() -> None:
     x = samples(two_gemm(), 16)["x"]
     for share in (0.0, -1.0, 1.01, float("nan")):
         refuses(ConfigError, "expected a share above 0 and at most 1", share)
-    refuses(ConfigError, "does not optimize latency", 0.9, optimize="latency")
-    refuses(DataError, "mse of the float model is 0: there is no share", 0.9, evaluation=x, metric="mse")
-    refuses(DataError, "is not finite: there is no share", 0.9, evaluation=x, metric=lambda *_: np.inf)
+    refuses(DataError, "mse of the float model is 0: there is no share", 0.9, metric="mse")
+    refuses(DataError, "is not finite: there is no share", 0.9, metric=lambda *_: np.inf)
+    refuses(DataError, "no labels", 0.9, metric="top1")
     refuses(DataError, "no labels", 0.9, evaluation=x)
     refuses(DataError, "evaluation samples are read .* generator can be read only once", 0.9, evaluation=(r for r in x))
     with pytest.raises(DataError, match="samples are read for every trial, and a generator"):
         requant.quantize_to_keep(two_gemm(), (row[np.newaxis] for row in x), 0.9)
 
 
+def test_a_node_in_float_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"in_float names no node 'frist'; did you mean 'first'"):
+        requant.quantize(two_gemm(), samples(two_gemm(), 16), in_float=["frist"])
+
+
 def test_progress_tells_of_both_stages() -> None:
     calibrated: list[int] = []
-    tried: list[int] = []
+    tried: list[tuple[int, int | None]] = []
     kept = requant.quantize_to_keep(
         two_gemm(),
         samples(two_gemm(), 32),
         1.0,
         threads=1,
         progress=lambda done, total: calibrated.append(done),
-        search_progress=lambda done, total: tried.append(done),
+        search_progress=lambda *told: tried.append(told),
     )
     assert calibrated[-1] == 32
-    assert tried == list(range(1, len(tried) + 1))
+    assert [done for done, _ in tried] == list(range(1, len(tried) + 1))
+    assert all(total is not None and total >= done for done, total in tried)
     assert len(tried) > len(kept.steps)

@@ -90,8 +90,8 @@ LAYERS = (
         "checkpoint",
     ),
     ("transforms",),
-    ("stages", "quantized", "weightonly"),
-    ("api", "editing", "trials", "ablation", "keeping", "schema"),
+    ("stages", "quantized", "weightonly", "concluding"),
+    ("api", "editing", "trials", "ablation", "variants", "search", "keeping", "schema"),
     ("cli", "__main__"),
 )
 #: Modules of a higher layer that a target's or a runtime's table needs.

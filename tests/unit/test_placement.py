@@ -107,7 +107,8 @@ def test_a_plan_is_kept_only_if_it_is_faster(monkeypatch: pytest.MonkeyPatch) ->
     feeds = {"x": np.zeros((1, 4, 8, 8), np.float32)}
     monkeypatch.setattr(placement, "_slower_nodes", lambda *_: {names[0]: "slow"})
     for speeds, kept in (([1.0, 1.01], len(plan.nodes)), ([1.0, 1.1], len(plan.nodes) - 1)):
-        monkeypatch.setattr(placement, "_speeds", lambda *_, speeds=speeds: speeds)
+        races = [placement.Race(1.0, speed) for speed in speeds]
+        monkeypatch.setattr(placement, "run_races", lambda *_, races=races: races)
         chosen, note = placement.place(graph, graph.serialize(), build, feeds)
         assert len(chosen.plan.nodes) == kept
         assert note.endswith(f"kept {kept} nodes")
