@@ -10,6 +10,7 @@ from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.operators import as_operators, left_between
 from requant.onnx.passes.activations import fuse_gelus
+from requant.onnx.shared import share_constants
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate
 from requant.planning import left_in_float, nodes_of
@@ -17,6 +18,7 @@ from requant.repair import repair
 from requant.resolve import resolve
 from requant.targets import get_target
 from requant.targets.ort_cpu import TARGET as ORT_CPU
+from requant.tied import tie_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +59,7 @@ def builder(
         left_out = {**always, **left_out}
         part = plan_whole(graph, config, {**dict.fromkeys(unseen, _UNSEEN), **left_out}) if left_out else plan
         resolved = whole.resolved.of(part)
-        weights = resolve_dynamic(graph, part, config)
+        weights = tie_tables(graph, part, resolved, resolve_dynamic(graph, part, config))
         model, stored = insert_qdq(graph, part, resolved), Stored()
         notes: list[str] = []
         if config.format == "qoperator":
@@ -71,6 +73,7 @@ def builder(
         elif given.holds_half():
             model, stored = store_half(model, exactly=True)
         notes += storage_notes(stored)
+        model = share_constants(model)
         return Candidate(part, resolved, weights, model.serialize(), whole.done, tuple(notes), len(stored.half))
 
     return build

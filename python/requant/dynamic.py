@@ -51,11 +51,15 @@ _STORED_COST = 300  # bytes of the two nodes, their names and the initializers' 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IntegerWeight:
-    """A weight as ``(data - zero_point) * scale``, where ``scale`` broadcasts to the shape of ``data``."""
+    """A weight as ``(data - zero_point) * scale``, where ``scale`` broadcasts to the shape of ``data``.
+
+    That of a table may be times ``gain`` in addition, ``[1, columns]``.
+    """
 
     stored: NDArray[Any] | ir.TensorProtocol
     scale: NDArray[np.float32]
     zero_point: int
+    gain: NDArray[np.float32] | None = None
 
     @property
     def data(self) -> NDArray[Any]:

@@ -77,6 +77,7 @@ LAYERS = (
         "repair",
         "weights",
         "dynamic",
+        "tied",
         "report",
         "verify",
         "placement",

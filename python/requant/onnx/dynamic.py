@@ -82,9 +82,12 @@ class _Writer:
             data = self._constant(scope, f"{_name(value)}_q", weight.data)
             scale = self._constant(scope, f"{_name(value)}_scale", weight.scale)
             cast = self._node("Cast", [data], f"{_name(value)}_cast", [ir.AttrInt64("to", ir.DataType.FLOAT)])
-            reals = self._node("Mul", [cast.outputs[0], scale], f"{_name(value)}_reals")
-            scope.insert_before(scope[0], (cast, reals))
-            self.reals[key] = reals.outputs[0]
+            chain = [cast, self._node("Mul", [cast.outputs[0], scale], f"{_name(value)}_reals")]
+            if weight.gain is not None:
+                gain = self._constant(scope, f"{_name(value)}_gain", weight.gain)
+                chain.append(self._node("Mul", [chain[-1].outputs[0], gain], f"{_name(value)}_gained"))
+            scope.insert_before(scope[0], chain)
+            self.reals[key] = chain[-1].outputs[0]
         return self.reals[key]
 
     # -- ops that run on integers --------------------------------------------------------------------------------------

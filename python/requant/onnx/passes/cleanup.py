@@ -21,6 +21,8 @@ _FOLD_AT_MOST = 1 << 18
 _GROWING = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"})
 #: Ops that only rearrange: behind them stand weights, whatever their size.
 _REARRANGING = frozenset({"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+#: Of a constant with more readers not every one gets an arrangement of its own.
+_READERS = 8
 
 
 def simplify(model: ir.Model) -> int:
@@ -43,7 +45,7 @@ def _drop_allowzero(model: ir.Model) -> None:
 
 def _should_fold(node: ir.Node) -> bool | None:
     """True where it only rearranges, False where it could fill the memory; otherwise the optimizer decides."""
-    if node.domain == "" and node.op_type in _REARRANGING and not _repeats(node):
+    if node.domain == "" and node.op_type in _REARRANGING and not _multiplies(node):
         return True
     for value in node.outputs:
         if value.shape is None or not all(isinstance(d, int) for d in value.shape):
@@ -54,9 +56,11 @@ def _should_fold(node: ir.Node) -> bool | None:
     return None
 
 
-def _repeats(node: ir.Node) -> bool:
-    """Whether a Concat takes one tensor several times: what it gives may be of any size then."""
-    return node.op_type == "Concat" and len(set(node.inputs)) < len(node.inputs)
+def _multiplies(node: ir.Node) -> bool:
+    """Whether the file might grow by any factor: a tensor is joined with itself, or a large one has many readers."""
+    size = sum(0 if value is None or value.const_value is None else value.const_value.size for value in node.inputs)
+    shared = any(value is not None and len(value.uses()) > _READERS for value in node.inputs)
+    return (size > _FOLD_AT_MOST and shared) or (node.op_type == "Concat" and len(set(node.inputs)) < len(node.inputs))
 
 
 def drop_unused(model: ir.Model) -> int:

@@ -5,6 +5,7 @@ It tries fifty rules on every node, one of them against all other nodes, which t
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from onnx_ir.passes import common
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _ROUNDS = 2
+_ANY_SIZE = sys.maxsize  # ``should_fold`` decides
 
 
 def optimize(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> None:
     """Inline functions, fold constants and apply rules, as ``onnxscript.optimizer.optimize_ir`` does."""
     common.InlinePass()(model)
     for _ in range(_ROUNDS):
-        folded = optimizer.fold_constants_ir(model, onnx_shape_inference=True, should_fold=should_fold).modified
+        folded = optimizer.fold_constants_ir(
+            model, onnx_shape_inference=True, output_size_limit=_ANY_SIZE, should_fold=should_fold
+        ).modified
         rules = _rules(model)
         rewritten = bool(rules) and rewriter.RewritePass(rules)(model).modified
         common.RemoveUnusedNodesPass()(model)
