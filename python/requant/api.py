@@ -15,7 +15,7 @@ from requant.metrics import get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.placement import place
-from requant.planning import build_plan, left_in_float
+from requant.planning import build_plan, left_in_float, presumed_in_float
 from requant.stages import (
     Observed,
     Stopwatch,
@@ -140,7 +140,8 @@ def quantize(
     with watch("quantize"):
         build = observed.builder(graph, config)
         if config.optimize == "latency":
-            chosen, note = place(observed.graph, graph.serialize(), build, held.feeds)
+            presumed = presumed_in_float(observed.graph, config)
+            chosen, note = place(observed.graph, graph.serialize(), build, held.feeds, presumed)
         else:
             chosen = build({})
     return conclude(given, config, observed, chosen, held, watch=watch, notes=(note,) if note else ())

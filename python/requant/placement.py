@@ -14,6 +14,7 @@ import re
 import statistics
 import time
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from requant.mincut import Network
@@ -90,7 +91,13 @@ def slower_sets(graph: Graph, whole: Candidate, feeds: Feeds) -> Iterator[dict[s
         yield _slower_nodes(graph, whole.plan, times, feeds, price)
 
 
-def place(graph: Graph, reference: SerializedModel, build: Build, feeds: Feeds) -> tuple[Candidate, str]:
+def place(
+    graph: Graph,
+    reference: SerializedModel,
+    build: Build,
+    feeds: Feeds,
+    presumed: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Candidate, str]:
     """The fastest of several plans on this machine, one thread, for one sample; and a line about those that were tried.
 
     Args:
@@ -98,13 +105,14 @@ def place(graph: Graph, reference: SerializedModel, build: Build, feeds: Feeds) 
         reference: the float model as the user gave it, which plans are compared with.
         build: makes a plan and its model; called with ``{}`` for the plan with all that can be integer.
         feeds: one sample.
+        presumed: nodes that are left in float where nothing is measured, with reasons: tried as well.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
     """
     whole = build({})
     candidates = {whole.integer: whole}
-    for slower in slower_sets(graph, whole, feeds):
+    for slower in filter(None, (presumed, *slower_sets(graph, whole, feeds))):
         candidate = build(slower)
         if candidate.plan.nodes or candidate.plan.dynamic:
             candidates.setdefault(candidate.integer, candidate)

@@ -11,6 +11,7 @@ Three rules give the plan.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,12 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     The nodes named in ``left_out`` stay float, for the reason given there.
     """
     return _Planner(graph, config, get_target(config.target), left_out).plan()
+
+
+def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
+    """The nodes that stay float for the sake of speed where latency is not measured, each with the reason."""
+    plan = build_plan(graph, replace(config, optimize="none"))
+    return {skip.node: skip.reason for skip in plan.skipped if skip.reason == _FASTER}
 
 
 def _insisted(nodes: Sequence[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:

@@ -112,3 +112,7 @@ def test_a_plan_is_kept_only_if_it_is_faster(monkeypatch: pytest.MonkeyPatch) ->
         chosen, note = placement.place(graph, graph.serialize(), build, feeds)
         assert len(chosen.plan.nodes) == kept
         assert note.endswith(f"kept {kept} nodes")
+    races = [placement.Race(1.0, speed) for speed in (1.0, 1.1, 1.2)]
+    monkeypatch.setattr(placement, "run_races", lambda *_: races)
+    chosen, _ = placement.place(graph, graph.serialize(), build, feeds, {names[1]: "presumed", names[2]: "presumed"})
+    assert {skip.node for skip in chosen.plan.skipped if skip.reason == "presumed"} == set(names[1:3])
