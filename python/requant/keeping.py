@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from requant.concluding import Given, Held, conclude
 from requant.errors import ConfigError, DataError, VerificationError
@@ -18,7 +17,7 @@ from requant.trials import Judge, Recorded, Trials, refuse_iterator, set_up
 from requant.variants import Variants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from requant.calibration import Progress
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from requant.trials import Score, Setup
 
 SCHEMA = 1
-#: What is kept where no labels are held back: by language models, by others.
+#: What is kept where no labels are held back: by language models; by models that give maps or sequences; by others.
 OWN_PERPLEXITY = "perplexity of held-back samples"
+COSINE = "cosine of the outputs"
 FIDELITY = "1 - output noise"
 _DEFAULT_METRIC = "top1"
 
@@ -94,8 +94,10 @@ def quantize_to_keep(
     """Quantize a model as far as a share of its quality is kept, and no further than it is faster for it.
 
     Samples that are held back from ``data`` judge: by ``metric`` where they have labels, or it needs none. Without,
-    a model that tells the next of the tokens it is fed is judged by its perplexity, any other by 1 minus the power of
-    the outputs' error over that of the outputs (0.99 is an SQNR of 20 dB).
+    a model that tells the next of the tokens it is fed is judged by its perplexity. Any other is judged by ``noise``,
+    the power of its worst output's error over that of the output: where all outputs are maps or sequences (of three
+    axes or more) by ``sqrt(1 - noise)``, the least cosine that they can have (0.99 is an SQNR of 17 dB), elsewhere by
+    ``1 - noise`` (20 dB).
 
     An interrupt (Ctrl-C) ends the search; the best model until then is what is returned.
 
@@ -150,7 +152,7 @@ def quantize_to_keep(
             check_labels(found, setup.dataset, setup.dataset.has_labels)
         judge, kept = _judge(setup, held.batches, found, asked=metric is not None)
         trials = Trials(setup.graph, held.batches, judge)
-        judgement = _Judgement(judge, trials.float_value(config.cores))
+        judgement = _Judgement(judge, trials.float_value(config.cores), cosine=kept == COSINE)
         search = Search(
             setup.graph,
             variants,
@@ -196,8 +198,8 @@ class _Judgement:
         DataError: the float model's figure is not finite, or 0.
     """
 
-    def __init__(self, judge: Judge | None, float_value: float | None) -> None:
-        self._judge, self._float_value = judge, float_value
+    def __init__(self, judge: Judge | None, float_value: float | None, *, cosine: bool) -> None:
+        self._judge, self._float_value, self._cosine = judge, float_value, cosine
         if judge is not None and not float_value:
             figure = "not finite" if float_value is None else "0"
             raise DataError(
@@ -208,7 +210,8 @@ class _Judgement:
     def share(self, score: Score) -> float | None:
         """What a model of this score keeps."""
         if self._judge is None:
-            return max(1.0 - score.noise, 0.0)
+            equal = max(1.0 - score.noise, 0.0)
+            return math.sqrt(equal) if self._cosine else equal
         if score.value is None or self._float_value is None:
             return None
         return self._judge.metric.kept(score.value, self._float_value)
@@ -227,9 +230,15 @@ def _judge(setup: Setup, batches: tuple[Batch, ...], metric: Metric, *, asked: b
             return judge, metric.name
     language = Judge(get_metric("perplexity"), Recorded(what, False, tuple(replace(b, labels=None) for b in batches)))
     perplexity = _value(setup, language)
-    if perplexity is not None and perplexity < _classes(setup, batches):
+    outputs = open_runner(setup.graph.serialize(), threads=1).run(batches[0].feeds)
+    if perplexity is not None and perplexity < outputs[0].shape[-1]:
         return language, OWN_PERPLEXITY
-    return None, FIDELITY
+    return None, COSINE if all(_is_dense(output.shape) for output in outputs) else FIDELITY
+
+
+def _is_dense(shape: Sequence[int]) -> bool:
+    """Whether an output is a map or a sequence: more than one value, along each of two axes, of a sample."""
+    return sum(size > 1 for size in shape[1:]) > 1
 
 
 def _value(setup: Setup, judge: Judge) -> float | None:
@@ -240,9 +249,3 @@ def _value(setup: Setup, judge: Judge) -> float | None:
         return measure([runner], names, judge.dataset, judge.metric, workers=1)[1][0]
     except (DataError, VerificationError):
         return None
-
-
-def _classes(setup: Setup, batches: tuple[Batch, ...]) -> int:
-    """Length of the last axis of the first output."""
-    runner = open_runner(setup.graph.serialize(), threads=1)
-    return int(np.asarray(runner.run(batches[0].feeds)[0]).shape[-1])

@@ -185,7 +185,7 @@ class Search:
                 break
             options = {**best, **change}
             known = self._variants.config_of(options) == self._variants.config_of(best)
-            tried = None if known or self._variants.is_repeated(options) else self._try(options, {})
+            tried = None if known or self._variants.is_vain(options) else self._try(options, {})
             if tried is None:
                 self._planned -= 1
             elif self.meets(self.steps[tried]) or self._noise(tried) <= self._noise(found) * _CLEARLY:

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 #: What is tried to lower the noise, one after another, each on top of what has helped: methods, repairs, transforms.
 CHANGES: tuple[dict[str, Any], ...] = (
     *({"method": method} for method in METHODS),
-    {"bias_correction": True},
     {"equalize": True},
     {"smooth": 0.5},
     {"smooth": "none"},
+    {"bias_correction": True},
 )
+_CORRECTED = 32  # layers at most whose biases are corrected: each takes a model of its own
 _KEPT = 2  # variants whose integers are held at a time
 
 
@@ -81,9 +82,12 @@ class Variants:
         self._made[config] = self._made.pop(config)  # the last one that was asked for goes last
         return self._made[config]
 
-    def is_repeated(self, options: Options) -> bool:
-        """Whether its transforms, not asked for before, come to nothing but what others came to."""
+    def is_vain(self, options: Options) -> bool:
+        """Whether its transforms come to nothing but what others came to, or a repair would take too long."""
         config = self.config_of(options)
+        layers = sum(node.weight is not None for node in next(iter(self._observed.values())).plan.nodes)
+        if config.bias_correction and not self.config.bias_correction and layers > _CORRECTED:
+            return True
         if _transforms(config) in self._observed:
             return False
         known = [observed.table for observed in self._observed.values()]
