@@ -51,7 +51,7 @@ def residual() -> tuple[Any, Any, float]:
     """A model, its data, and a target that takes some nodes in float."""
     model, data = MODELS["residual"](), samples(MODELS["residual"](), 64)
     whole = requant.sensitivity(model, data, threads=1)
-    return model, data, 1 - 0.5 * whole.quantized.noise
+    return model, data, float(np.sqrt(1 - 0.5 * whole.quantized.noise))
 
 
 @pytest.fixture
@@ -69,7 +69,8 @@ def test_a_hard_target_leaves_nodes_in_float(searched: requant.Kept) -> None:
     assert step.in_float
     assert step.integer_nodes == len(kept.model.plan.nodes) > 0
     assert not {node.name for node in kept.model.plan.nodes} & set(step.in_float)
-    assert kept.share == step.share == pytest.approx(fidelity(kept.model))
+    assert kept.kept == "cosine of the outputs"
+    assert kept.share == step.share == pytest.approx(np.sqrt(fidelity(kept.model)))
     assert step.bytes == len(kept.model.data)
     assert {s.method for s in kept.steps if not s.in_float} == set(METHODS)
     more = [s for s in kept.steps if s.integer_nodes > step.integer_nodes]
@@ -258,7 +259,7 @@ def test_a_language_model_is_judged_by_its_own_tokens() -> None:
 def test_what_guesses_tokens_no_better_than_chance_is_no_language_model() -> None:
     ids = (np.arange(64)[:, np.newaxis] + np.arange(8)) % 16
     kept = requant.quantize_to_keep(bigrams(-9.0), {"ids": ids}, 0.9, threads=1)
-    assert kept.kept == "1 - output noise"
+    assert kept.kept == "cosine of the outputs"
 
 
 def refuses(kind: type[RequantError], match: str, share: float, **options: Any) -> None:
