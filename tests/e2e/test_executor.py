@@ -60,6 +60,16 @@ def test_processes_calibrate_to_the_same_bytes(pool: ProcessPoolExecutor, digits
     assert there == requant.quantize(model, data, threads=1).data
 
 
+@pytest.mark.usefixtures("fast_integers")
+def test_processes_search_as_threads_do(pool: ProcessPoolExecutor) -> None:
+    model, data = two_gemm(), samples(two_gemm(), 64)
+    there = requant.quantize_to_keep(model, data, 1.0, threads=1, executor=pool)
+    here = requant.quantize_to_keep(model, data, 1.0, threads=1)
+    assert len(here.steps) > 5
+    assert there.steps == here.steps
+    assert there.model.data == here.model.data
+
+
 def test_processes_judge_trials_as_threads_do(pool: ProcessPoolExecutor) -> None:
     model, data = two_gemm(), samples(two_gemm(), 64)
     labels = np.random.default_rng(0).integers(0, 4, 64)
