@@ -146,6 +146,8 @@ def quantize_to_keep(
     with watch("calibrate"):
         variants = Variants(given, config, progress, executor)
     held = Held.back(given, dynamic=False)
+    if not held.batches:
+        raise DataError(f"no sample of {setup.dataset.description} is left to judge by", hint="give more samples")
     interrupted = False
     with watch("search"):
         if metric is not None and judged is None:

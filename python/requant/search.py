@@ -85,7 +85,8 @@ class Step:
     @property
     def described(self) -> str:
         """The method and whatever else differs, for people."""
-        return ", ".join([self.method, *(f"{name} {value}" for name, value in self.options.items())])
+        others = (name if value is True else f"{name} {value}" for name, value in self.options.items())
+        return ", ".join([self.method, *others])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from requant.verify import Distance, decibels, run_each
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from requant.config import QuantConfig
     from requant.data import Batch, DataOptions
     from requant.metrics import Metric
@@ -46,7 +48,8 @@ class Score:
     """How good a model is.
 
     Attributes:
-        noise: power of the outputs' error over that of the float model's outputs; of several outputs the largest.
+        noise: power of the outputs' error over that of the float model's outputs, of outputs that hold no reals the
+            share of values that differ; of several outputs the largest.
         sqnr_db: the same as ``-10 log10(noise)`` (None: equal).
         value: the metric; None where there is none, or it is not finite.
     """
@@ -126,8 +129,7 @@ class Trials:
         with closing(run_each([runner], self._batches, workers)) as found:
             for expected, (_, (outputs,)) in zip(self._expected, found, strict=True):
                 for distance, wanted, got in zip(distances, expected, outputs, strict=True):
-                    if wanted.dtype.kind == "f":
-                        distance.add(wanted.astype(np.float64), got.astype(np.float64))
+                    _compare(distance, wanted, got)
         return max(distance.relative for distance in distances)
 
     def _value(self, runner: Runner, workers: int) -> float | None:
@@ -138,6 +140,16 @@ class Trials:
             return measure(runners, self._names, self.judge.dataset, self.judge.metric, workers=workers)[1][0]
         except VerificationError:
             return None
+
+
+def _compare(distance: Distance, wanted: NDArray[Any], got: NDArray[Any]) -> None:
+    """Take in an output; of one that holds no reals (classes, indices, masks) the error is the share that differs."""
+    if wanted.dtype.kind == "f":
+        distance.add(wanted.astype(np.float64), got.astype(np.float64))
+    elif wanted.shape == got.shape:
+        distance.add(np.ones(wanted.shape), (wanted == got).astype(np.float64))
+    else:
+        distance.add(np.ones(wanted.shape), np.zeros(wanted.shape))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -140,7 +140,12 @@ class Distance:
         self.signal = self.noise = self.dot = self.other = self.peak = 0.0
 
     def add(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
-        """Take in some values; where the expected ones are not finite, nothing is compared."""
+        """Take in some values; where the expected ones are not finite, nothing is compared.
+
+        An output of another shape than expected, as outputs that depend on data may have, is nothing but error.
+        """
+        if got.shape != expected.shape:
+            got = np.zeros_like(expected)
         finite = np.isfinite(expected)
         expected, got = expected[finite], got[finite]
         self.seen = True

@@ -15,6 +15,7 @@ from requant import search
 from requant.config import METHODS
 from requant.errors import ConfigError, DataError, RequantError
 from requant.placement import Race
+from requant.verify import Distance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -302,3 +303,19 @@ def test_progress_tells_of_both_stages() -> None:
     assert [done for done, _ in tried] == list(range(1, len(tried) + 1))
     assert all(total is not None and total >= done for done, total in tried)
     assert len(tried) > len(kept.steps)
+
+
+def test_classes_that_a_model_gives_are_compared_one_by_one() -> None:
+    net = Net()
+    scores = net.gemm(net.op("Relu", net.gemm(net.input("x", ["n", 8]), 8, 16)), 16, 4)
+    model = net.model(net.op("ArgMax", scores, axis=1, output="y"))
+    x = samples(model, 512)["x"]
+    kept = requant.quantize_to_keep(model, x, 0.2, threads=1, method="percentile", percentile=60.0)
+    equal = run(model, {"x": x[7::8][:32]})[0] == run(kept.model.data, {"x": x[7::8][:32]})[0]
+    assert kept.share == np.mean(equal) < 1
+
+
+def test_an_output_of_another_shape_is_nothing_but_error() -> None:
+    distance = Distance()
+    distance.add(np.full((3, 2), 2.0), np.full((2, 2), 2.0))
+    assert distance.relative == 1.0
