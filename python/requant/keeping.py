@@ -42,7 +42,8 @@ class Kept:
 
     Attributes:
         model: the best model: of those that meet the target and are no slower than the float model the one with most
-            nodes in integers; if none meets it, the one that keeps most.
+            nodes in integers, or the fastest where latency had to be looked at; if none meets it, the one that keeps
+            most.
         config: the options that make it; quantizing with them gives the same bytes.
         target: the share that was to be kept.
         share: the share that the model keeps of what is held back.
@@ -144,7 +145,8 @@ def quantize_to_keep(
             judged = open_judged(evaluation, setup.graph, with_data_options(config, data_options), found, labels)
         given = Given(setup.graph, setup.prepared, setup.changes, setup.dataset, judged, found)
     with watch("calibrate"):
-        variants = Variants(given, config, progress, executor)
+        # The recipe of what is found shall not measure again, and plans are others where latency is to be measured.
+        variants = Variants(given, replace(config, optimize="none"), progress, executor)
     held = Held.back(given, dynamic=False)
     if not held.batches:
         raise DataError(f"no sample of {setup.dataset.description} is left to judge by", hint="give more samples")
@@ -162,6 +164,7 @@ def quantize_to_keep(
             judgement.share,
             held=held,
             target=share,
+            latency=config.optimize == "latency",
             progress=search_progress,
             executor=executor,
         )
@@ -175,7 +178,7 @@ def quantize_to_keep(
     step, recipe = search.steps[chosen], search.recipes[chosen]
     variant = variants.make(recipe.options)
     in_float = tuple(sorted({*config.in_float, *recipe.left}))
-    final = replace(variant.config, in_float=in_float, optimize="none")
+    final = replace(variant.config, in_float=in_float)
     result = conclude(given, final, variant.observed, variant.build(recipe.left), held, watch=watch)
     accuracy = result.report.accuracy
     evaluated = None if accuracy is None else found.kept(accuracy.quantized_value, accuracy.float_value)

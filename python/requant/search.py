@@ -107,6 +107,7 @@ class Search:
         share: from a score to what of the float model's quality that is.
         held: samples that calibration has not seen.
         target: the share to be kept.
+        latency: whether the fastest model is wanted, not only one that is no slower than the float model.
         progress: called after each trial with the trials done and how many there will be, as far as is known.
         executor: whose workers find the noise of nodes, if any.
     """
@@ -120,6 +121,7 @@ class Search:
         *,
         held: Held,
         target: float,
+        latency: bool = False,
         progress: Progress | None = None,
         executor: Executor | None = None,
     ) -> None:
@@ -129,7 +131,7 @@ class Search:
         self._held, self._target, self._executor = held, target, executor
         self._reference = graph.serialize()
         self._cores = variants.config.cores
-        self._latency = variants.config.optimize == "latency"
+        self._latency = latency
         self._index: dict[object, int | None] = {}
         self._progress, self._done, self._planned = progress, 0, 0
 
@@ -141,6 +143,7 @@ class Search:
         if not self._met and not self._leave_out(options) and self._variants.config.rest == "int8":
             self._leave_out({**options, "rest": "float16"})
         if (self._latency or self.steps[self.best()].speedup < SLOWER) and available():
+            self._latency = True
             self._place(self.recipes[self.best()])
         assert first is not None  # a plan in which nothing becomes integer was refused
 
@@ -152,8 +155,8 @@ class Search:
         """Which step is the best one.
 
         Of those that keep enough and are no slower than the float model the one with most nodes in integers, then the
-        smallest; with ``optimize="latency"`` the fastest; if none is as fast, the fastest; if none keeps enough, the
-        one that keeps most.
+        smallest; where latency was looked at, and where none is as fast, the fastest; if none keeps enough, the one
+        that keeps most.
         """
         good = [i for i, step in enumerate(self.steps) if self.meets(step)]
         if not good:
