@@ -167,7 +167,7 @@ def calibrate(
     prepared, _ = prepare(graph)
     plan = build_plan(prepared, config)
     dataset = open_data(data, graph.inputs, with_data_options(config, data_options), hold_back=True)
-    table = observe(prepared, plan, dataset, config, progress, executor=executor).table
+    table = observe(prepared, plan, dataset, config, progress, executor=executor).weighed(config).table
     return calibrate_graph(prepared, plan, dataset, config, progress) if table is None else table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from requant.choosing import describe
 from requant.dynamic import plan_whole, resolve_dynamic
 from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
@@ -23,12 +24,12 @@ from requant.tied import tie_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from requant.choosing import Choice
     from requant.config import QuantConfig
     from requant.data import Batch
     from requant.onnx.graph import Graph
     from requant.placement import Build
     from requant.plan import QuantPlan
-    from requant.types import Range
 
 
 _UNSEEN = "calibration has seen no value of its tensors"
@@ -39,7 +40,7 @@ def builder(
     graph: Graph,
     config: QuantConfig,
     plan: QuantPlan,
-    ranges: Mapping[str, Range],
+    choices: Mapping[str, Choice],
     *,
     sample: Sequence[Batch] = (),
 ) -> Build:
@@ -48,11 +49,13 @@ def builder(
     Weights are repaired by what ``sample`` says, once: a part has the integers of the whole. Nodes that ``config`` has
     ``in_float`` are part of the whole, and of no model.
     """
+    ranges = {name: choice.range for name, choice in choices.items()}
     found = {name: tensor.known_range or ranges.get(tensor.source or name) for name, tensor in plan.tensors.items()}
     known = {name: chosen for name, chosen in found.items() if chosen is not None}
     if unseen := nodes_of(graph, plan, set(found) - set(known)):
         plan = plan_whole(graph, config, dict.fromkeys(unseen, _UNSEEN))
     whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample)
+    done = (*describe(choices, plan.tensors.values(), config), *whole.done)
     always = left_in_float(graph, config)
 
     def build(left_out: Mapping[str, str]) -> Candidate:
@@ -74,7 +77,7 @@ def builder(
             model, stored = store_half(model, exactly=True)
         notes += storage_notes(stored)
         model = share_constants(model)
-        return Candidate(part, resolved, weights, model.serialize(), whole.done, tuple(notes), len(stored.half))
+        return Candidate(part, resolved, weights, model.serialize(), choices, done, tuple(notes), len(stored.half))
 
     return build
 

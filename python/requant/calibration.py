@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.choosing import EVEN, SHARES, OutputGain, best_method, choose, range_of
+from requant.config import AUTO
 from requant.errors import CalibrationError, DataError, MissingFileError
 from requant.files import write_atomically
 from requant.observing import Observation, Observer, grouped, observe_group
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from requant.choosing import Choice
     from requant.config import QuantConfig
     from requant.data import Batch, Dataset
     from requant.onnx.graph import Graph
@@ -61,7 +65,10 @@ VERSION = 2
 
 
 class CalibrationTable(Mapping[str, ops.TensorStatistics]):
-    """Statistics by tensor name, for the model whose digest it carries, rescaled by ``factors``."""
+    """Statistics by tensor name, for the model whose digest it carries, rescaled by ``factors``.
+
+    ``gains`` say what errors of a tensor cost at the outputs of the layers that read it, where that was measured.
+    """
 
     def __init__(
         self,
@@ -70,11 +77,13 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         digest: str,
         samples: int,
         factors: Factors = MappingProxyType({}),
+        gains: Mapping[str, OutputGain] = MappingProxyType({}),
     ) -> None:
         self._statistics = dict(statistics)
         self.digest = digest
         self.samples = samples
         self.factors = dict(factors)
+        self.gains = dict(gains)
 
     def __getitem__(self, name: str) -> ops.TensorStatistics:
         return self._statistics[name]
@@ -87,16 +96,25 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
 
     def with_factors(self, factors: Factors) -> CalibrationTable:
         """The same statistics, said to be of a model that was rescaled by ``factors``."""
-        return CalibrationTable(self._statistics, digest=self.digest, samples=self.samples, factors=factors)
+        return CalibrationTable(
+            self._statistics, digest=self.digest, samples=self.samples, factors=factors, gains=self.gains
+        )
 
-    def range(
-        self, name: str, method: str, scheme: QuantScheme, percentile: float, joined: tuple[str, ...] = ()
-    ) -> Range:
-        """The range that ``method`` chooses for tensor ``name``, or for all that it and ``joined`` tensors hold.
+    def with_gains(self, gains: Mapping[str, OutputGain]) -> CalibrationTable:
+        """The same statistics with what was measured of errors at the outputs of layers."""
+        return CalibrationTable(
+            self._statistics, digest=self.digest, samples=self.samples, factors=self.factors, gains=gains
+        )
+
+    def joined(self, tensor: TensorPlan) -> ops.TensorStatistics:
+        """What was seen of all tensors whose values share the range of ``tensor``.
 
         Raises:
-            CalibrationError: the table has no such tensor, or it saw no finite value.
+            CalibrationError: the table does not have one of them.
         """
+        return self._joined(tensor.name, tensor.joined)
+
+    def _joined(self, name: str, joined: tuple[str, ...]) -> ops.TensorStatistics:
         missing = [each for each in (name, *joined) if each not in self._statistics]
         if missing:
             raise CalibrationError(
@@ -108,36 +126,57 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             seen = ops.TensorStatistics.from_bytes(seen.to_bytes())
             for each in joined:
                 seen.merge(self._statistics[each])
-        try:
-            return Range(*seen.range(method, scheme.dtype.value, scheme.symmetric, percentile))
-        except ValueError as problem:
-            raise CalibrationError(f"tensor {name!r}: {problem}") from None
+        return seen
+
+    def range(
+        self, name: str, method: str, scheme: QuantScheme, percentile: float, joined: tuple[str, ...] = ()
+    ) -> Range:
+        """The range that ``method`` chooses for tensor ``name``, or for all that it and ``joined`` tensors hold.
+
+        Raises:
+            CalibrationError: the table has no such tensor, or it saw no finite value.
+        """
+        return range_of(name, self._joined(name, joined), method, scheme, percentile)
 
     def all_ranges(self, config: QuantConfig) -> dict[str, dict[str, Range]]:
-        """For each tensor the range of each method: ``mse``, and for the symmetric scheme ``mse_symmetric``."""
+        """For each tensor the range of each method: ``mse``, and for the symmetric scheme ``mse_symmetric``.
+
+        ``auto`` stands among them where it is known what errors cost at the outputs of layers.
+        """
+        suffix = {False: "", True: "_symmetric"}
 
         def ranges(name: str) -> dict[str, Range]:
-            if not self[name].count:
+            seen, scheme = self._statistics[name], config.activation_scheme
+            if not seen.count:
                 return {}
-            chosen = self._statistics[name].ranges(config.activation_scheme.dtype.value, config.percentile)
-            return {f"{method}{'_symmetric' if symmetric else ''}": Range(*ends) for method, symmetric, *ends in chosen}
+            chosen = seen.ranges(scheme.dtype.value, config.percentile)
+            found = {f"{method}{suffix[symmetric]}": Range(*ends) for method, symmetric, *ends in chosen}
+            for symmetric in suffix if self.gains else ():
+                gain = self.gains.get(name, EVEN)
+                best = best_method(name, seen, gain, replace(scheme, symmetric=symmetric), config.percentile)
+                found[f"{AUTO}{suffix[symmetric]}"] = found[f"{best}{suffix[symmetric]}"]
+            return found
 
         return dict(zip(self, in_order(ranges, self, config.cores), strict=True))  # the search runs without the GIL
 
+    def choices(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Choice]:
+        """The range of every tensor that ``plan`` calibrates, but of those in branches that no sample took.
+
+        Raises:
+            CalibrationError: the table lacks a tensor, or what method ``auto`` chooses by.
+        """
+
+        def gain(tensor: TensorPlan) -> OutputGain | None:
+            return self.gains.get(tensor.name, EVEN) if self.gains else None
+
+        tensors = [tensor for tensor in plan.tensors.values() if tensor.is_calibrated and self.has_seen(tensor)]
+        return {tensor.name: choose(tensor, self.joined(tensor), gain(tensor), config) for tensor in tensors}
+
     def ranges(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Range]:
-        """The range of every tensor that ``plan`` calibrates, but of those in branches that no sample took."""
+        """The ranges of ``choices`` alone."""
+        return {name: choice.range for name, choice in self.choices(plan, config).items()}
 
-        def chosen(tensor: TensorPlan) -> Range:
-            method = tensor.method or config.method
-            found = self.range(tensor.name, method, tensor.scheme, config.percentile, tensor.joined)
-            if tensor.clip is None:
-                return found
-            return Range(max(found.lo, -tensor.clip), min(found.hi, tensor.clip))
-
-        tensors = [tensor for tensor in plan.tensors.values() if tensor.is_calibrated and self._has_seen(tensor)]
-        return {tensor.name: chosen(tensor) for tensor in tensors}
-
-    def _has_seen(self, tensor: TensorPlan) -> bool:
+    def has_seen(self, tensor: TensorPlan) -> bool:
         """Whether a value is known of a tensor, or nothing at all: that is an error, but not here."""
         statistics = [self.get(name) for name in (tensor.name, *tensor.joined)]
         return any(seen is None or seen.count for seen in statistics)
@@ -172,6 +211,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             "model_digest": self.digest,
             "samples": self.samples,
             "factors": {name: [float(factor) for factor in each] for name, each in self.factors.items()},
+            "gains": {name: [gain.rounding, *gain.clipping] for name, gain in self.gains.items()},
             "tensors": tensors,
         }
         write_atomically(path, (json.dumps(table, indent=1, allow_nan=False) + "\n").encode())
@@ -192,7 +232,13 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 for name, entry in table["tensors"].items()
             }
             factors = {name: _factors(each) for name, each in table["factors"].items()}
-            return cls(statistics, digest=str(table["model_digest"]), samples=int(table["samples"]), factors=factors)
+            return cls(
+                statistics,
+                digest=str(table["model_digest"]),
+                samples=int(table["samples"]),
+                factors=factors,
+                gains={name: _gain(each) for name, each in table.get("gains", {}).items()},
+            )
         except FileNotFoundError:
             raise MissingFileError(f"calibration table {path} does not exist") from None
         except OSError as problem:
@@ -306,6 +352,13 @@ def _factors(values: Any) -> NDArray[np.float32]:
     if factors.ndim != 1 or not np.all((factors > 0) & np.isfinite(factors)):
         raise ValueError("a factor is not positive")
     return factors
+
+
+def _gain(values: Any) -> OutputGain:
+    rounding, *clipping = map(float, values)
+    if len(clipping) != len(SHARES) or not all(0 <= gain < math.inf for gain in (rounding, *clipping)):
+        raise ValueError("a gain is missing, negative or not finite")
+    return OutputGain(rounding, tuple(clipping))
 
 
 def _expect_format(table: Mapping[str, Any]) -> None:

@@ -112,7 +112,7 @@ def conclude(
         if runners and given.judged:
             accuracy = measure_accuracy(runners, names, given.judged, given.metric, workers=config.cores)
         tensors = (
-            *tensor_quality(observed.graph, plan, chosen.resolved, table),
+            *tensor_quality(observed.graph, plan, chosen.resolved, table, chosen.choices),
             *weight_quality(observed.graph, plan, chosen.weights),
         )
     worst = [tensor for tensor in by_quality(tensors) if tensor.kind == "activation"][:_VIEWS]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Calibration methods, as the compiled core lists them (kept equal by a test).
 METHODS = ("minmax", "percentile", "entropy", "mse", "sqnr")
+#: As a method: for each activation the one with the least error at the outputs of what reads it; as a clip, likewise.
+AUTO = "auto"
 #: Options of static quantization: refused beside ``dynamic``.
 STATIC_ONLY = frozenset(
     {
@@ -60,7 +62,8 @@ class QuantConfig:
     """How a model is quantized.
 
     Attributes:
-        method: calibration method that chooses the activation ranges: minmax, percentile, entropy, mse or sqnr.
+        method: calibration method that chooses the activation ranges: minmax, percentile, entropy, mse or sqnr; or
+            ``auto``, for each activation the one whose range errs least at the outputs of the layers that read it.
         symmetric: whether activation ranges are [-a, a] ([0, a] where nothing is negative) instead of [a, b]; unset:
             as the target wants it.
         percentile: share of the values, in percent, that method ``percentile`` keeps inside the range.
@@ -176,7 +179,7 @@ class QuantConfig:
     def _check_rules(self) -> None:
         for rule in self.rules:
             if rule.method is not None:
-                _check_choice(f"rule {rule.match!r}: method", rule.method, METHODS)
+                _check_choice(f"rule {rule.match!r}: method", rule.method, _CHOICES["method"])
             if rule.bits is not None and f"int{rule.bits}" not in _CHOICES["weight_only"]:
                 raise ConfigError(f"rule {rule.match!r}: bits is {rule.bits!r}, expected 2, 3, 4 or 8")
             if rule.algorithm is not None:
@@ -216,6 +219,11 @@ class QuantConfig:
         """Threads that really run: ``threads``, at most one for each core that this process may use."""
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(self.threads or available, available)
+
+    @property
+    def weighs_outputs(self) -> bool:
+        """Whether some range depends on what errors cost at the outputs of layers."""
+        return self.method == AUTO or any(AUTO in (rule.method, rule.clip) for rule in self.rules)
 
     @property
     def activation_scheme(self) -> QuantScheme:
@@ -342,7 +350,7 @@ class QuantConfig:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "method": METHODS,
+    "method": (*METHODS, AUTO),
     "weights": ("int8", "uint8"),
     "activations": ("uint8", "int8", "uint16", "int16"),
     "saturation": ("safe", "full"),

@@ -13,7 +13,7 @@ import math
 import re
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from requant.choosing import Choice
     from requant.dynamic import IntegerWeights
     from requant.onnx.graph import Graph
     from requant.plan import QuantPlan
@@ -51,7 +52,7 @@ _ROUNDS = (7, 60)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan, its integers, the model, what was done to weights, and what must be said of it.
+    """A plan, its integers, the model, the ranges chosen, what was done to weights, and what must be said of it.
 
     ``halves`` counts the constants that are stored in half precision.
     """
@@ -60,6 +61,7 @@ class Candidate:
     resolved: Resolved
     weights: IntegerWeights
     model: SerializedModel
+    choices: Mapping[str, Choice] = field(default_factory=dict)
     done: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     halves: int = 0

@@ -25,7 +25,8 @@ class TensorQuality:
     """How well one tensor's integers stand for its reals.
 
     ``granular`` and ``overload`` are mean squared errors, of rounding inside the range and of clipping outside;
-    ``clipped`` is the share of values outside; ``sqnr_db`` is signal power over their sum (None: no error at all).
+    ``clipped`` is the share of values outside; ``sqnr_db`` is signal power over their sum (None: no error at all);
+    ``method`` is the calibration method that the range is of (None: of none).
     """
 
     name: str
@@ -38,6 +39,7 @@ class TensorQuality:
     overload: float
     clipped: float
     sqnr_db: float | None
+    method: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

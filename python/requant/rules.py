@@ -27,7 +27,8 @@ class Rule:
         scale: step of the integers instead of a calibrated range.
         zero_point: the integer that stands for 0 (with ``scale``; otherwise 0, of unsigned types the middle one).
         dtype: integer type of the matching tensors.
-        clip: bound of the magnitude: the calibrated range is cut to ``[-clip, clip]``.
+        clip: bound of the magnitude: the calibrated range is cut to ``[-clip, clip]``. ``auto`` searches the bound with
+            the least error at the outputs of the layers that read the tensor, and cuts nothing where none helps.
         bits: of the weights of the matching nodes, in weight-only quantization: 2, 3, 4 or 8.
         algorithm: how they are rounded.
         block_size: how many of them share a scale.
@@ -37,7 +38,7 @@ class Rule:
     quantize: bool | None = None
     method: str | None = None
     range: tuple[float, float] | None = None
-    clip: float | None = None
+    clip: float | str | None = None
     dtype: str | None = None
     scale: float | None = None
     zero_point: int | None = None
@@ -50,11 +51,11 @@ class Rule:
             raise ConfigError(f"a rule's match is {self.match!r}, expected a name, an op type or a regular expression")
         if self.quantize is not None and not isinstance(self.quantize, bool):
             raise ConfigError(f"rule {self.match!r}: quantize is {self.quantize!r}, expected true or false")
-        if self.clip is not None and not (_is_number(self.clip) and self.clip > 0):
-            raise ConfigError(f"rule {self.match!r}: clip is {self.clip!r}, expected a number above 0")
+        if self.clip not in (None, "auto") and not _is_positive(self.clip):
+            raise ConfigError(f"rule {self.match!r}: clip is {self.clip!r}, expected a number above 0, or auto")
         if self.range is not None:
             object.__setattr__(self, "range", self._bounds(self.range))
-        if self.scale is not None and not (_is_number(self.scale) and self.scale > 0):
+        if self.scale is not None and not _is_positive(self.scale):
             raise ConfigError(f"rule {self.match!r}: scale is {self.scale!r}, expected a number above 0")
         if self.zero_point is not None and (isinstance(self.zero_point, bool) or not isinstance(self.zero_point, int)):
             raise ConfigError(f"rule {self.match!r}: zero_point is {self.zero_point!r}, expected an integer")
@@ -130,6 +131,10 @@ def _is_name(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and _is_number(value) and value > 0
 
 
 def as_rules(rules: object) -> tuple[Rule, ...]:

@@ -15,6 +15,7 @@ from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.errors import DataError, ModelError
 from requant.evaluation import check_labels
+from requant.gains import output_gains
 from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import without_bfloat16
 from requant.transforms import SAMPLES, Transformed, transform
@@ -117,10 +118,17 @@ class Observed:
         """All that is quantized in it."""
         return self.transformed.plan
 
+    def weighed(self, config: QuantConfig) -> Observed:
+        """The same with what method ``auto`` chooses by, measured on the sample."""
+        if self.table is None or self.table.gains:
+            return self
+        gains = output_gains(self.graph, self.plan, self.sample, threads=config.cores)
+        return replace(self, table=self.table.with_gains(gains))
+
     def builder(self, given: Graph, config: QuantConfig) -> Build:
         """Makes the quantized model, or a part of it, for the float model ``given``."""
-        ranges = {} if self.table is None else self.table.ranges(self.plan, config)
-        return builder(given, self.graph, config, self.plan, ranges, sample=self.sample)
+        choices = {} if self.table is None else self.table.choices(self.plan, config)
+        return builder(given, self.graph, config, self.plan, choices, sample=self.sample)
 
 
 def observe(
@@ -144,7 +152,8 @@ def observe(
     table = calibrate_graph(
         transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
     )
-    return Observed(transformed, table.with_factors(transformed.factors), sample)
+    observed = Observed(transformed, table.with_factors(transformed.factors), sample)
+    return observed.weighed(config) if config.weighs_outputs else observed
 
 
 def first_samples(batches: Iterable[Batch]) -> tuple[Batch, ...]:

@@ -25,7 +25,7 @@ class TensorPlan:
 
     Its scale and zero point are those of tensor ``source``; or ``params``; or its range is ``fixed``; or it is
     calibrated, ``joined`` tensors with it: by ``method`` instead of the config's, and cut to ``[-clip, clip]``, where
-    these are set.
+    these are set; ``auto`` as a clip is yet to be searched.
     """
 
     name: str
@@ -35,7 +35,7 @@ class TensorPlan:
     params: FixedParams | None = None
     joined: tuple[str, ...] = ()
     method: str | None = None
-    clip: float | None = None
+    clip: float | str | None = None
 
     @property
     def known_range(self) -> Range | None:

@@ -78,6 +78,8 @@ class Variants:
             while len(self._made) >= _KEPT:
                 del self._made[next(iter(self._made))]
             observed = self._observe(config)
+            if config.weighs_outputs:
+                observed = observed.weighed(config)
             self._made[config] = Variant(config, observed, observed.builder(self._given.graph, config))
         self._made[config] = self._made.pop(config)  # the last one that was asked for goes last
         return self._made[config]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from requant.calibration import CalibrationTable
+    from requant.choosing import Choice
     from requant.data import Batch, InputSpec
     from requant.dynamic import IntegerWeights
     from requant.onnx.graph import Graph
@@ -206,7 +207,11 @@ def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
 
 
 def tensor_quality(
-    graph: Graph, plan: QuantPlan, resolved: Resolved, table: CalibrationTable | None
+    graph: Graph,
+    plan: QuantPlan,
+    resolved: Resolved,
+    table: CalibrationTable | None,
+    choices: Mapping[str, Choice],
 ) -> tuple[TensorQuality, ...]:
     """Granular and overload error of every quantized activation (from its histogram) and weight (from its values)."""
     from requant.onnx.graph import constant
@@ -223,6 +228,7 @@ def tensor_quality(
         error = seen.error(scale, zero_point, dtype.value)
         lo, hi = ((q - zero_point) * scale for q in (dtype.min, dtype.max))
         noise = error["granular"] + error["overload"]
+        choice = choices.get(tensor.source or tensor.name)
         found.append(
             TensorQuality(
                 tensor.name,
@@ -235,6 +241,7 @@ def tensor_quality(
                 error["overload"],
                 error["clipped"],
                 None if noise <= 0 else error["sqnr_db"],
+                None if choice is None else choice.method,
             )
         )
     for node in plan.nodes:

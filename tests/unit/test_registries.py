@@ -23,7 +23,7 @@ def modules(package: str, *, but: tuple[str, ...] = ()) -> set[str]:
 
 def test_the_methods_are_those_of_the_core() -> None:
     assert tuple(ops.CALIBRATION_METHODS) == config.METHODS
-    assert config.choices("method") == config.METHODS
+    assert config.choices("method") == (*config.METHODS, config.AUTO)
 
 
 def test_the_formulas_are_those_of_the_core() -> None:

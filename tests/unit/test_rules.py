@@ -99,6 +99,7 @@ def samples_of(model: bytes) -> dict[str, Any]:
         ({"match": "a", "quantize": "no"}, "expected true or false"),
         ({"match": "a", "clip": 0}, "expected a number above 0"),
         ({"match": "a", "clip": True}, "expected a number above 0"),
+        ({"match": "a", "clip": "atuo"}, "expected a number above 0, or auto"),
         ({"match": "a", "range": [1, 0]}, "low below high"),
         ({"match": "a", "range": [0, float("nan")]}, "low below high"),
         ({"match": "a", "method": "mean"}, "choose one of|rule 'a': method is 'mean'"),

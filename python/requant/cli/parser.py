@@ -248,7 +248,11 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         help="weights that stay float otherwise (LSTM, tables, bodies of If): int8: treated as by --dynamic "
         "(default); float16, bfloat16: stored so; keep",
     )
-    group.add_argument("--method", choices=choices("method"), help="calibration method (default: mse)")
+    group.add_argument(
+        "--method",
+        choices=choices("method"),
+        help="calibration method (default: mse); auto: for each activation what errs least at the outputs of layers",
+    )
     _add_pair(
         group,
         "symmetric",
@@ -293,7 +297,11 @@ def _add_selection(group: Any) -> None:
     group.add_argument("--include", action="append", metavar="NAME", help="quantize only these nodes (repeatable)")
     group.add_argument("--exclude", action="append", metavar="NAME", help="leave these nodes in float (repeatable)")
     for option, metavar, text in (
-        ("clip", "NAME=BOUND", "cut the ranges of these outputs to -BOUND..BOUND, such as Gelu=10 (repeatable)"),
+        (
+            "clip",
+            "NAME=BOUND",
+            "cut the ranges of these outputs to -BOUND..BOUND, such as Gelu=10; auto searches it (repeatable)",
+        ),
         ("range", "NAME=LOW,HIGH", "this range instead of a calibrated one (repeatable)"),
         ("scale", "NAME=SCALE[,ZERO_POINT]", "this scale and zero point instead of a calibrated range (repeatable)"),
         ("dtype", "NAME=TYPE", "this integer type for these outputs, such as Softmax=uint16 (repeatable)"),
@@ -312,7 +320,7 @@ def _smooth(text: str) -> str | float:
 
 #: What stands behind ``NAME=`` in an option that makes a rule, and an example.
 _RULES = {
-    "clip": "NAME=BOUND, such as Gelu=10",
+    "clip": "NAME=BOUND, such as Gelu=10 or Gelu=auto",
     "range": "NAME=LOW,HIGH, such as input=0,1",
     "scale": "NAME=SCALE or NAME=SCALE,ZERO_POINT, such as input=0.02,128",
     "dtype": "NAME=TYPE, such as Softmax=uint16",
@@ -338,7 +346,7 @@ def _values(option: str, value: str) -> dict[str, Any]:
         case "dtype", 1:
             return {"dtype": value}
         case "clip", 1:
-            return {"clip": float(value)}
+            return {"clip": value if value == "auto" else float(value)}
         case "scale", 1:
             return {"scale": float(value)}
         case "scale", 2:

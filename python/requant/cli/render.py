@@ -72,10 +72,11 @@ def report(result: Report, output: Path) -> None:
         box=None,
         pad_edge=False,
     )
+    methods = {t.method for t in result.tensors if t.method is not None}
     for t in result.worst:
         worst.add_row(
             short(t.name),
-            t.kind,
+            t.kind if t.method is None or len(methods) == 1 else f"{t.kind}, {t.method}",
             f"[{t.lo:.4g}, {t.hi:.4g}]",
             _decibels(t.sqnr_db),
             f"{t.granular:.2g}",

@@ -210,6 +210,7 @@ def _tensors(tensors: Iterable[TensorQuality]) -> str:
         [
             name(t.name),
             t.kind,
+            t.method or "",
             f"[{t.lo:.4g}, {t.hi:.4g}]",
             charts.bar(_share(t.sqnr_db), t.overload / ((t.granular + t.overload) or 1.0)),
             _decibels(t.sqnr_db),
@@ -219,7 +220,7 @@ def _tensors(tensors: Iterable[TensorQuality]) -> str:
         ]
         for t in tensors
     ]
-    return table(("tensor", "kind", "range", "", "SQNR dB#", "granular#", "overload#", "clipped#"), rows)
+    return table(("tensor", "kind", "method", "range", "", "SQNR dB#", "granular#", "overload#", "clipped#"), rows)
 
 
 def _timings(timings: Iterable[Timing]) -> str:
