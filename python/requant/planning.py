@@ -25,6 +25,7 @@ from requant.onnx.passes.activations import hard_sigmoid
 from requant.plan import NodePlan, QuantPlan, Skip
 from requant.targets import Target, get_target
 from requant.tensors import Activation, TensorPlan, plan_tensors
+from requant.uncollected import uncollected
 from requant.worth import elements, wins_in_float
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _FASTER = "it is faster in float"
 _FEW = 4  # one of so many
 
 
+@uncollected()
 def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
     """The plan for ``graph`` under ``config``; pure, the graph is not changed.
 

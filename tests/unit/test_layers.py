@@ -38,6 +38,7 @@ LAYERS = (
         "parallel",
         "remote",
         "mincut",
+        "uncollected",
         "pages",
         "charts",
         "targets",

@@ -21,6 +21,7 @@ from requant.onnx.graph import constant, int_attribute
 from requant.onnx.mapped import fingerprint
 from requant.onnx.passes.cleanup import drop_unused
 from requant.plan import Form
+from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -36,6 +37,7 @@ _LSTM_INPUTS = 8  # X, W, R, B, sequence_lens, initial_h, initial_c, P: behind t
 _BIAS = 2
 
 
+@uncollected()
 def insert_dynamic(graph: Graph, plan: QuantPlan, weights: IntegerWeights) -> Graph:
     """``graph`` with each node of ``plan.dynamic`` in the form it says: a copy, if there are any."""
     if not plan.dynamic:

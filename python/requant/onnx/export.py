@@ -27,6 +27,7 @@ from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.cleanup import drop_unused
 from requant.types import PerChannel, QuantizedTensor, QuantParams, QuantScheme
+from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from requant.types import QuantType
 
 
+@uncollected()
 def insert_qdq(graph: Graph, plan: QuantPlan, resolved: Resolved) -> Graph:
     """A copy of ``graph`` with QuantizeLinear and DequantizeLinear where ``plan`` says."""
     copy = graph.copy()

@@ -18,6 +18,7 @@ from requant.onnx.reading import ModelFile, key_of, read_model
 from requant.onnx.saving import self_contained
 from requant.serialized import SerializedModel
 from requant.types import QuantType
+from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -182,6 +183,7 @@ class Graph:
             if tensor is not None and (waits or large):
                 value.const_value = self.tensor(tensor.numpy(), value.name or "")
 
+    @uncollected()
     def serialize(self, fetch: Iterable[str] = ()) -> SerializedModel:
         """The model as it can be run, with the tensors named in ``fetch`` as its outputs instead of its own.
 

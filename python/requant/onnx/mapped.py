@@ -194,9 +194,9 @@ def fingerprint(array: NDArray[Any]) -> tuple[object, ...]:
     found = _source(array)
     if found is not None:
         raw, offset = found
-        return str(array.dtype), array.shape, raw.path, offset
+        return array.dtype, array.shape, raw.path, offset
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return str(array.dtype), array.shape, flat.tobytes() if flat.size < LEAST else hashlib.sha256(flat.data).digest()
+    return array.dtype, array.shape, flat.tobytes() if flat.size < LEAST else hashlib.sha256(flat.data).digest()
 
 
 def forget(array: NDArray[Any]) -> None:

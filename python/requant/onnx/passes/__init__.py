@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from requant.errors import InternalError
 from requant.onnx.graph import check_order
 from requant.onnx.passes import activations, affine, clamps, cleanup, constants, norms, pooling, shapes, widen
+from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -62,6 +63,7 @@ class _FailedError(Exception):
     """The pass of this number failed."""
 
 
+@uncollected()
 def prepare(graph: Graph) -> tuple[Graph, tuple[Preparation, ...]]:
     """Run every pass on a copy of ``graph``; inputs and outputs keep their names and order."""
     left_out: set[int] = set()
