@@ -191,6 +191,18 @@ def _zero_points(scale: Floats, scheme: QuantScheme) -> NDArray[Any]:
     return np.full(scale.shape, centre, scheme.dtype.numpy)
 
 
+def check_weights(graph: Graph, plan: QuantPlan) -> None:
+    """Check the weights and biases that ``plan`` quantizes.
+
+    Raises:
+        ModelError: one holds NaN or infinity.
+    """
+    constants = graph.model.graph.initializers
+    for node in plan.nodes:
+        for name in filter(None, (node.weight, node.bias)):
+            finite(constant(constants[name]), name)
+
+
 def finite(array: NDArray[Any] | None, name: str) -> Floats:
     """``array``, refused where it is missing or holds NaN or infinity."""
     if array is None:

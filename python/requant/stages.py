@@ -13,11 +13,12 @@ from requant.calibration import CalibrationTable, calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
-from requant.errors import DataError, ModelError
+from requant.errors import CalibrationError, DataError, ModelError
 from requant.evaluation import check_labels
 from requant.gains import output_gains
 from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import without_bfloat16
+from requant.resolve import check_weights
 from requant.transforms import SAMPLES, Transformed, transform
 
 if TYPE_CHECKING:
@@ -55,6 +56,12 @@ def load_float(model: Model) -> Graph:
     """Load a model in a form that can be run, refusing one that is quantized already."""
     graph = Graph.load(model)
     refuse_quantized(graph.quantized_ops(), graph.origin)
+    for spec in graph.inputs:
+        if 0 in spec.shape:
+            raise ModelError(
+                f"input {spec.name!r} of {graph.origin} has no elements: its shape is {spec.shape}",
+                hint="export it with the sizes it will be fed; a size that is free is a name, not 0",
+            )
     return without_bfloat16(graph)
 
 
@@ -149,9 +156,13 @@ def observe(
     sample = first_samples(ahead)
     del ahead  # otherwise all batches would be kept for it
     transformed = transform(graph, plan, config, sample)
-    table = calibrate_graph(
-        transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
-    )
+    try:
+        table = calibrate_graph(
+            transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
+        )
+    except CalibrationError:
+        check_weights(graph, plan)  # one of them may be the reason
+        raise
     observed = Observed(transformed, table.with_factors(transformed.factors), sample)
     return observed.weighed(config) if config.weighs_outputs else observed
 

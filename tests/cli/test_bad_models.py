@@ -64,11 +64,21 @@ def two_producers(model: onnx.ModelProto) -> None:
     model.graph.node[1].output[0] = "h"
 
 
-def outside(model: onnx.ModelProto) -> None:
+def outside(model: onnx.ModelProto, location: str = "../secret.bin") -> None:
     weight = model.graph.initializer[0]
     weight.ClearField("raw_data")
     weight.data_location = TensorProto.EXTERNAL
-    weight.external_data.add(key="location", value="../secret.bin")
+    weight.external_data.add(key="location", value=location)
+
+
+def gone(model: onnx.ModelProto) -> None:
+    outside(model, "gone.bin")
+
+
+def broken_weight(model: onnx.ModelProto) -> None:
+    weight = WEIGHT.copy()
+    weight[1, 2] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
 
 
 def removed_op(model: onnx.ModelProto) -> None:
@@ -88,7 +98,9 @@ BAD: dict[str, tuple[onnx.ModelProto, str]] = {
     "external data outside": (changed(outside), "points outside the model's folder"),
     "float64": (linear(dtype=np.float64), "nothing in"),
     "int32": (linear(dtype=np.int32), "wrong dtype"),
-    "no rows": (linear(shape=(0, 96)), "invalid dimensions"),
+    "no rows": (linear(shape=(0, 96)), "has no elements"),
+    "weight that is not finite": (changed(broken_weight), "weight 'w' (96, 96) holds 1 NaN or infinite values"),
+    "external data gone": (changed(gone), "its external data 'gone.bin' is missing"),
     "opset of the future": (linear(opset=99), "uses opset 99"),
     "old op without a successor": (changed(removed_op, opset=9), "uses opset 9"),
 }

@@ -245,7 +245,9 @@ def _contained(folder: Path, location: str, what: str) -> Path:
         if not location or Path(location).is_absolute() or ".." in Path(location).parts or path.resolve() != path:
             raise outside
         if not path.exists():
-            raise MissingFileError(f"{what}: its external data {location!r} is missing")
+            raise MissingFileError(
+                f"{what}: its external data {location!r} is missing", hint="keep the model and its data in one folder"
+            )
         if not path.is_file():
             raise outside
     except (OSError, RuntimeError, ValueError) as problem:  # a NUL byte, a loop of links, a file taken for a folder
