@@ -160,7 +160,8 @@ def sensitivity(
     else:
         table.check(graph)
         transformed = repeat(setup.prepared, setup.plan, config, table.factors)
-        observed = Observed(transformed, table, first_samples(setup.dataset.batches()))
+        sample = first_samples(setup.dataset.batches())
+        observed = Observed(transformed, table, sample, tuple(setup.dataset.held_back()))
     plan = observed.plan
     trials, batches = setup.trials()
     build = observed.builder(graph, config)

@@ -132,7 +132,8 @@ def quantize(
         if table is not None:
             table.check(graph)
             sample = () if dataset is None else first_samples(dataset.batches())
-            observed = Observed(repeat(prepared, plan, config, table.factors), table, sample)
+            kept = () if dataset is None else tuple(dataset.held_back())
+            observed = Observed(repeat(prepared, plan, config, table.factors), table, sample, kept)
         else:
             observed = observe(prepared, plan, dataset, config, progress, executor=executor)
     held = Held.back(given, dynamic=config.dynamic)

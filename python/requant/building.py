@@ -43,18 +43,19 @@ def builder(
     choices: Mapping[str, Choice],
     *,
     sample: Sequence[Batch] = (),
+    held: Sequence[Batch] = (),
 ) -> Build:
     """Makes the quantized model of ``plan``, or of a part of it, from the prepared ``graph`` of the one ``given``.
 
-    Weights are repaired by what ``sample`` says, once: a part has the integers of the whole. Nodes that ``config`` has
-    ``in_float`` are part of the whole, and of no model.
+    Weights are repaired by what ``sample`` says, once, and proved on samples ``held`` back: a part has the integers of
+    the whole. Nodes that ``config`` has ``in_float`` are part of the whole, and of no model.
     """
     ranges = {name: choice.range for name, choice in choices.items()}
     found = {name: tensor.known_range or ranges.get(tensor.source or name) for name, tensor in plan.tensors.items()}
     known = {name: chosen for name, chosen in found.items() if chosen is not None}
     if unseen := nodes_of(graph, plan, set(found) - set(known)):
         plan = plan_whole(graph, config, dict.fromkeys(unseen, _UNSEEN))
-    whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample)
+    whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample, held=held)
     done = (*describe(choices, plan.tensors.values(), config), *whole.done)
     always = left_in_float(graph, config)
 

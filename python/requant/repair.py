@@ -1,7 +1,7 @@
 """Make up for what rounding does to a layer's output, by what calibration samples say of its input.
 
 * *Rounding*: integers, and scales, with which the output errs least (``rust/requant-core/src/reconstruction.rs``), for
-  the inputs that the float model gives the layer.
+  the inputs that the float model gives the layer; not kept where the outputs of the whole model clearly err more.
 * *Bias correction*: what the output lacks on average goes into the bias, ``b + w E[x] - w' E[x']`` with ``'`` for the
   quantized model (Nagel et al. 2019, arXiv:1906.04721, section 4.2, from means that were seen), layer after layer in
   execution order, each in the model whose earlier biases are corrected. A missing bias is added where an op can have
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from requant.onnx.export import insert_qdq
 from requant.onnx.graph import constant
 from requant.resolve import StoredTensors, guarded, quantize_bias, smallest_scale
 from requant.rows import as_rows, from_rows
+from requant.runtime import open_runner
 from requant.targets import get_target
 from requant.types import QuantizedTensor
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 _MAGNITUDE = 127
 _PAIR = 128
 _BIASED = ("Conv", "Gemm")
+_FEW = 8  # samples that prove nothing
+_REJECTED = "weights rounded to nearest: on samples held back, those rounded by their layer's output clearly erred more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,17 @@ class Repaired:
 
 
 def repair(
-    graph: Graph, plan: QuantPlan, resolved: Resolved, config: QuantConfig, batches: Sequence[Batch]
+    graph: Graph,
+    plan: QuantPlan,
+    resolved: Resolved,
+    config: QuantConfig,
+    batches: Sequence[Batch],
+    *,
+    held: Sequence[Batch] = (),
 ) -> Repaired:
     """``resolved`` with the weights and biases that ``config`` asks for, where there are samples to repair by.
 
+    On the samples ``held`` back, which nothing was chosen by, weights must prove themselves.
     A model that is too large for memory stays as it is: the moments of its layers are, too.
     """
     repaired = Repaired(resolved)
@@ -64,9 +75,46 @@ def repair(
         return repaired
     if config.rounding == "reconstruct":
         repaired = _reconstruct(graph, plan, resolved, config, batches)
+        if repaired.done and clearly_more(*_noises(graph, plan, (repaired.resolved, resolved), held, config)):
+            repaired = Repaired(resolved, (_REJECTED,))
     if config.bias_correction and get_target(config.target).quantizes_bias:
         repaired = _correct_biases(graph, plan, repaired, config, batches)
     return repaired
+
+
+def clearly_more(noise: Array, other: Array) -> bool:
+    """Whether the ``noise [samples]`` of one model is above that ``other`` by more than chance explains.
+
+    That is, on average by more than two standard errors of the difference; never on a few samples.
+    """
+    differences = noise - other
+    if not np.isfinite(noise).all():
+        return bool(np.isfinite(other).all())
+    if len(noise) < _FEW:
+        return False
+    return bool(differences.mean() > 2 * differences.std(ddof=1) / math.sqrt(len(noise)))
+
+
+def _noises(
+    graph: Graph, plan: QuantPlan, tried: Sequence[Resolved], batches: Sequence[Batch], config: QuantConfig
+) -> list[Array]:
+    """Power of the outputs' error for each sample and each model, over the mean power of each output, summed up."""
+    if not batches:
+        return [np.zeros(0) for _ in tried]
+    models = [graph, *(insert_qdq(graph, plan, each) for each in tried)]
+    runners = [open_runner(model.serialize(), threads=config.cores, shared=True) for model in models]
+    powers: dict[int, list[Array]] = {}  # by output, [1 + models, samples] of each batch
+    for batch in batches:
+        for place, (exact, *others) in enumerate(zip(*(runner.run(batch.feeds) for runner in runners), strict=True)):
+            if exact.dtype.kind == "f" and exact.size:
+                count = batch.count if exact.ndim and len(exact) == batch.count else 1
+                rows = [x.astype(np.float64).reshape(count, -1) for x in (exact, *(each - exact for each in others))]
+                powers.setdefault(place, []).append(np.array([np.square(row).sum(axis=1) for row in rows]))
+    noises = np.zeros((len(tried), 1))
+    for parts in powers.values():
+        signal, *noise = np.concatenate(parts, axis=1)
+        noises = noises + np.array(noise) / (signal.mean() or 1.0)
+    return list(noises)
 
 
 def _reconstruct(

@@ -109,11 +109,19 @@ def open_judged(evaluation: object, graph: Graph, options: DataOptions, judge: M
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observed:
-    """A prepared model as its data wants it, the statistics of that where ranges need some, and the first samples."""
+    """A prepared model as its data wants it.
+
+    Attributes:
+        transformed: the model and its plan.
+        table: the statistics, where ranges need some.
+        sample: the first samples.
+        held: samples that were held back.
+    """
 
     transformed: Transformed
     table: CalibrationTable | None
     sample: tuple[Batch, ...]
+    held: tuple[Batch, ...] = ()
 
     @property
     def graph(self) -> Graph:
@@ -135,7 +143,7 @@ class Observed:
     def builder(self, given: Graph, config: QuantConfig) -> Build:
         """Makes the quantized model, or a part of it, for the float model ``given``."""
         choices = {} if self.table is None else self.table.choices(self.plan, config)
-        return builder(given, self.graph, config, self.plan, choices, sample=self.sample)
+        return builder(given, self.graph, config, self.plan, choices, sample=self.sample, held=self.held)
 
 
 def observe(
@@ -163,7 +171,7 @@ def observe(
     except CalibrationError:
         check_weights(graph, plan)  # one of them may be the reason
         raise
-    observed = Observed(transformed, table.with_factors(transformed.factors), sample)
+    observed = Observed(transformed, table.with_factors(transformed.factors), sample, tuple(dataset.held_back()))
     return observed.weighed(config) if config.weighs_outputs else observed
 
 

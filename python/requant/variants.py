@@ -111,12 +111,12 @@ class Variants:
         transformed = transform(self._given.prepared, self._plan(config), config, first.sample)
         for known in self._observed.values():
             if _equal(known.transformed.factors, transformed.factors):
-                return Observed(transformed, known.table, first.sample)
+                return Observed(transformed, known.table, first.sample, first.held)
         assert self._given.dataset is not None  # of a plan that is calibrated
         table = calibrate_graph(
             transformed.graph, transformed.plan, self._given.dataset, config, executor=self._executor
         )
-        return Observed(transformed, table.with_factors(transformed.factors), first.sample)
+        return Observed(transformed, table.with_factors(transformed.factors), first.sample, first.held)
 
     def _plan(self, config: QuantConfig) -> QuantPlan:
         return plan_whole(self._given.prepared, config)

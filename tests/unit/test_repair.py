@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,8 +16,12 @@ from requant.moments import Layer, layer_moments, layers
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.planning import build_plan
+from requant.repair import clearly_more
 from requant.rows import as_rows, from_rows
 from requant.types import QuantParams, QuantScheme, QuantType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PARAMS = QuantParams(np.asarray(0.05, np.float32), np.asarray(128, np.uint8), QuantScheme(QuantType.UINT8))
 
@@ -168,3 +172,63 @@ def test_a_large_bias_keeps_its_scale() -> None:
     expected = run(model, {"x": x})[0]
     got = run(quantized, {"x": x})[0]
     assert np.allclose(got, expected, rtol=1e-2)
+
+
+def test_more_noise_is_clear_where_chance_does_not_explain_it() -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(200):
+        samples = int(rng.integers(1, 40))
+        noise, other = rng.gamma(1.0, size=(2, samples))
+        noise += rng.choice([0.0, 0.5, 5.0])
+        d = [float(a) - float(b) for a, b in zip(noise, other, strict=True)]
+        mean = sum(d) / samples
+        spread = sum((each - mean) ** 2 for each in d) / max(samples - 1, 1)
+        assert clearly_more(noise, other) == (samples >= 8 and mean > 2 * (spread / samples) ** 0.5)
+    once = np.array([100.0, *[1.0] * 15])
+    assert not clearly_more(once, np.full(16, 2.0))  # one sample proves nothing
+    assert clearly_more(np.array([np.inf, 1.0]), np.ones(2))
+
+
+def changing(count: int) -> np.ndarray:
+    """Rows that point in one direction at first, and in all of them later."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(count, 20, 24))
+    x[:40] = 0.2 * rng.normal(size=(40, 20, 1)) + 0.001 * x[:40]
+    return x.astype(np.float32)
+
+
+WEIGHT = np.random.default_rng(9).normal(size=(24, 8)).astype(np.float32)
+
+
+def product() -> onnx.ModelProto:
+    net = Net()
+    return net.model(net.op("MatMul", net.input("x", ["n", 20, 24]), net.const(WEIGHT), output="y"))
+
+
+def product_in_a_branch() -> onnx.ModelProto:
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    inputs = [
+        helper.make_tensor_value_info("flag", onnx.TensorProto.BOOL, []),
+        helper.make_tensor_value_info("x", floats, [1, 20, 24]),
+    ]
+    bodies = {}
+    for branch, op in (("then_branch", ("MatMul", ["x", "w"])), ("else_branch", ("ReduceSum", ["x"]))):
+        y = helper.make_tensor_value_info(branch, floats, None)
+        bodies[branch] = helper.make_graph([helper.make_node(*op, [branch])], branch, [], [y])
+    y = helper.make_tensor_value_info("y", floats, None)
+    weight = [onnx.numpy_helper.from_array(WEIGHT, "w")]
+    graph = helper.make_graph([helper.make_node("If", ["flag"], ["y"], **bodies)], "g", inputs, [y], weight)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("build", [product, product_in_a_branch])
+def test_weights_that_err_more_on_held_back_samples_are_not_kept(build: Callable[[], onnx.ModelProto]) -> None:
+    options: dict[str, Any] = {"smooth": "none", "batch_size": 4, "activations": "uint16"}
+    data: Any = changing(256)
+    if build is product_in_a_branch:
+        data = [{"flag": np.array(True), "x": row[None]} for row in data]
+    kept = requant.quantize(build(), data, **options)
+    assert any("clearly erred more" in line for line in kept.report.prepared)
+    assert kept.data == requant.quantize(build(), data, rounding="nearest", **options).data
+    alike = requant.quantize(build(), data[40:], **options)
+    assert any("weights rounded by the error" in line for line in alike.report.prepared)
