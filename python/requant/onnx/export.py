@@ -97,6 +97,9 @@ class _Writer:
         value, from_integer = self._drop_clamps(value, params)
         home = _home(value)
         gain = self.gains.get(name)
+        if gain is not None:  # the addition gives what saturates only when it is quantized
+            high = (params.scheme.dtype.max - int(params.zero_point)) * float(params.scale) / float(gain)
+            self.metadata[f"{CLAMP_KEY}{name}"] = repr(high)
         steps = params if gain is None else replace(params, scale=params.scale / gain)
         if self._is_guarded_move(value.producer()):
             steps = _for_each_channel(steps, value) or steps
