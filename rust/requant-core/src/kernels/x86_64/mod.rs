@@ -27,6 +27,7 @@ mod avx2_lanes;
 pub(super) mod avx2_low_bit;
 mod avx2_maps;
 mod avx2_packing;
+mod avx2_tally;
 mod avx2_values;
 pub(super) mod avx512;
 pub(super) mod avx512_gemm;
