@@ -2,13 +2,10 @@
 //!
 //! The layouts are the same for all but for the number of columns to a panel; [`crate::gemm::blocked`] has everything
 //! around them. All kernels give the same bits, because each operation on reals and its order are fixed here. A new
-//! kernel is a file and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+//! kernel is a file and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
-use super::{available as sets, current as set_in_use, gemm::Tile, generic_blocked_gemm};
-use crate::{
-    Error, Result,
-    gemm::blocked::{Quantized, Rows, quantize},
-};
+use super::{gemm::Tile, generic_blocked_gemm};
+use crate::gemm::blocked::{Quantized, Rows, quantize};
 
 /// Values along K that lie together in a panel: two groups of four, one in the low and one in the high half of bytes.
 pub const OCTET: usize = 8;
@@ -76,36 +73,8 @@ pub trait BlockedKernel: Send + Sync {
     fn multiply_f32(&self, rows: usize, a: &[f32], b: &[f32], sums: &mut [f32]);
 }
 
-type Probe = fn() -> Option<&'static dyn BlockedKernel>;
-
-/// One for each set that has its own; generic is always present.
-const REGISTRY: &[Probe] = &[
+registry_of_inner_loops! { BlockedKernel,
     #[cfg(target_arch = "x86_64")]
     super::x86_64::avx2_blocked_gemm::probe,
     generic_blocked_gemm::probe,
-];
-
-/// The kernels that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn BlockedKernel> {
-    REGISTRY.iter().filter_map(|probe| probe())
-}
-
-/// The available kernel of that name.
-///
-/// # Errors
-/// No available kernel has it.
-pub fn by_name(name: &str) -> Result<&'static dyn BlockedKernel> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(BlockedKernel::name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-/// The kernel of the set in use, or of the best set below it that has one.
-pub(crate) fn current() -> &'static dyn BlockedKernel {
-    let in_use = set_in_use().name();
-    sets()
-        .skip_while(|set| set.name() != in_use)
-        .find_map(|set| by_name(set.name()).ok())
-        .unwrap_or(&generic_blocked_gemm::Generic)
 }

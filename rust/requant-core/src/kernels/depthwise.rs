@@ -1,11 +1,10 @@
 //! The inner loops of the depthwise convolution, once for each instruction set that has its own.
 //!
 //! Channels lie side by side in lanes, and two rows of the image are laid into each other, so that one multiply-add takes
-//! a tap from each. Everything around these loops is [`crate::conv`]'s; a new kernel is a file and a line in `REGISTRY`,
+//! a tap from each. Everything around these loops is [`crate::conv`]'s; a new kernel is a file and a line in the registry,
 //! under the name of the set in [`crate::kernels`] that it belongs to.
 
 use crate::{
-    Error, Result,
     gemm::{Bytes, Strip},
     kernels,
 };
@@ -35,38 +34,10 @@ pub trait DepthwiseKernel: Send + Sync {
     }
 }
 
-type Probe = fn() -> Option<&'static dyn DepthwiseKernel>;
-
-/// One for each set that has its own; generic is always present.
-const REGISTRY: &[Probe] = &[
+registry_of_inner_loops! { DepthwiseKernel,
     #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_depthwise::probe,
     kernels::generic_depthwise::probe,
-];
-
-/// The kernels that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn DepthwiseKernel> {
-    REGISTRY.iter().filter_map(|probe| probe())
-}
-
-/// The available kernel of that name.
-///
-/// # Errors
-/// No available kernel has it.
-pub fn by_name(name: &str) -> Result<&'static dyn DepthwiseKernel> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(DepthwiseKernel::name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-/// The kernel of the set in use, or of the best set below it that has one.
-pub(crate) fn current() -> &'static dyn DepthwiseKernel {
-    let in_use = kernels::current().name();
-    kernels::available()
-        .skip_while(|set| set.name() != in_use)
-        .find_map(|set| by_name(set.name()).ok())
-        .unwrap_or(&kernels::generic_depthwise::Generic)
 }
 
 /// Two i16 as a dword.

@@ -3,12 +3,11 @@
 //! One call works on many runs: `run` neighbours share a scale and zero point, so that blocks of 16 values cost no call
 //! each, and `run == 1` gives each value its own (channels along the last axis). Which slice belongs to which value is
 //! [`crate::affine`]'s business, as are tiles, threads and the order of passes. A new set is a file and a line in
-//! `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+//! the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
 use std::ops::RangeInclusive;
 
 use crate::{
-    Error, Result,
     affine::{Integers, IntegersMut, Reals, RealsMut, Rounding},
     kernels,
 };
@@ -156,36 +155,8 @@ pub trait ElementwiseKernel: Send + Sync {
     fn unpack(&self, packed: &[u8], per_byte: usize, out: IntegersMut<'_>);
 }
 
-type Probe = fn() -> Option<&'static dyn ElementwiseKernel>;
-
-/// One for each set that has its own; generic is always present.
-const REGISTRY: &[Probe] = &[
+registry_of_inner_loops! { ElementwiseKernel,
     #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_elementwise::probe,
     kernels::generic_elementwise::probe,
-];
-
-/// The kernels that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn ElementwiseKernel> {
-    REGISTRY.iter().filter_map(|probe| probe())
-}
-
-/// The available kernel of that name.
-///
-/// # Errors
-/// No available kernel has it.
-pub fn by_name(name: &str) -> Result<&'static dyn ElementwiseKernel> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(ElementwiseKernel::name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-/// The kernel of the set in use, or of the best set below it that has one.
-pub(crate) fn current() -> &'static dyn ElementwiseKernel {
-    let in_use = kernels::current().name();
-    kernels::available()
-        .skip_while(|set| set.name() != in_use)
-        .find_map(|set| by_name(set.name()).ok())
-        .unwrap_or(&kernels::generic_elementwise::Generic)
 }

@@ -1,10 +1,9 @@
 //! The inner loops of GPTQ, once for each instruction set that has its own.
 //!
 //! All kernels give the same bits, because each operation on reals and its order are fixed here. A new kernel is a file
-//! and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+//! and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
-use super::{available as sets, current as set_in_use, generic_feedback};
-use crate::{Error, Result};
+use super::generic_feedback;
 
 /// Rows of a panel of a triangular factor.
 pub const PANEL: usize = 12;
@@ -68,36 +67,8 @@ pub trait FeedbackKernel: Send + Sync {
     fn relax(&self, carried: &mut [[f32; LANES]], factors: Factors<'_>);
 }
 
-type Probe = fn() -> Option<&'static dyn FeedbackKernel>;
-
-/// One for each set that has its own; generic is always present.
-const REGISTRY: &[Probe] = &[
+registry_of_inner_loops! { FeedbackKernel,
     #[cfg(target_arch = "x86_64")]
     super::x86_64::avx2_feedback::probe,
     generic_feedback::probe,
-];
-
-/// The kernels that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn FeedbackKernel> {
-    REGISTRY.iter().filter_map(|probe| probe())
-}
-
-/// The available kernel of that name.
-///
-/// # Errors
-/// No available kernel has it.
-pub fn by_name(name: &str) -> Result<&'static dyn FeedbackKernel> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(FeedbackKernel::name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-/// The kernel of the set in use, or of the best set below it that has one.
-pub(crate) fn current() -> &'static dyn FeedbackKernel {
-    let in_use = set_in_use().name();
-    sets()
-        .skip_while(|set| set.name() != in_use)
-        .find_map(|set| by_name(set.name()).ok())
-        .unwrap_or(&generic_feedback::Generic)
 }

@@ -2,12 +2,11 @@
 //!
 //! A kernel owns its layouts: how many rows and columns a tile has, and how the bytes of both operands lie. Everything
 //! around them (packing B, blocking, threads, zero points, outputs) is [`crate::gemm`]'s and the same for all. A new
-//! kernel is a file and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+//! kernel is a file and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
 use std::ops::Range;
 
 use crate::{
-    Error, Result,
     gemm::{Bytes, Matrix, Strip},
     kernels,
 };
@@ -59,10 +58,7 @@ pub trait GemmKernel: Send + Sync {
     }
 }
 
-type Probe = fn() -> Option<&'static dyn GemmKernel>;
-
-/// One for each set that has its own; generic is always present.
-const REGISTRY: &[Probe] = &[
+registry_of_inner_loops! { GemmKernel,
     #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx512vnni_gemm::probe,
     #[cfg(target_arch = "x86_64")]
@@ -72,29 +68,4 @@ const REGISTRY: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_gemm::probe,
     kernels::generic_gemm::probe,
-];
-
-/// The kernels that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn GemmKernel> {
-    REGISTRY.iter().filter_map(|probe| probe())
-}
-
-/// The available kernel of that name.
-///
-/// # Errors
-/// No available kernel has it.
-pub fn by_name(name: &str) -> Result<&'static dyn GemmKernel> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(GemmKernel::name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-/// The kernel of the set in use, or of the best set below it that has one.
-pub(crate) fn current() -> &'static dyn GemmKernel {
-    let in_use = kernels::current().name();
-    kernels::available()
-        .skip_while(|set| set.name() != in_use)
-        .find_map(|set| by_name(set.name()).ok())
-        .unwrap_or(&kernels::generic_gemm::Generic)
 }

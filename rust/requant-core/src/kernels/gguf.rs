@@ -1,10 +1,9 @@
 //! Encoding and decoding of GGUF's blocks, once for each instruction set.
 //!
 //! [`crate::gguf`] holds the one definition, written in vectors; a set of kernels only has it compiled for its instructions, and is a
-//! file and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+//! file and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
 use crate::{
-    Error, Result,
     gguf::{self, BlockType},
     kernels,
 };
@@ -38,36 +37,8 @@ impl BlockKernel for Generic {
     }
 }
 
-type Probe = fn() -> Option<&'static dyn BlockKernel>;
-
-/// One for each set that has its own; generic is always present.
-const REGISTRY: &[Probe] = &[
+registry_of_inner_loops! { BlockKernel,
     #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_gguf::probe,
     || Some(&Generic),
-];
-
-/// The kernels that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn BlockKernel> {
-    REGISTRY.iter().filter_map(|probe| probe())
-}
-
-/// The available kernel of that name.
-///
-/// # Errors
-/// No available kernel has it.
-pub fn by_name(name: &str) -> Result<&'static dyn BlockKernel> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(BlockKernel::name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-/// The kernel of the set in use, or of the best set below it that has one.
-pub(crate) fn current() -> &'static dyn BlockKernel {
-    let in_use = kernels::current().name();
-    kernels::available()
-        .skip_while(|set| set.name() != in_use)
-        .find_map(|set| by_name(set.name()).ok())
-        .unwrap_or(&Generic)
 }

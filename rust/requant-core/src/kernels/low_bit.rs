@@ -2,13 +2,10 @@
 //!
 //! What is worked on are rows of f32 cut into runs, each with a grid: an integer `q` stands for
 //! `(q - zero_point) * scale`. [`crate::weights`] chooses grids. All kernels give the same bits. A new kernel is a file
-//! and a line in `REGISTRY`, under the name of the set in [`crate::kernels`] that it belongs to.
+//! and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
-use super::{available as sets, current as set_in_use, generic_low_bit};
-use crate::{
-    Error, Result,
-    weights::{BlockScheme, Grid, RowGrids},
-};
+use super::generic_low_bit;
+use crate::weights::{BlockScheme, Grid, RowGrids};
 
 /// Grids of neighbouring runs, a struct of arrays of equal length.
 #[derive(Debug, Clone, Copy)]
@@ -90,36 +87,8 @@ pub trait LowBitKernel: Send + Sync {
     fn split(&self, block: Weighted<'_>, grid: Grid, beta: f32, limits: (f32, f32)) -> Split;
 }
 
-type Probe = fn() -> Option<&'static dyn LowBitKernel>;
-
-/// One for each set that has its own; generic is always present.
-const REGISTRY: &[Probe] = &[
+registry_of_inner_loops! { LowBitKernel,
     #[cfg(target_arch = "x86_64")]
     super::x86_64::avx2_low_bit::probe,
     generic_low_bit::probe,
-];
-
-/// The kernels that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn LowBitKernel> {
-    REGISTRY.iter().filter_map(|probe| probe())
-}
-
-/// The available kernel of that name.
-///
-/// # Errors
-/// No available kernel has it.
-pub fn by_name(name: &str) -> Result<&'static dyn LowBitKernel> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(LowBitKernel::name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-/// The kernel of the set in use, or of the best set below it that has one.
-pub(crate) fn current() -> &'static dyn LowBitKernel {
-    let in_use = set_in_use().name();
-    sets()
-        .skip_while(|set| set.name() != in_use)
-        .find_map(|set| by_name(set.name()).ok())
-        .unwrap_or(&generic_low_bit::Generic)
 }

@@ -2,7 +2,46 @@
 //!
 //! `generic` is the definition; every other set gives the same bits and is only faster. A set is a value that its
 //! own probe alone can make, so holding one proves that the CPU has the instructions. A new set is a file that
-//! overrides what it does better, and a line in `REGISTRY`; tests and benches iterate over [`available`].
+//! overrides what it does better, and a line in the registry; tests and benches iterate over [`available`].
+
+/// The kernels that implement a trait: a probe for each set that has its own, best first; generic last and always present.
+macro_rules! registry {
+    ($kernel:ident, $($probes:tt)+) => {
+        const REGISTRY: &[fn() -> Option<&'static dyn $kernel>] = &[$($probes)+];
+
+        /// The kernels that this CPU can run, best first.
+        pub fn available() -> impl Iterator<Item = &'static dyn $kernel> {
+            REGISTRY.iter().filter_map(|probe| probe())
+        }
+
+        /// The available kernel of that name.
+        ///
+        /// # Errors
+        /// No available kernel has it.
+        pub fn by_name(name: &str) -> $crate::Result<&'static dyn $kernel> {
+            available().find(|k| k.name() == name).ok_or_else(|| $crate::Error::Isa {
+                name: name.to_owned(),
+                available: available().map(|k| k.name()).collect::<Vec<_>>().join(", "),
+            })
+        }
+    };
+}
+
+/// [`registry`], and the choice among them.
+macro_rules! registry_of_inner_loops {
+    ($kernel:ident, $($probes:tt)+) => {
+        registry! { $kernel, $($probes)+ }
+
+        /// The kernel of the set in use, or of the best set below it that has one.
+        pub(crate) fn current() -> &'static dyn $kernel {
+            let in_use = $crate::kernels::current().name();
+            $crate::kernels::available()
+                .skip_while(|set| set.name() != in_use)
+                .find_map(|set| by_name(set.name()).ok())
+                .expect("every registry has generic")
+        }
+    };
+}
 
 pub(crate) mod bits;
 pub mod blocked_gemm;
@@ -28,7 +67,7 @@ use std::sync::OnceLock;
 
 pub use density::{Piece, Tail};
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// Bins of a histogram, and slots of a counter table: bin `i` lives in slot `i mod BINS`.
 pub const BINS: usize = 4096;
@@ -36,7 +75,7 @@ pub const BINS: usize = 4096;
 /// Tables that values are counted in by turns, so that equal neighbours do not wait for each other's store.
 pub const WAYS: usize = 2;
 
-/// How often each slot was hit: value `i` of a slice counts in table `i mod WAYS`; their sum is what matters.
+/// How often each slot was hit, in all tables together.
 pub type Counters = [[u32; BINS]; WAYS];
 
 /// Partial sums of a slice: value `i` is added to lane `i mod LANES`, and the lanes are added by halves. Fixed here,
@@ -134,10 +173,7 @@ pub struct Terms {
     pub signed: bool,
 }
 
-type Probe = fn() -> Option<&'static dyn Kernels>;
-
-/// Best first; generic last and always present.
-const REGISTRY: &[Probe] = &[
+registry! { Kernels,
     #[cfg(target_arch = "x86_64")]
     x86_64::avx512vnni::probe,
     #[cfg(target_arch = "x86_64")]
@@ -147,11 +183,6 @@ const REGISTRY: &[Probe] = &[
     #[cfg(target_arch = "x86_64")]
     x86_64::avx2::probe,
     generic::probe,
-];
-
-/// The sets that this CPU can run, best first.
-pub fn available() -> impl Iterator<Item = &'static dyn Kernels> {
-    REGISTRY.iter().filter_map(|probe| probe())
 }
 
 /// The set in use, chosen once: the best, or the one that the environment variable `REQUANT_ISA` names.
@@ -167,17 +198,6 @@ pub fn active() -> Result<&'static dyn Kernels> {
             Some(name) => by_name(&name.to_string_lossy()),
         })
         .clone()
-}
-
-/// The available set of that name.
-///
-/// # Errors
-/// No available set has it.
-pub fn by_name(name: &str) -> Result<&'static dyn Kernels> {
-    available().find(|k| k.name() == name).ok_or_else(|| Error::Isa {
-        name: name.to_owned(),
-        available: available().map(Kernels::name).collect::<Vec<_>>().join(", "),
-    })
 }
 
 /// The set in use, or the best where the environment names none that exists.
