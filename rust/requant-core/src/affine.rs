@@ -33,6 +33,7 @@ pub use rounding::Rounding;
 
 use crate::{
     Error, Granularity, QuantType, Result,
+    error::check_length,
     kernels::elementwise::{self, Divisors, ElementwiseKernel, Slices},
     pack,
 };
@@ -391,13 +392,5 @@ impl<'a> Affine<'a> {
     fn check_lengths(&self, input: usize, output: usize) -> Result<()> {
         check_length("input", self.elements, input)?;
         check_length("output", self.elements, output)
-    }
-}
-
-pub(crate) fn check_length(what: &'static str, expected: usize, got: usize) -> Result<()> {
-    if expected == got {
-        Ok(())
-    } else {
-        Err(Error::Length { what, expected, got })
     }
 }

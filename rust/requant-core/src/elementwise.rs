@@ -3,6 +3,7 @@
 use crate::{
     Error, Granularity, QuantParams, QuantType, Result,
     affine::Affine,
+    error::check_length,
     gemm::{Bytes, BytesMut},
     kernels::{self, Terms, bits},
     requantize::{check_scales, check_within},
@@ -84,13 +85,7 @@ impl Addition {
                 return Err(Error::Container { dtype, container });
             }
         }
-        if a.len() != b.len() {
-            return Err(Error::Length {
-                what: "b",
-                expected: a.len(),
-                got: b.len(),
-            });
-        }
+        check_length("b", a.len(), b.len())?;
         kernels::current().add(bits::bits(a), bits::bits(b), &self.terms, bits::bits_mut(out));
         Ok(())
     }

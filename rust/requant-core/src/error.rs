@@ -68,13 +68,15 @@ pub enum Error {
         /// Where it is.
         index: usize,
     },
-    /// An element of a Hessian that is NaN or infinite, or a negative one on its diagonal.
-    #[error("hessian has {value} at {index:?}; second moments are finite, and at least 0 on the diagonal")]
-    Hessian {
+    /// A second moment that is NaN or infinite, or a negative one of a value with itself.
+    #[error("{what} has {value} at {index:?}; second moments are finite, and at least 0 on the diagonal")]
+    SecondMoment {
+        /// Which matrix.
+        what: &'static str,
         /// The offending value.
         value: f64,
-        /// Its row and column.
-        index: [usize; 2],
+        /// Its row and column, after its matrix where there are several.
+        index: Vec<usize>,
     },
     /// A Hessian that no damping makes positive definite.
     #[error("hessian is not positive definite, even with {damping} of its mean added to the diagonal")]
@@ -220,4 +222,13 @@ pub enum Error {
         /// The sets that can run, comma separated.
         available: String,
     },
+}
+
+/// Fails unless there are as many as expected.
+pub(crate) fn check_length(what: &'static str, expected: usize, got: usize) -> Result<()> {
+    if expected == got {
+        Ok(())
+    } else {
+        Err(Error::Length { what, expected, got })
+    }
 }

@@ -7,7 +7,8 @@
 
 use crate::{
     Error, QuantType, Result,
-    affine::{Cut, Integer, Integers, IntegersMut, check_length},
+    affine::{Cut, Integer, Integers, IntegersMut},
+    error::check_length,
     kernels::elementwise,
 };
 

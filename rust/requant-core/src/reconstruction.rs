@@ -18,7 +18,7 @@
 //!
 //! Everything is summed in one order: any number of threads gives the same integers.
 
-use crate::{Error, Result, threads};
+use crate::{Error, Result, error::check_length, threads};
 
 /// The integers that weights may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,16 +44,16 @@ impl<'a> Moments<'a> {
     /// Another length; a value that is not finite; a negative one on a diagonal.
     pub fn new(data: &'a [f32], groups: usize, k: usize) -> Result<Self> {
         let expected = groups.saturating_mul(k).saturating_mul(k);
-        if data.len() != expected {
-            let (what, got) = ("moments", data.len());
-            return Err(Error::Length { what, expected, got });
-        }
+        check_length("moments", expected, data.len())?;
         for (place, row) in data.chunks_exact(k.max(1)).enumerate() {
             let i = place % k;
             let wrong = row.iter().position(|v| !v.is_finite());
             if let Some(j) = wrong.or((row[i] < 0.0).then_some(i)) {
-                let (value, index) = (row[j], vec![place / k, i, j]);
-                return Err(Error::NonFinite { value, index });
+                return Err(Error::SecondMoment {
+                    what: "moments",
+                    value: row[j].into(),
+                    index: vec![place / k, i, j],
+                });
             }
         }
         Ok(Self { data, groups, k })
@@ -141,10 +141,7 @@ pub fn reconstruct(
 fn check(weights: &[f32], moments: Moments<'_>, scales: &[f32], out: &[i8]) -> Result<()> {
     let (n, k) = (scales.len(), moments.k);
     for (what, got) in [("weights", weights.len()), ("out", out.len())] {
-        let expected = n.saturating_mul(k);
-        if got != expected {
-            return Err(Error::Length { what, expected, got });
-        }
+        check_length(what, n.saturating_mul(k), got)?;
     }
     if n > 0 && (moments.groups == 0 || !n.is_multiple_of(moments.groups)) {
         return Err(Error::Shape {

@@ -1,7 +1,7 @@
 //! The smallest and largest value of each slice of an array.
 
-use super::{check_length, tiling::Tiling};
-use crate::{Error, Granularity, Range, Result, kernels};
+use super::tiling::Tiling;
+use crate::{Error, Granularity, Range, Result, error::check_length, kernels};
 
 /// One range for each slice of `x`, in the order of the scales; an empty slice has the range `[0, 0]`.
 ///

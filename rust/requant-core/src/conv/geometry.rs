@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, QuantType, Result, gemm::Bytes, requantize::check_within};
+use crate::{Error, QuantType, Result, error::check_length, gemm::Bytes, requantize::check_within};
 
 /// Borrowed 8-bit images, channels last: `[images, height, width, channels]`. One of height 1 is a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +19,7 @@ impl<'a> Images<'a> {
     /// `data` is not as long as `shape` says, or the zero point is outside its type.
     pub fn new(data: Bytes<'a>, shape: [usize; 4], zero_point: i32) -> Result<Self> {
         let expected = shape.iter().fold(1usize, |size, &n| size.saturating_mul(n));
-        if data.len() != expected {
-            return Err(Error::Length {
-                what: "images",
-                expected,
-                got: data.len(),
-            });
-        }
+        check_length("images", expected, data.len())?;
         let dtype = data.dtype();
         check_within(&[zero_point], (dtype.min(), dtype.max()))?;
         Ok(Self {

@@ -29,7 +29,8 @@ use packed::Weights;
 use patches::Patches;
 
 use crate::{
-    Error, Result,
+    Result,
+    error::check_length,
     gemm::{Matrix, Output, Product, Shape, magnitude, write},
 };
 
@@ -56,14 +57,8 @@ use crate::{
 /// requantizer for another type, or so many taps that a sum with its bias might leave i32.
 pub fn conv2d(images: Images<'_>, conv: &PackedConv, output: Output<'_>, threads: usize) -> Result<()> {
     let [count, height, width, filters] = conv.output_shape(images.shape())?;
-    if let Output::F32(_, scales) = &output
-        && scales.a.len() != 1
-    {
-        return Err(Error::Length {
-            what: "scale of the images",
-            expected: 1,
-            got: scales.a.len(),
-        });
+    if let Output::F32(_, scales) = &output {
+        check_length("scale of the images", 1, scales.a.len())?;
     }
     let zero_point = [images.zero_point()];
     let sums = Shape {

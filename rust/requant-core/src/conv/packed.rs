@@ -5,6 +5,7 @@ use std::fmt;
 use super::{Window, depthwise};
 use crate::{
     Error, QuantType, Result,
+    error::check_length,
     gemm::{Bytes, Matrix, PackedWeights},
     kernels::{
         depthwise::{self as depthwise_kernels, DepthwiseKernel},
@@ -96,13 +97,7 @@ impl PackedConv {
         let [count, channels, height, width] = shape;
         let (dtype, Geometry { groups, .. }) = (data.dtype(), geometry);
         let expected = shape.iter().fold(1usize, |size, &n| size.saturating_mul(n));
-        if data.len() != expected {
-            return Err(Error::Length {
-                what: "filters",
-                expected,
-                got: data.len(),
-            });
-        }
+        check_length("filters", expected, data.len())?;
         if groups == 0 || !count.is_multiple_of(groups) {
             return Err(Error::Shape {
                 what: "groups",

@@ -6,7 +6,7 @@ use super::{
     Matrix, PackedWeights, Work,
     finish::{Correction, Rows, Strip, Sums, Target},
 };
-use crate::{Error, QuantType, Result, kernels::gemm::Tile, threads};
+use crate::{QuantType, Result, error::check_length, kernels::gemm::Tile, threads};
 
 /// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache, so
 /// that a panel of B still fits beside them.
@@ -87,14 +87,7 @@ pub(super) fn split<'o, T: Send>(
     multiply: impl Fn(Rows<'o, T>, Range<usize>, Range<usize>) + Sync,
 ) -> Result<()> {
     let expected = m.saturating_mul(n);
-    if out.len() != expected {
-        let got = out.len();
-        return Err(Error::Length {
-            what: "output",
-            expected,
-            got,
-        });
-    }
+    check_length("output", expected, out.len())?;
     if expected == 0 {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! A borrowed 8-bit matrix.
 
-use crate::{Error, QuantType, Result};
+use crate::{Error, QuantType, Result, error::check_length};
 
 /// Bytes, signed or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,11 +83,7 @@ impl BytesMut<'_> {
         if container != dtype {
             return Err(Error::Container { dtype, container });
         }
-        if got != expected {
-            let what = "output";
-            return Err(Error::Length { what, expected, got });
-        }
-        Ok(())
+        check_length("output", expected, got)
     }
 }
 
@@ -106,14 +102,7 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// `data` has not `rows * columns` elements.
     pub fn new(data: Bytes<'a>, rows: usize, columns: usize) -> Result<Self> {
-        let expected = rows.saturating_mul(columns);
-        if data.len() != expected {
-            return Err(Error::Length {
-                what: "matrix",
-                expected,
-                got: data.len(),
-            });
-        }
+        check_length("matrix", rows.saturating_mul(columns), data.len())?;
         Self::with_stride(data, rows, columns, columns)
     }
 

@@ -33,6 +33,7 @@ use std::slice;
 use crate::{
     Error, QuantType, Result,
     affine::Integer,
+    error::check_length,
     requantize::{Requantizer, check_one_or, check_scales, check_within},
 };
 
@@ -85,13 +86,7 @@ pub fn matmul(
     output: Output<'_>,
     threads: usize,
 ) -> Result<()> {
-    if a.columns() != b.k() {
-        return Err(Error::Length {
-            what: "a row of a",
-            expected: b.k(),
-            got: a.columns(),
-        });
-    }
+    check_length("a row of a", b.k(), a.columns())?;
     let dtype = a.dtype();
     check_one_or("a_zero_point", a_zero_point.len(), a.rows())?;
     check_within(a_zero_point, (dtype.min(), dtype.max()))?;
@@ -136,10 +131,7 @@ pub(crate) fn write<'o>(sums: Shape, output: Output<'o>, work: &'o impl Work) ->
         Output::U8(out, _) => out.len(),
         Output::I8(out, _) => out.len(),
     };
-    if got != expected {
-        let what = "output";
-        return Err(Error::Length { what, expected, got });
-    }
+    check_length("output", expected, got)?;
     match output {
         Output::I32(out) => {
             check_k(sums.k, sums.factors, 0)?;

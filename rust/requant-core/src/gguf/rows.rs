@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::BlockType;
 use crate::{
     Error, Result,
-    affine::check_length,
+    error::check_length,
     kernels::{self, gguf},
     threads,
 };

@@ -310,7 +310,7 @@ fn wrong_input_is_refused() {
     for (value, index) in [(f64::NAN, [7, 3]), (f64::INFINITY, [0, 0]), (-1.0, [5, 5])] {
         let mut hessian = hessian.clone();
         hessian[index[0] * k + index[1]] = value;
-        assert!(matches!(error(good, &values, &hessian), Error::Hessian { index: at, .. } if at == index));
+        assert!(matches!(error(good, &values, &hessian), Error::SecondMoment { index: at, .. } if at == index));
     }
     let mut wrong = values.clone();
     wrong[k + 2] = f32::NAN;

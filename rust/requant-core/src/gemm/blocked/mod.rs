@@ -14,7 +14,7 @@ pub use activations::{Quantized, Rows, quantize};
 pub use weights::PackedBlocks;
 
 use super::drive::split;
-use crate::{Error, Result};
+use crate::{Error, Result, error::check_length};
 
 /// What becomes of A before it is multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,9 +90,7 @@ pub fn matmul(
         ("a", m.saturating_mul(k), a.len()),
         ("bias", if bias.is_empty() { 0 } else { n }, bias.len()),
     ] {
-        if got != expected {
-            return Err(Error::Length { what, expected, got });
-        }
+        check_length(what, expected, got)?;
     }
     let call = Call {
         a,

@@ -4,6 +4,7 @@ use std::{fmt, ops::Range};
 
 use crate::{
     Error, QuantType, Result,
+    error::check_length,
     gemm::{Bytes, Matrix},
     kernels::{
         blocked_gemm::{self, BlockedKernel, OCTET, Panel, ZeroPoints},
@@ -319,13 +320,5 @@ impl fmt::Debug for PackedBlocks {
             f,
             "PackedBlocks({dtype} [{k}, {n}] in blocks of {block_size} for {kernel})"
         )
-    }
-}
-
-fn check_length(what: &'static str, expected: usize, got: usize) -> Result<()> {
-    if got == expected {
-        Ok(())
-    } else {
-        Err(Error::Length { what, expected, got })
     }
 }

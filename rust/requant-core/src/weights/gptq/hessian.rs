@@ -28,7 +28,11 @@ impl<'a> Hessian<'a> {
             let wrong = row.iter().position(|v| !v.is_finite());
             if let Some(j) = wrong.or((row[i] < 0.0).then_some(i)) {
                 let (value, index) = (row[j], [i, j]);
-                return Err(Error::Hessian { value, index });
+                return Err(Error::SecondMoment {
+                    what: "hessian",
+                    value,
+                    index: index.to_vec(),
+                });
             }
         }
         let sum: f64 = (0..k).map(|i| values[i * k + i]).sum();
