@@ -68,6 +68,7 @@ bench-python: $(VENV)/.installed-dev ## pytest benchmarks beside NumPy and onnxr
 	taskset -c 0 $(BIN)/python -m pytest benches/python/test_lowbit.py --benchmark-only
 	$(BIN)/python benches/python/calibration_cost.py
 	$(BIN)/python benches/python/planning_cost.py
+	$(BIN)/python benches/python/drift_cost.py
 
 bench-kernels: $(VENV)/.installed-dev ## every kernel beside its peers and limits; writes benches/record/kernels-DATE
 	$(BIN)/python benches/python/kernels --record benches/record/kernels-$$(date +%F)

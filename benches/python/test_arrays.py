@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import requant
-from requant import ops
+from requant import ops, packing
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -151,7 +151,7 @@ def nibbles(x: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 @pytest.mark.benchmark(group="pack")
 def test_pack_requant(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
-    benchmark(ops.pack_int4, nibbles)
+    benchmark(packing.pack_int4, nibbles)
 
 
 @pytest.mark.benchmark(group="pack")
@@ -163,14 +163,14 @@ def test_pack_onnx(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
 
 @pytest.mark.benchmark(group="unpack")
 def test_unpack_requant(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
-    benchmark(ops.unpack_int4, ops.pack_int4(nibbles), nibbles.shape, requant.QuantType.UINT4)
+    benchmark(packing.unpack_int4, packing.pack_int4(nibbles), nibbles.shape, requant.QuantType.UINT4)
 
 
 @pytest.mark.benchmark(group="unpack")
 def test_unpack_onnx(benchmark: Any, nibbles: NDArray[np.uint8]) -> None:
     from onnx import numpy_helper
 
-    benchmark(numpy_helper._unpack_4bit, ops.pack_int4(nibbles), nibbles.shape)  # noqa: SLF001
+    benchmark(numpy_helper._unpack_4bit, packing.pack_int4(nibbles), nibbles.shape)  # noqa: SLF001
 
 
 @pytest.mark.benchmark(group="search")
