@@ -135,3 +135,15 @@ def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "V" and dtype.name == "bfloat16"
+
+
+def packed_bytes(data: ArrayLike) -> NDArray[np.uint8]:
+    """Whole bytes, in C order.
+
+    Raises:
+        TypeError: ``data`` is not uint8.
+    """
+    array = as_array(data)
+    if array.dtype != np.uint8:
+        raise TypeError(f"expected an array of uint8, got dtype {array.dtype}")
+    return in_order(array, array.dtype)

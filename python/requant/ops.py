@@ -37,11 +37,13 @@ from requant._requant import (
     matmul as matmul_into,
     matmul_blocked as matmul_blocked_into,
     max_pool as max_pool_into,
+    pack as pack_into,
     quantize_blocks,
     reconstruct,
+    unpack as unpack_into,
     unpack_blocks,
 )
-from requant.arrays import as_array, as_float32, as_reals, in_order, output, real_dtype
+from requant.arrays import as_array, as_float32, as_reals, in_order, output, packed_bytes, real_dtype
 from requant.errors import ConfigError, DataError
 from requant.types import (
     PerBlock,
@@ -92,8 +94,7 @@ __all__ = [
     "matmul_into",
     "max_pool_into",
     "observe_many",
-    "pack_int2",
-    "pack_int4",
+    "pack_into",
     "params_from_data",
     "quantize_array",
     "quantize_blocks",
@@ -101,8 +102,7 @@ __all__ = [
     "reconstruct",
     "scale_shape",
     "unpack_blocks",
-    "unpack_int2",
-    "unpack_int4",
+    "unpack_into",
 ]
 
 
@@ -257,7 +257,7 @@ def dequantize_packed(
         ConfigError: ``data`` has not the bytes that ``shape`` takes, or parameters or an ``out`` that do not fit.
         TypeError: ``data`` is not uint8, or ``dtype`` is not a float of 16 or 32 bits.
     """
-    packed = _packed_bytes(data)
+    packed = packed_bytes(data)
     _packed_dtype(params.scheme.dtype)
     y = output(out, tuple(shape), real_dtype(dtype), packed)
     flat_shape, spec = _spec(tuple(shape), params, "onnx", threads)
@@ -332,47 +332,6 @@ def scale_shape(shape: Sequence[int], granularity: Granularity) -> tuple[int, ..
                 raise ConfigError(f"expected a block_size of at least 1, got {block_size}")
             axis = _axis(axis, shape)
             return (*shape[:axis], -(-shape[axis] // block_size), *shape[axis + 1 :])
-
-
-def pack_int4(q: ArrayLike) -> NDArray[np.uint8]:
-    """Two 4-bit integers to a byte, low bits first, as ONNX stores int4 and uint4.
-
-    Args:
-        q: int8 in -8..7 or uint8 in 0..15, of any shape; flattened in C order, an odd end padded with zero bits.
-
-    Raises:
-        ConfigError: An integer that does not fit 4 bits.
-        TypeError: ``q`` is neither int8 nor uint8.
-    """
-    return _pack(q, QuantType.INT4, QuantType.UINT4)
-
-
-def unpack_int4(data: NDArray[np.uint8], shape: Sequence[int], dtype: QuantType) -> NDArray[Any]:
-    """The inverse of :func:`pack_int4`: integers of ``shape``, one to a byte, int8 or uint8 as ``dtype`` says.
-
-    Raises:
-        ConfigError: ``data`` has not the bytes that ``shape`` takes, or ``dtype`` is not 4 bits wide.
-        TypeError: ``data`` is not uint8.
-    """
-    return _unpack(data, shape, dtype, 4)
-
-
-def pack_int2(q: ArrayLike) -> NDArray[np.uint8]:
-    """Four 2-bit integers to a byte, low bits first, as ONNX stores int2 and uint2.
-
-    Args:
-        q: int8 in -2..1 or uint8 in 0..3, of any shape; flattened in C order, the last byte padded with zero bits.
-
-    Raises:
-        ConfigError: An integer that does not fit 2 bits.
-        TypeError: ``q`` is neither int8 nor uint8.
-    """
-    return _pack(q, QuantType.INT2, QuantType.UINT2)
-
-
-def unpack_int2(data: NDArray[np.uint8], shape: Sequence[int], dtype: QuantType) -> NDArray[Any]:
-    """The inverse of :func:`pack_int2`, with the errors of :func:`unpack_int4`."""
-    return _unpack(data, shape, dtype, 2)
 
 
 def observe_many(statistics: Sequence[TensorStatistics], arrays: Sequence[ArrayLike], *, threads: int = 0) -> None:
@@ -465,29 +424,3 @@ def _packed_dtype(dtype: QuantType) -> QuantType:
     if dtype.bits > 4:
         raise ConfigError(f"expected a type of 2 or 4 bits, got {dtype.value}", hint="wider types are not packed")
     return dtype
-
-
-def _packed_bytes(data: ArrayLike) -> NDArray[np.uint8]:
-    array = as_array(data)
-    if array.dtype != np.uint8:
-        raise TypeError(f"expected an array of uint8, got dtype {array.dtype}")
-    return in_order(array, array.dtype)
-
-
-def _pack(q: ArrayLike, signed: QuantType, unsigned: QuantType) -> NDArray[np.uint8]:
-    array = as_array(q)
-    if array.dtype not in (np.int8, np.uint8):
-        raise TypeError(f"expected an array of int8 or uint8, got dtype {array.dtype}")
-    dtype = signed if array.dtype == np.int8 else unsigned
-    packed = np.empty(-(-array.size * dtype.bits // 8), np.uint8)
-    _requant.pack(in_order(array, array.dtype), dtype.value, packed)
-    return packed
-
-
-def _unpack(data: ArrayLike, shape: Sequence[int], dtype: QuantType, bits: int) -> NDArray[Any]:
-    packed = _packed_bytes(data)
-    if dtype.bits != bits:
-        raise ConfigError(f"expected int{bits} or uint{bits}, got {dtype.value}")
-    q = np.empty(tuple(shape), dtype.numpy)
-    _requant.unpack(packed, dtype.value, q)
-    return q

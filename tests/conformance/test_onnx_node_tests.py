@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from requant import ops
+from requant import ops, packing
 from requant.types import PerBlock, PerChannel, PerTensor, QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def run(op: str, inputs: list[onnx.TensorProto], attributes: dict[str, int], out
 def integers(values: NDArray[Any], name: str, dtype: QuantType) -> onnx.TensorProto:
     data_type = {named: data_type for data_type, named in TYPES.items()}[dtype]
     if dtype.bits == 4:
-        return helper.make_tensor(name, data_type, values.shape, ops.pack_int4(values).tobytes(), raw=True)
+        return helper.make_tensor(name, data_type, values.shape, packing.pack_int4(values).tobytes(), raw=True)
     return numpy_helper.from_array(values, name)
 
 

@@ -51,6 +51,7 @@ LAYERS = (
         "_requant",
         "arrays",
         "ops",
+        "packing",
         "blocks",
         "boundary",
         "matmul",

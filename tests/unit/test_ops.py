@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from requant import ops
+from requant import ops, packing
 from requant.errors import CalibrationError, ConfigError, DataError
 from requant.types import (
     PerBlock,
@@ -255,7 +255,9 @@ PACKED = [dtype for dtype in QuantType if dtype.bits <= 4]
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 4)])
 def test_packing_round_trips(dtype: QuantType, shape: tuple[int, ...]) -> None:
     q = np.asarray(RNG.integers(dtype.min, dtype.max, shape, endpoint=True)).astype(dtype.numpy)
-    pack, unpack = (ops.pack_int4, ops.unpack_int4) if dtype.bits == 4 else (ops.pack_int2, ops.unpack_int2)
+    pack, unpack = (
+        (packing.pack_int4, packing.unpack_int4) if dtype.bits == 4 else (packing.pack_int2, packing.unpack_int2)
+    )
     packed = pack(q)
     assert packed.nbytes == -(-q.size * dtype.bits // 8)
     np.testing.assert_array_equal(unpack(packed, shape, dtype), q)
@@ -269,17 +271,17 @@ def test_packing_round_trips(dtype: QuantType, shape: tuple[int, ...]) -> None:
 
 def test_packing_follows_c_order_and_refuses_wide_values() -> None:
     q = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    np.testing.assert_array_equal(ops.pack_int4(np.asfortranarray(q)), [0x10, 0x32, 0x54])
+    np.testing.assert_array_equal(packing.pack_int4(np.asfortranarray(q)), [0x10, 0x32, 0x54])
     with pytest.raises(ConfigError, match="integer 16 at index 1 is outside uint4"):
-        ops.pack_int4(np.array([0, 16], np.uint8))
+        packing.pack_int4(np.array([0, 16], np.uint8))
     with pytest.raises(TypeError, match="expected an array of int8 or uint8, got dtype int32"):
-        ops.pack_int4(np.zeros(2, np.int32))
+        packing.pack_int4(np.zeros(2, np.int32))
     with pytest.raises(ConfigError, match="packed data has 1 elements, expected 2"):
-        ops.unpack_int4(np.zeros(1, np.uint8), (3,), QuantType.INT4)
+        packing.unpack_int4(np.zeros(1, np.uint8), (3,), QuantType.INT4)
     with pytest.raises(ConfigError, match="expected int4 or uint4, got int8"):
-        ops.unpack_int4(np.zeros(1, np.uint8), (2,), QuantType.INT8)
+        packing.unpack_int4(np.zeros(1, np.uint8), (2,), QuantType.INT8)
     with pytest.raises(TypeError, match="expected an array of uint8, got dtype int8"):
-        ops.unpack_int4(np.zeros(1, np.int8), (2,), QuantType.INT4)
+        packing.unpack_int4(np.zeros(1, np.int8), (2,), QuantType.INT4)
 
 
 FLOATS = ["float16", "bfloat16"]
@@ -310,7 +312,7 @@ def test_packed_in_one_pass_is_packed_afterwards(dtype: QuantType) -> None:
     params = ops.params_from_data(X, QuantScheme(dtype, granularity=PerBlock(-1, 2)))
     q = ops.quantize_array(X, params)
     packed = ops.quantize_packed(X, params)
-    np.testing.assert_array_equal(packed, (ops.pack_int4 if dtype.bits == 4 else ops.pack_int2)(q.data))
+    np.testing.assert_array_equal(packed, (packing.pack_int4 if dtype.bits == 4 else packing.pack_int2)(q.data))
     np.testing.assert_array_equal(ops.dequantize_packed(packed, X.shape, params), q.dequantize())
     with pytest.raises(ConfigError, match="packed data has"):
         ops.dequantize_packed(packed[1:], X.shape, params)
@@ -326,7 +328,7 @@ def test_out_is_written_and_returned() -> None:
     assert tensor.data is q
     np.testing.assert_array_equal(q, ops.quantize_array(X, params).data)
     assert ops.quantize_packed(X, params, out=bytes_) is bytes_
-    np.testing.assert_array_equal(bytes_, ops.pack_int4(q))
+    np.testing.assert_array_equal(bytes_, packing.pack_int4(q))
     writes: list[Callable[[], NDArray[Any]]] = [
         lambda: ops.dequantize_array(tensor, out=reals),
         lambda: ops.fake_quantize_array(X, params, out=reals),
