@@ -50,7 +50,11 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
 
     The nodes named in ``left_out`` stay float, for the reason given there.
     """
-    return _Planner(graph, config, get_target(config.target), left_out).plan()
+    target = get_target(config.target)
+    plan = _Planner(graph, config, target, left_out).plan()
+    if not plan.nodes and any(skip.reason == _FASTER for skip in plan.skipped):  # then that is what there is to do
+        plan = _Planner(graph, replace(config, optimize="latency"), target, left_out).plan()
+    return plan
 
 
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
@@ -201,7 +205,8 @@ class _Planner:
         if not self.presumes or (node.name or "") in self.insisted:
             return False
         if (least := self.target.behind_convolutions.get(node.op_type)) is not None:
-            return (elements(node.inputs[0]) or 0) >= least and not self._behind_convolutions(node)
+            size = elements(node.inputs[0])
+            return (size is None or size >= least) and not self._behind_convolutions(node)
         return wins_in_float(node, self.target)
 
     def _behind_convolutions(self, node: ir.Node) -> bool:

@@ -14,16 +14,20 @@ _SPATIAL = 2  # the first axis behind batch and channels
 
 
 def wins_in_float(node: ir.Node, target: Target) -> bool:
-    """Whether ``node`` is a convolution of a shape that ``target`` runs faster in float, as its ``float_wins`` says."""
+    """Whether ``node`` is a convolution of a shape that ``target`` runs faster in float, as its ``float_wins`` says.
+
+    An image of free size counts as large.
+    """
     limits = target.float_wins
     if limits is None or node.op_type != "Conv":
         return False
     data, weight = node.inputs[0], node.inputs[1]
-    positions, kernel, weights = elements(node.outputs[0], _SPATIAL), elements(weight, _SPATIAL), elements(weight)
+    kernel, weights = elements(weight, _SPATIAL), elements(weight)
     channels = data.shape[1] if data is not None and data.shape is not None and len(data.shape) > 1 else None
-    if positions is None or kernel is None or weights is None or not isinstance(channels, int):
+    if kernel is None or weights is None or not isinstance(channels, int):
         return False
-    held = positions * kernel * channels
+    positions = elements(node.outputs[0], _SPATIAL)
+    held = math.inf if positions is None else positions * kernel * channels
     return held >= limits.held and channels <= limits.channels and weights <= limits.weights
 
 

@@ -41,7 +41,7 @@ def stem(size: int | str, channels: int = 3, out: int = 16) -> onnx.ModelProto:
         ({"size": 96, "channels": 1}, {}, False),
         ({"size": 160, "channels": 1}, {}, True),
         ({"size": 32}, {}, False),
-        ({"size": "h"}, {}, False),
+        ({"size": "h"}, {}, True),
         ({"size": 96, "channels": 4}, {}, False),
         ({"size": 96, "out": 64}, {}, False),
         ({"size": 96}, {"target": "generic"}, False),
@@ -55,6 +55,12 @@ def test_a_first_convolution_of_few_channels_over_many_places_stays_float(
     shape: dict[str, Any], options: dict[str, Any], *, stays: bool
 ) -> None:
     assert skipped(stem(**shape), **options).get("stem") == (FASTER if stays else None)
+
+
+def test_where_nothing_else_is_to_be_quantized_it_is_integer_all_the_same() -> None:
+    net = Net()
+    model = net.model(net.op("Exp", net.conv(net.input("x", ["n", 3, 96, 96]), 3, 16, name="stem")))
+    assert "stem" not in skipped(model)
 
 
 def test_behind_integers_a_convolution_of_few_channels_is_integer() -> None:
