@@ -26,11 +26,18 @@ class Skip:
     reason: str
 
 
+class Saturation(Enum):
+    """How a HardSigmoid becomes integer: it saturates where it is 0 and 1."""
+
+    AS_ADD = "as add"  # it becomes an addition, the result of which saturates
+    BEFORE = "before"  # what it reads has saturated: the same integers stand for its result
+
+
 @dataclass(frozen=True, slots=True)
 class NodePlan:
     """A node that runs on integers: the activations it reads by input index, its weight and bias by tensor name.
 
-    ``as_add`` says that it does so as an addition whose saturation does the rest.
+    ``saturates`` says where saturation does what the node does, if it does.
     """
 
     name: str
@@ -39,7 +46,7 @@ class NodePlan:
     weight: str | None = None
     weight_axis: int | None = None
     bias: str | None = None
-    as_add: bool = False
+    saturates: Saturation | None = None
 
 
 class Form(Enum):

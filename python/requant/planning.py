@@ -22,9 +22,11 @@ from requant.onnx.bodies import Surroundings
 from requant.onnx.graph import constant, int_attribute, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
-from requant.plan import NodePlan, QuantPlan, Skip
+from requant.onnx.sites import multiplies_back
+from requant.plan import NodePlan, QuantPlan, Saturation, Skip
 from requant.targets import Target, get_target
 from requant.tensors import Activation, TensorPlan, plan_tensors
+from requant.types import Range
 from requant.uncollected import uncollected
 from requant.worth import elements, wins_in_float
 
@@ -149,7 +151,7 @@ class _Planner:
         self._choose_followers()
         self._drop_loose_followers()
         tensors = self._tensors()
-        nodes = tuple(self._node_plan(node, row) for node, row in self.chosen.items())
+        nodes = tuple(self._node_plan(node, row, tensors) for node, row in self.chosen.items())
         skipped = tuple(
             Skip(node.name or "", node.op_type, self.reasons[node])
             for node in self.nodes
@@ -377,11 +379,21 @@ class _Planner:
             value.name or "",
             frozenset(names),
             giver.op_type,
-            row.fixed_range,
+            self._before_saturation(giver) or row.fixed_range,
             self.target.fixed_outputs.get(giver.op_type),
         )
 
-    def _node_plan(self, node: ir.Node, row: OpSpec) -> NodePlan:
+    def _before_saturation(self, node: ir.Node) -> Range | None:
+        """What a HardSigmoid tells apart of the result of ``node``, where it reads nothing else but that."""
+        if not multiplies_back(node):
+            return None
+        gate = next(iter(node.outputs[0].uses())).node
+        if gate.op_type not in self.target.saturating_adds:
+            return None
+        alpha, beta = hard_sigmoid(gate)
+        return Range(-beta / alpha, (1 - beta) / alpha)
+
+    def _node_plan(self, node: ir.Node, row: OpSpec, tensors: Mapping[str, TensorPlan]) -> NodePlan:
         names = dict.fromkeys(Role) | {
             role: node.inputs[i].name  # type: ignore[union-attr]
             for i, role in row.inputs.items()
@@ -400,13 +412,24 @@ class _Planner:
             weight=names[Role.WEIGHT],
             weight_axis=axis,
             bias=names[Role.BIAS],
-            as_add=node.op_type in self.target.saturating_adds,
+            saturates=self._saturation(node, tensors),
         )
+
+    def _saturation(self, node: ir.Node, tensors: Mapping[str, TensorPlan]) -> Saturation | None:
+        if node.op_type not in self.target.saturating_adds:
+            return None
+        giver = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if giver not in self.chosen:
+            return Saturation.AS_ADD
+        wanted = self._before_saturation(giver)  # a rule may want something else
+        known = tensors[giver.outputs[0].name or ""].fixed
+        return Saturation.BEFORE if wanted is not None and wanted == known else Saturation.AS_ADD
 
 
 def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
     """The inputs that become integer activations, with their indices."""
-    for index, value in enumerate(node.inputs):
+    inputs = node.inputs[:1] if multiplies_back(node) else node.inputs
+    for index, value in enumerate(inputs):
         if value is not None and (row.variadic or row.inputs.get(index) is Role.ACTIVATION):
             yield index, value
 

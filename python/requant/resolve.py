@@ -24,6 +24,7 @@ from requant.blocks import count_not_finite, largest_pairs, largest_terms
 from requant.boundary import make_params
 from requant.errors import ModelError
 from requant.onnx.graph import constant, int_attribute
+from requant.plan import Saturation
 from requant.rows import as_rows
 from requant.targets import get_target
 from requant.types import PerChannel, PerTensor, QuantizedTensor, QuantParams, QuantScheme, QuantType
@@ -98,12 +99,15 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
     """
     target = get_target(config.target)
     activations = {}
+    # Both ends of these must be those of the integers.
+    saturating = {node.activations[0][1] for node in plan.nodes if node.saturates is Saturation.BEFORE}
     for tensor in plan.tensors.values():
         if tensor.params is not None:
             activations[tensor.name] = make_params(tensor.scheme.dtype, *tensor.params)
             continue
         chosen = tensor.fixed or ranges[tensor.source or tensor.name]
-        activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, tensor.scheme)
+        scheme = replace(tensor.scheme, symmetric=False) if tensor.name in saturating else tensor.scheme
+        activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, scheme)
     constants = graph.model.graph.initializers
     groups = {node.name: int_attribute(node, "group", 1) for node in graph.all_nodes() if node.op_type == "Conv"}
     weights, biases, widened = StoredTensors(graph), {}, []

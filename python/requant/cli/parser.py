@@ -214,6 +214,13 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
         help="move outliers of activations into weights: auto (default: where it clearly helps), none, or an alpha",
     )
     _add_pair(group, "equalize", "no-equalize", "equalize the weights of neighbouring layers", "do not (default)")
+    _add_pair(
+        group,
+        "balance",
+        "no-balance",
+        "balance the channels before depthwise convolutions where that clearly helps (default)",
+        "do not",
+    )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads; 0 uses all cores (default)")
     _add_selection(
         parser.add_argument_group("single nodes and tensors", "NAME: a name, an op type or a regular expression")

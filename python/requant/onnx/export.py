@@ -4,7 +4,8 @@ For each quantized activation ``t``: ``t -> QuantizeLinear -> DequantizeLinear -
 ``t``, every reader takes the dequantized tensor, because a runtime fuses the op only if QuantizeLinear is its sole
 reader; otherwise only the integer readers do. A Relu or Clip between an integer op and QuantizeLinear is dropped when
 saturation does the same: when its bounds are the ends of the integer type, to within rounding. The upper bound of such
-a Clip is written to the model's metadata (``requant.clamp.TENSOR``), for those who look at the tensor while it runs.
+a Clip is written to the model's metadata (``requant.clamp.TENSOR``), for those who look at the tensor while it runs;
+both bounds are, where the saturation is that of a HardSigmoid.
 Integers of 16 bits take onnxruntime's ops where the model's opset is below 21.
 
 Tensors and nodes of the model keep their names. What is added is numbered (``q7``, ``dq7``, ``w7``, ``s7``, ``z7``:
@@ -26,6 +27,8 @@ from requant.onnx.mapped import fingerprint
 from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.cleanup import drop_unused
+from requant.onnx.sites import FACTOR_BITS, multiplies_back
+from requant.plan import Saturation
 from requant.types import PerChannel, QuantizedTensor, QuantParams, QuantScheme
 from requant.uncollected import uncollected
 
@@ -70,13 +73,18 @@ class _Writer:
         self.taken = {*self.nodes, *self.values, *(name for g in graphs for name in g.initializers)}
         self.serials: Counter[str] = Counter()
         self.gains: dict[str, np.float32] = {}
+        self.viewed: dict[ir.Node, str] = {}
         self.integer = {node.name for node in plan.nodes}
 
     def write(self) -> None:
         for node_plan in self.plan.nodes:
             node = self.nodes[node_plan.name]
-            if node_plan.as_add:
+            if node_plan.saturates is Saturation.AS_ADD:
                 self._become_add(node, self.plan.tensors[node_plan.activations[0][1]].scheme.dtype)
+            elif node_plan.saturates is Saturation.BEFORE:
+                self.viewed[node] = node_plan.activations[0][1]
+            elif multiplies_back(node):
+                self._quantize_factors(node, self.plan.tensors[node_plan.activations[0][1]].scheme.dtype)
             for kind, index in (("weights", 1), ("biases", 2)):
                 tensor = getattr(self.resolved, kind).get(node_plan.name)
                 if tensor is None:
@@ -89,7 +97,11 @@ class _Writer:
             for index, name in node_plan.activations:
                 readers.setdefault(name, []).append((node_plan.name, index))
         for name in self.plan.tensors:
-            self._quantize_activation(self.values[name], readers.get(name, []))
+            producer = self.values[name].producer()
+            if producer is not None and producer in self.viewed:
+                self._view(producer)
+            else:
+                self._quantize_activation(self.values[name], readers.get(name, []))
 
     def _quantize_activation(self, value: ir.Value, readers: list[tuple[str, int]]) -> None:
         params = self.resolved.activations[value.name or ""]
@@ -98,8 +110,8 @@ class _Writer:
         home = _home(value)
         gain = self.gains.get(name)
         if gain is not None:  # the addition gives what saturates only when it is quantized
-            high = (params.scheme.dtype.max - int(params.zero_point)) * float(params.scale) / float(gain)
-            self.metadata[f"{CLAMP_KEY}{name}"] = repr(high)
+            top = (params.scheme.dtype.max - int(params.zero_point)) * float(params.scale) / float(gain)
+            self.metadata[f"{CLAMP_KEY}{name}"] = repr(top)
         steps = params if gain is None else replace(params, scale=params.scale / gain)
         if self._is_guarded_move(value.producer()):
             steps = _for_each_channel(steps, value) or steps
@@ -200,6 +212,36 @@ class _Writer:
         node.resize_inputs(2)
         node.replace_input_with(1, self._dequantized_constant(node, None, shift))
         self.gains[node.outputs[0].name or ""] = np.float32(alpha)
+
+    def _quantize_factors(self, node: ir.Node, dtype: QuantType) -> None:
+        """Let a product with powers of two read these as integers: the same numbers."""
+        factors = constant(node.inputs[1])
+        assert factors is not None
+        unit = np.array(factors.max() / 2**FACTOR_BITS, np.float32)
+        params = QuantParams(unit, np.zeros((), dtype.numpy), QuantScheme(dtype))
+        integers = QuantizedTensor((factors / unit).astype(dtype.numpy), params)
+        node.replace_input_with(1, self._dequantized_constant(node, node.inputs[1], integers))
+
+    def _view(self, gate: ir.Node) -> None:
+        """Let the integers that a HardSigmoid reads stand for its result, too.
+
+        ``alpha s (q - z) + beta`` is ``alpha s (q - (z - beta / (alpha s)))``, to within half a step.
+        """
+        assert gate.inputs[0] is not None
+        reals = gate.inputs[0].producer()
+        assert reals is not None  # what the gate reads stands before it, and has been quantized
+        integers, home = reals.inputs[0], _home(gate.outputs[0])
+        assert integers is not None
+        alpha, beta = hard_sigmoid(gate)
+        read = self.resolved.activations[self.viewed[gate]]
+        scale = np.array(np.float32(alpha) * read.scale, np.float32)
+        limits = read.scheme.dtype.min, read.scheme.dtype.max
+        zero = np.clip(np.rint(float(read.zero_point) - beta / float(scale)), *limits)
+        params = replace(read, scale=scale, zero_point=zero.astype(read.scheme.dtype.numpy))
+        self.metadata[f"{CLAMP_KEY}{self.viewed[gate]}"] = f"{-beta / alpha!r} {(1 - beta) / alpha!r}"
+        view = self._dequantize(integers, params, home)
+        home.insert_before(gate, view)
+        ir.convenience.replace_all_uses_with(gate.outputs[0], view.outputs[0])
 
     def _drop_clamps(self, value: ir.Value, params: QuantParams) -> tuple[ir.Value, bool]:
         """The tensor to quantize in place of ``value``, and whether an integer op gives it."""

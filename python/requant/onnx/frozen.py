@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from requant.types import QuantType
 
 
-#: What the metadata of a model calls the upper bound of a Clip that quantizing a tensor took over.
+#: What the metadata of a model calls the upper bound, or both, of a Clip that quantizing a tensor took over.
 CLAMP_KEY = "requant.clamp."
 
 
@@ -58,15 +58,18 @@ def frozen_ranges(graph: Graph) -> dict[str, FrozenRange]:
             continue
         name = node.inputs[0].name or ""
         scale, zero_point, dtype = params
-        low = 0.0 if zero_point == dtype.min and node.inputs[0].producer() is not None else None
-        high = _finite(graph.model.metadata_props.get(f"{CLAMP_KEY}{name}"))
+        clamp = graph.model.metadata_props.get(f"{CLAMP_KEY}{name}") or ""
+        *lows, high = map(_finite, clamp.split() or [""])
+        if not lows:
+            lows = [0.0 if zero_point == dtype.min and node.inputs[0].producer() is not None else None]
+        low = lows[0]
         found.setdefault(name, FrozenRange(name, scale, zero_point, dtype, low, high))
     return found
 
 
-def _finite(text: str | None) -> float | None:
+def _finite(text: str) -> float | None:
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

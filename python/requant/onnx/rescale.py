@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
-from requant.onnx.graph import constant, int_attribute, set_constant
+from requant.onnx.graph import constant, int_attribute, rank, set_constant
 from requant.onnx.passes.affine import along_channels, channels_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.sites import find_sites
@@ -18,7 +19,6 @@ from requant.onnx.sites import find_sites
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
     from requant.onnx.graph import Graph
@@ -49,7 +49,7 @@ def rescale(graph: Graph, factors: Factors) -> Graph:
         KeyError: a tensor names no site of the graph.
     """
     copy = graph.copy()
-    sites = {site.tensor: site for site in find_sites(copy)[0]}
+    sites = {site.tensor: site for gates in (True, False) for site in find_sites(copy, gates=gates)[0]}
     nodes = {node.name: node for node in copy.nodes}
     for tensor, each in factors.items():
         _rescale_site(nodes, sites[tensor], each)
@@ -69,6 +69,20 @@ def _rescale_site(nodes: Mapping[str | None, ir.Node], site: Site, factors: Arra
     for sink in site.sinks:
         node = nodes[sink.node]
         set_constant(node, 1, scale_inputs(node, _array(node, 1), np.repeat(factors, sink.span)), "rescaled")
+    for name in site.gates:
+        _multiply_back(nodes[name], factors)
+
+
+def _multiply_back(gate: ir.Node, factors: Array) -> None:
+    """Let ``gate`` read what it has read before: its input times ``factors``, by channel (axis 1)."""
+    value, graph, name = gate.inputs[0], gate.graph, f"{gate.name}/unscaled"
+    assert value is not None
+    assert isinstance(graph, ir.Graph)
+    result = ir.Value(name=name, shape=value.shape, type=value.type)
+    product = ir.node("Mul", [value, value], outputs=[result], name=name)
+    graph.insert_before(gate, product)
+    set_constant(product, 1, factors.reshape(-1, *[1] * ((rank(value) or 0) - 2)), "factors")
+    gate.replace_input_with(0, result)
 
 
 def scale_inputs(node: ir.Node, weight: Array, factors: Array) -> Array:

@@ -5,6 +5,9 @@ or a product with a vector. When everything that reads its output scales with it
 (the *sinks*), the source's constants may be divided by any positive factor to a channel and the sinks' weights
 multiplied by it. Ops that scale with their input: ReLU (``relu(x / s) = relu(x) / s``), pooling, a product with
 something else (the gate of SwiGLU); constants added on the way are divided, too.
+
+On request the walk passes gates, too: the product of hard swish, ``x HardSigmoid(x)``, scales with its ``x`` if what
+the HardSigmoid reads is multiplied back.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ NORMS = {
 }
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SAME = frozenset({"Dropout", "Identity", "LeakyRelu", "Relu"})
+_GATE = "HardSigmoid"
 _POOLING = frozenset({"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"})
+#: Factors before a gate differ by as many powers of two at most: as integers they fit any type of 8 bits.
+FACTOR_BITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class Site:
     """A source, named after the tensor it gives, and what has to change with it.
 
     ``weight`` says whether the source is linear, with a weight as input 1; ``divided`` holds the other constants;
-    ``path`` names every tensor that is divided.
+    ``path`` names every tensor that is divided, ``gates`` the nodes whose input is to be multiplied back.
     """
 
     tensor: str
@@ -74,15 +80,19 @@ class Site:
     divided: tuple[Divided, ...]
     sinks: tuple[Sink, ...]
     path: frozenset[str]
+    gates: tuple[str, ...] = ()
 
 
-def find_sites(graph: Graph) -> tuple[tuple[Site, ...], dict[str, str]]:
-    """The sites of ``graph`` in its order, no sink in two of them, and why each other linear op is the sink of none."""
+def find_sites(graph: Graph, *, gates: bool = False) -> tuple[tuple[Site, ...], dict[str, str]]:
+    """The sites of ``graph`` in its order, no sink in two of them, and why each other linear op is the sink of none.
+
+    With ``gates``, a HardSigmoid does not stand in the way of what it is multiplied with.
+    """
     sites: list[Site] = []
     taken: set[str] = set()
     blocked: dict[ir.Value, str] = {}
     for node in reversed(graph.nodes):  # a sink belongs to the source that is nearest
-        found = _Walk.from_source(node)
+        found = _Walk.from_source(node, gates=gates)
         if found is None:
             continue
         names = {sink.node for sink in found.sinks}
@@ -117,10 +127,12 @@ class _Walk:
     sinks: list[Sink] = field(default_factory=list)
     values: dict[ir.Value, None] = field(default_factory=dict)
     products: list[ir.Node] = field(default_factory=list)
+    passes_gates: bool = False
+    gates: list[str] = field(default_factory=list)
     blocked: str = ""
 
     @classmethod
-    def from_source(cls, node: ir.Node) -> _Walk | None:
+    def from_source(cls, node: ir.Node, *, gates: bool) -> _Walk | None:
         """The walk from ``node``; None where it is no source."""
         name = node.name or ""
         axis = -1
@@ -151,6 +163,7 @@ class _Walk:
             walk = cls(node, gain.size, [Divided(name, index, -1, 1)])
         else:
             return None
+        walk.passes_gates = gates
         walk._follow(node.outputs[0], axis, 1)
         if any(sum(v in walk.values for v in product.inputs) > 1 for product in walk.products):
             walk.blocked = walk.blocked or "it is multiplied with itself"
@@ -167,6 +180,7 @@ class _Walk:
             divided=tuple(self.divided),
             sinks=tuple(self.sinks),
             path=frozenset(value.name or "" for value in self.values),
+            gates=tuple(self.gates),
         )
 
     def _follow(self, value: ir.Value, axis: int, span: int) -> None:
@@ -176,7 +190,9 @@ class _Walk:
         if value.is_graph_output():
             self.blocked = self.blocked or "an output of the model depends on it"
         for node, index in value.uses():
-            if not self._enter(node, index, axis, span):
+            if self.passes_gates and axis == 1 - (rank(value) or 0) and _is_gate(node):
+                self.gates.append(node.name or "")
+            elif not self._enter(node, index, axis, span):
                 self.blocked = self.blocked or f"{node.op_type} does not scale with its input"
 
     def _enter(self, node: ir.Node, index: int, axis: int, span: int) -> bool:
@@ -222,6 +238,27 @@ class _Walk:
         if fits:
             self.sinks.append(Sink(node.name or "", node.op_type, value.name or "", span))
         return fits
+
+
+def multiplies_back(node: ir.Node) -> bool:
+    """Whether ``node`` only prepares the input of a gate: a product with powers of two, exact as integers."""
+    users = list(node.outputs[0].uses()) if len(node.outputs) == 1 else []
+    if node.domain != "" or node.op_type != "Mul" or len(users) != 1 or users[0].node.op_type != _GATE:
+        return False
+    factors = constant(node.inputs[1])
+    if factors is None or factors.dtype != np.float32 or not factors.size or not np.all(factors > 0):
+        return False
+    powers = np.log2(factors)
+    return bool(np.all(powers == np.rint(powers)) and np.ptp(powers) <= FACTOR_BITS)
+
+
+def _is_gate(node: ir.Node) -> bool:
+    """Whether ``node`` is a HardSigmoid, and all that it gives is multiplied with what it reads."""
+    if node.domain != "" or node.op_type != _GATE or node.outputs[0].is_graph_output():
+        return False
+    factors = {node.inputs[0], node.outputs[0]}
+    users = node.outputs[0].consumers()
+    return all(user.domain == "" and user.op_type == "Mul" and set(user.inputs) == factors for user in users)
 
 
 def _flattened(node: ir.Node) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from requant.dynamic import plan_whole
 from requant.errors import CalibrationError
 from requant.onnx.rescale import rescale
-from requant.transforms import equalize, smooth
+from requant.transforms import balance, equalize, smooth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TRANSFORMS: tuple[Callable[[Graph, QuantPlan, QuantConfig, Sequence[Batch]], Change], ...] = (
     equalize.equalize,
     smooth.smooth,
+    balance.balance,
 )
 
 #: Samples that transforms look at, at most about that many.
