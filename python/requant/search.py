@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from requant.ablation import try_elsewhere, try_without
+from requant.errors import ModelError
 from requant.onnx.ops import OPS, Kind
 from requant.placement import WORTH, Race, run_races, slower_sets
 from requant.plan import Form
@@ -136,16 +137,23 @@ class Search:
         self._progress, self._done, self._planned = progress, 0, 0
 
     def walk(self) -> None:
-        """Try models until one will do."""
+        """Try models until one will do.
+
+        Raises:
+            ModelError: with the options asked for nothing is quantized.
+        """
         self._plan(1)
-        first = self._try({}, {})
+        if self._try({}, {}) is None:
+            raise ModelError(
+                f"the samples reach nothing in {self._graph.origin} that can be quantized",
+                hint="give samples that take the branches of its If nodes",
+            )
         options = {} if self._met else self._vary()
         if not self._met and not self._leave_out(options) and self._variants.config.rest == "int8":
             self._leave_out({**options, "rest": "float16"})
         if (self._latency or self.steps[self.best()].speedup < SLOWER) and available():
             self._latency = True
             self._place(self.recipes[self.best()])
-        assert first is not None  # a plan in which nothing becomes integer was refused
 
     def meets(self, step: Step) -> bool:
         """Whether the step keeps enough."""
@@ -224,11 +232,12 @@ class Search:
             middle = (low + high) // 2
             low, high = (low, middle) if enough(order[:middle]) else (middle, high)
         kept = order[:high]
-        singles: list[Left] = [{name: reason} for name, reason in left(kept).items()]
-        for single in sorted(singles, key=lambda single: -self._weight_bytes(single))[:_RETURNS]:
-            fewer = [each for each in singles if each is not single]
-            if fewer and enough(fewer):
-                singles = fewer
+        reasons = left(kept)
+        weights = self._weight_bytes(options)
+        for name in sorted(reasons, key=lambda name: -weights.get(name, 0))[:_RETURNS]:
+            fewer = {other: reason for other, reason in reasons.items() if other != name}
+            if fewer and enough([fewer]):
+                reasons = fewer
         return True
 
     def _by_noise(self, options: Options) -> tuple[list[Left], Left]:
@@ -293,15 +302,15 @@ class Search:
         if not candidate.is_quantized:
             return None
         score = self._trials.score(candidate.model, self._cores)
-        race = self._race(candidate.model)
-        config = variant.config
+        share, config = self._share(score), variant.config
+        race = self._race(candidate.model, decides=share is not None and share >= self._target)
         others = {name: value for name, value in options.items() if name != "method"}
         step = Step(
             method=config.method,
             options=others,
             in_float=tuple(sorted(left)),
             integer_nodes=len(candidate.plan.op_types),
-            share=self._share(score),
+            share=share,
             score=score,
             bytes=candidate.model.size,
             latency_ms=race.ms,
@@ -310,22 +319,24 @@ class Search:
         self.steps.append(step)
         self.recipes.append(Recipe(options, left))
         self._variants.make(self.recipes[self.best()].options)  # stays at hand
-        logger.info("%s %s with %d nodes in float keeps %s", config.method, others, len(left), step.share)
+        logger.info("%s with %d nodes in float keeps %s", step.described, len(left), share)
         return len(self.steps) - 1
 
-    def _race(self, model: SerializedModel) -> Race:
-        """How fast a model is against the float model: looked at longer where that decides."""
+    def _race(self, model: SerializedModel, *, decides: bool) -> Race:
+        """How fast a model is against the float model: looked at longer where that is close, and decides."""
         (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
-        if abs(race.speedup - SLOWER) < _CLOSE:
+        if decides and abs(race.speedup - SLOWER) < _CLOSE:
             (race,) = run_races([self._reference, model], self._held.feeds)
         return race
 
-    def _weight_bytes(self, group: Left) -> int:
-        """Size of the weights of some nodes, in float."""
-        first = self._variants.make({})
-        constants = first.observed.graph.model.graph.initializers
-        weights = [constants.get(node.weight or "") for node in first.observed.plan.nodes if node.name in group]
-        return sum(w.const_value.nbytes for w in weights if w is not None and w.const_value is not None)
+    def _weight_bytes(self, options: Options) -> dict[str, int]:
+        """Size of the weight of each node that has one, in float."""
+        observed = self._variants.make(options).observed
+        constants = observed.graph.model.graph.initializers
+        weights = {node.name: constants.get(node.weight or "") for node in observed.plan.nodes}
+        return {
+            name: w.const_value.nbytes for name, w in weights.items() if w is not None and w.const_value is not None
+        }
 
     def _plan(self, trials: int) -> None:
         """So many more trials are to come, at most."""

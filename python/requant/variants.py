@@ -36,7 +36,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"bias_correction": True},
 )
 _CORRECTED = 32  # layers at most whose biases are corrected: each takes a model of its own
-_KEPT = 2  # variants whose integers are held at a time
+_KEPT = 3  # variants whose integers are held at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
