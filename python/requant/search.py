@@ -46,8 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A speed against the float model below which a model is slower; what is missing to 1 is the noise of timing.
-SLOWER = 0.98
+#: How near to the float model's speed a model is looked at longer.
 _CLOSE = 0.1
 #: What the noise must fall to for a change to stay.
 _CLEARLY = 0.9
@@ -151,7 +150,7 @@ class Search:
         options = {} if self._met else self._vary()
         if not self._met and not self._leave_out(options) and self._variants.config.rest == "int8":
             self._leave_out({**options, "rest": "float16"})
-        if (self._latency or self.steps[self.best()].speedup < SLOWER) and available():
+        if (self._latency or self.steps[self.best()].speedup < 1) and available():
             self._latency = True
             self._place(self.recipes[self.best()])
 
@@ -170,7 +169,7 @@ class Search:
         if not good:
             return max(range(len(self.steps)), key=lambda i: self.steps[i].share or 0.0)
         order = sorted(good, key=lambda i: (-self.steps[i].integer_nodes, self.steps[i].bytes))
-        fast = [i for i in order if self.steps[i].speedup >= SLOWER]
+        fast = [i for i in order if self.steps[i].speedup >= 1]
         if fast and not self._latency:
             return fast[0]
         best = order[0]
@@ -325,7 +324,7 @@ class Search:
     def _race(self, model: SerializedModel, *, decides: bool) -> Race:
         """How fast a model is against the float model: looked at longer where that is close, and decides."""
         (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
-        if decides and abs(race.speedup - SLOWER) < _CLOSE:
+        if decides and abs(race.speedup - 1) < _CLOSE:
             (race,) = run_races([self._reference, model], self._held.feeds)
         return race
 
