@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.calibration import calibrate_graph
-from requant.config import METHODS
+from requant.config import AUTO, METHODS
 from requant.dynamic import plan_whole
 from requant.stages import Observed, observe
 from requant.transforms import transform
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: What is tried to lower the noise, one after another, each on top of what has helped: methods, repairs, transforms.
 CHANGES: tuple[dict[str, Any], ...] = (
-    *({"method": method} for method in METHODS),
+    *({"method": method} for method in (*METHODS, AUTO)),
     {"equalize": True},
     {"smooth": 0.5},
     {"smooth": "none"},
