@@ -2,11 +2,13 @@
 
 Static quantization trusts that what comes is like what was calibrated on. Far more error with the frozen ranges than
 with the best ones for what really came means that they do not fit; whether it comes from rounding or from clipping says
-how. Beside it stands the error of dynamic quantization, whose ranges come from each request alone.
+how. What few values or few requests may bring by chance is allowed for. Beside it stands the error of dynamic
+quantization, whose ranges come from each request alone.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: Times the error at which frozen ranges are said not to fit: 4 is one bit of resolution (6 dB).
 TOLERANCE = 4.0
+#: Of a thousand matching tensors about one exceeds what is allowed for by chance.
+_CHANCE = 999.0
+_STANDARD_ERRORS = 2.0
+#: Of as many requests as calibration saw, those with a value beyond all of these: on both ends together at most this
+#: many, 999 times of 1,000 (``(k + 2) / 2^(k + 1)`` times k or more).
+_BEYOND = 12
 #: Share of values beyond the range from which on the values, and not some outliers, are said to be wider.
 WIDER = 0.01
 _CHUNK = 1 << 15
@@ -38,7 +46,7 @@ _CHUNK = 1 << 15
 class Verdict(StrEnum):
     """How live values lie in a frozen range."""
 
-    MATCHES = "matches"  # the error is at most `TOLERANCE` times the best that could be had
+    MATCHES = "matches"  # the error, chance apart, is at most `tolerance` times the best that could be had
     NARROWER = "narrower"  # too much error, most of it from rounding: the range is wider than needed
     WIDER = "wider"  # too much error, most of it from clipping at least `WIDER` of the values
     OUTLIERS = "outliers"  # too much error, most of it from clipping fewer
@@ -65,6 +73,8 @@ class TensorDrift:
         best_error: mean squared error of the best range for all that was seen, as calibrating anew would find it.
         gain: ``static_error / best_error``, what calibrating anew would bring; None where only the latter is 0.
         expected: the same for the samples of calibration, where a table was given, at least 1.
+        chance: the part of ``overload`` that may be chance, as few of the requests are clipped at all.
+        tolerance: times the best error that a matching range may cost: more of few values than of many.
         verdict: ``matches``, ``narrower``, ``wider`` or ``outliers``.
     """
 
@@ -85,6 +95,8 @@ class TensorDrift:
     gain: float | None
     expected: float
     verdict: Verdict
+    chance: float = 0.0
+    tolerance: float = TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +143,7 @@ class TensorMonitor:
         self.frozen = frozen
         self.statistics = ops.TensorStatistics()
         self.dynamic = 0.0  # squared error, summed
+        self.requests = self.clipping = 0  # how many there were, and how many of them the range clips
 
     def copy(self) -> TensorMonitor:
         """The same, to be changed apart."""
@@ -142,6 +155,8 @@ class TensorMonitor:
         """Take in all that ``other`` has seen."""
         self.statistics.merge(other.statistics)
         self.dynamic += other.dynamic
+        self.requests += other.requests
+        self.clipping += other.clipping
 
     def measured(self, x: NDArray[np.float32]) -> TensorMonitor:
         """What one request holds."""
@@ -153,6 +168,8 @@ class TensorMonitor:
             x = x[np.isfinite(x)]
         if x.size:
             lo, hi = part.statistics.min, part.statistics.max
+            half = self.frozen.scale / 2
+            part.requests, part.clipping = 1, int(lo < self.frozen.lo - half or hi > self.frozen.hi + half)
             own = ops.compute_params(lo, hi, QuantScheme(self.frozen.dtype))
             flat, buffer = x.reshape(-1), np.empty(min(x.size, _CHUNK), np.float32)
             for start in range(0, flat.size, _CHUNK):  # in pieces that stay in the cache
@@ -172,12 +189,15 @@ class TensorMonitor:
         frozen, seen = self.frozen, self.statistics
         cost = _cost(frozen, seen)
         static = cost["granular"] + cost["overload"]
-        dynamic, best = self.dynamic / seen.count, min(_best(frozen, seen), static)
+        (best, width), dynamic = _best(frozen, seen), self.dynamic / seen.count
+        best = min(best, static)
         gain, expected = _ratio(static, best), 1.0
         if calibrated is not None and calibrated.count:
             then = _cost(frozen, calibrated)
-            usual = _ratio(then["granular"] + then["overload"], _best(frozen, calibrated))
+            usual = _ratio(then["granular"] + then["overload"], _best(frozen, calibrated)[0])
             expected = max(expected, usual or 1.0)
+        chance = self._chance() * cost["overload"]
+        tolerance = max(TOLERANCE, _reach(seen.count) ** 2) * expected  # error grows as the square of the range
         return TensorDrift(
             name=frozen.name,
             lo=frozen.lo,
@@ -195,15 +215,41 @@ class TensorMonitor:
             best_error=best,
             gain=gain,
             expected=expected,
-            verdict=_verdict(gain, expected, cost),
+            verdict=_verdict(frozen, cost, chance, tolerance * best, width * math.sqrt(tolerance)),
+            chance=chance,
+            tolerance=tolerance,
         )
 
+    def _chance(self) -> float:
+        """The share of the clipping that may be chance, by how many requests are clipped and how far out values lie."""
+        frozen, seen = self.frozen, self.statistics
+        if not self.clipping:
+            return 0.0
+        margin = (_reach(seen.count) - 1) * max(-frozen.lo, frozen.hi)
+        if self.clipping <= _BEYOND and frozen.lo - margin <= seen.min and seen.max <= frozen.hi + margin:
+            return 1.0
+        return min(_STANDARD_ERRORS * math.sqrt(1 / self.clipping - 1 / self.requests), 1.0)
 
-def _verdict(gain: float | None, expected: float, cost: Mapping[str, float]) -> Verdict:
-    if gain is not None and gain <= TOLERANCE * expected:
+
+def _reach(values: int) -> float:
+    """How far, in largest magnitudes of ``values``, that of as many others of the same kind lies out at most.
+
+    With exponential tails the largest of ``n`` values is about ``log n`` scales out, and that of other ``n`` differs by
+    a logistic variable, which 1 of 1,000 times exceeds ``log 999``.
+    """
+    return 1 + math.log(_CHANCE) / math.log(max(values, 2))
+
+
+def _verdict(frozen: FrozenRange, cost: Mapping[str, float], chance: float, most: float, widest: float) -> Verdict:
+    """The verdict on a range of that ``cost``, where ``most`` is the error of one that fits, and ``widest`` its width.
+
+    A range no wider may round worse than that: where most values are equal, and lie between two steps.
+    """
+    granular, overload = cost["granular"], cost["overload"] - chance
+    if granular + overload <= most:
         return Verdict.MATCHES
-    if cost["granular"] >= cost["overload"]:
-        return Verdict.NARROWER
+    if granular >= overload:
+        return Verdict.MATCHES if frozen.hi - frozen.lo <= widest else Verdict.NARROWER
     return Verdict.WIDER if cost["clipped"] >= WIDER else Verdict.OUTLIERS
 
 
@@ -211,12 +257,12 @@ def _cost(frozen: FrozenRange, seen: ops.TensorStatistics) -> dict[str, float]:
     return seen.error(frozen.scale, frozen.zero_point, frozen.dtype.value)
 
 
-def _best(frozen: FrozenRange, seen: ops.TensorStatistics) -> float:
-    """The least mean squared error of any range for ``seen``."""
+def _best(frozen: FrozenRange, seen: ops.TensorStatistics) -> tuple[float, float]:
+    """The least mean squared error of any range for ``seen``, and the width of that range."""
     lo, hi = seen.range("mse", frozen.dtype.value, False, 100.0)
     params = ops.compute_params(lo, hi, QuantScheme(frozen.dtype))
     error = seen.error(float(params.scale), int(params.zero_point), frozen.dtype.value)
-    return error["granular"] + error["overload"]
+    return error["granular"] + error["overload"], hi - lo
 
 
 def _ratio(a: float, b: float) -> float | None:

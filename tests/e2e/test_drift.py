@@ -82,6 +82,46 @@ def test_the_four_regimes(model: bytes, x: NDArray[np.float32], verdict: Verdict
     assert (tensor.min, tensor.max, tensor.values) == (x.min(), x.max(), x.size)
 
 
+def test_what_few_values_and_few_clipped_requests_say_may_be_chance() -> None:
+    """Traffic from the distribution of calibration, with heavy tails: by far most of it matches, however little."""
+    rng = np.random.default_rng(11)
+    verdicts = []
+    for _ in range(30):
+        both = rng.exponential(size=(2, 32, 8)) * rng.choice([-1, 1], size=(2, 32, 8))
+        data = requant.quantize(two_gemm(), {"x": both[0].astype(np.float32)}, smooth="none", rounding="nearest").data
+        verdicts.append(watched(data, both[1].astype(np.float32), requests=32).drift().verdict)
+    assert verdicts.count(Verdict.MATCHES) >= 29, verdicts
+
+
+def test_the_share_that_is_chance_is_that_of_the_requests_that_are_clipped(model: bytes) -> None:
+    live = np.clip(LIVE, -2, 2)
+    frozen = frozen_ranges(Graph.load(model))["x"]
+    near, far = 1.5 * frozen.hi, 10 * frozen.hi
+    for value, clipped, requests in (
+        (far, 1, 20),
+        (far, 10, 20),
+        (far, 20, 20),
+        (far, 1, 1),
+        (near, 12, 20),
+        (near, 13, 20),
+    ):
+        x = live.reshape(requests, -1, 8).copy()
+        x[:clipped, 0, 0] = value
+        (tensor,) = watched(model, x.reshape(-1, 8), requests=requests).drift().tensors
+        share = min(2 * (1 / clipped - 1 / requests) ** 0.5, 1) if value == far or clipped > 12 else 1
+        assert tensor.chance == pytest.approx(share * tensor.overload)
+        assert tensor.verdict == (Verdict.MATCHES if share == 1 else Verdict.OUTLIERS)
+
+
+def test_equal_values_between_two_steps_are_not_narrower(model: bytes) -> None:
+    frozen = frozen_ranges(Graph.load(model))["x"]
+    x = LIVE.copy()
+    x[:, 1:] = 0.5 * frozen.scale
+    (tensor,) = watched(model, x).drift().tensors
+    assert tensor.granular > 2 * frozen.scale**2 / 12
+    assert tensor.verdict == Verdict.MATCHES
+
+
 def test_one_request_in_so_many_is_looked_at(model: bytes) -> None:
     monitor = requant.DriftMonitor(model, every=7)
     looked = [monitor.observe({"x": LIVE[:1]}) for _ in range(30)]
