@@ -15,6 +15,7 @@ from requant.data import open_data
 from requant.errors import ConfigError
 from requant.evaluation import check_interface, load
 from requant.footprint import peak_memory
+from requant.metrics import Case, get_metric
 from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.runtime import open_runner
@@ -22,7 +23,7 @@ from requant.timing import Timing, fitting_batches, thread_counts, time_models
 from requant.verify import Distance, one_sample, run_each
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,6 +58,28 @@ class TensorError:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenFigures:
+    """What matters of a language model: one whose first output holds logits for each token it is fed.
+
+    Times are medians of a pass over one sample on one thread, of the float and of the quantized model; empty where
+    nothing was timed. A model without a cache passes over all tokens again for each that it adds.
+
+    Attributes:
+        tokens: how many tokens a sample has, the longest.
+        kl: mean divergence of the next token's distribution from the float model's, in nats.
+        kl99: the divergence that 99 % of the tokens stay below.
+        first_token_ms: time to the first token after a prompt of so many tokens; empty where samples have one token.
+        token_ms: time for each further token; empty where that takes a cache which samples of one token would hold.
+    """
+
+    tokens: int
+    kl: float
+    kl99: float
+    first_token_ms: tuple[float, ...]
+    token_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Two forms of a model on the same samples; ``to_dict`` gives JSON types.
 
@@ -74,6 +97,7 @@ class Comparison:
         float_memory: peak resident bytes of a process that runs one sample; None where not asked for or unknown.
         quantized_memory: the same of the quantized model.
         seconds: how long it took.
+        language: divergence and times by token, of a language model.
     """
 
     float_model: str
@@ -89,11 +113,22 @@ class Comparison:
     float_memory: int | None
     quantized_memory: int | None
     seconds: float
+    language: TokenFigures | None = None
 
     @property
     def worst(self) -> tuple[TensorError, ...]:
         """The ten inner tensors with the lowest SQNR, worst first."""
         return tuple(sorted(self.tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db)[:10])
+
+    def language_rows(self) -> list[tuple[str, str]]:
+        """What there is to say of a language model, a label and a text each."""
+        if (found := self.language) is None:
+            return []
+        rows = [("next token", f"divergence {found.kl:.4g} nats on average, 99 % below {found.kl99:.4g}")]
+        for label, taken in (("first token", found.first_token_ms), ("each token", found.token_ms)):
+            if taken:
+                rows.append((label, f"{taken[0]:.3f} -> {taken[1]:.3f} ms ({found.tokens} tokens before it, 1 thread)"))
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
@@ -158,6 +193,8 @@ def compare(
         runners += [open_runner(g.serialize(names), threads=1) for g, names in zip(graphs, fetched, strict=True)]
     outputs = {output.name: Distance() for output in graphs[0].outputs}
     inner = {match: _InnerError() for match in matches}
+    divergences: list[Any] = []
+    longest = 0
     sample, samples = None, 0
     with closing(run_each(runners, dataset.batches(), cores)) as ran:
         for batch, (expected, got, *tensors) in ran:
@@ -167,6 +204,11 @@ def compare(
                     distance.add(wanted.astype(np.float64), own.astype(np.float64))
             for (match, error), wanted, own in zip(inner.items(), *(tensors or [[], []]), strict=True):
                 error.add(match, wanted, own)
+            tokens = _tokens(batch.feeds, expected[0])
+            if tokens and expected[0].shape == got[0].shape:
+                longest = max(longest, tokens)
+                case = Case(batch.feeds, {"": got[0]}, batch.count, None, {"": expected[0]})
+                divergences.append(get_metric("kl").measure(case))
             samples += batch.count
             if progress is not None:
                 progress(samples, dataset.length)
@@ -188,6 +230,32 @@ def compare(
         float_memory=memory[0],
         quantized_memory=memory[1],
         seconds=round(time.perf_counter() - start, 3),
+        language=_language(sample, longest, divergences, timings),
+    )
+
+
+def _tokens(feeds: Mapping[str, NDArray[Any]], logits: NDArray[Any]) -> int | None:
+    """How many tokens were fed, where ``logits [batch, tokens, vocabulary]`` are for each of them."""
+    if logits.ndim != 3 or logits.dtype.kind != "f":
+        return None
+    fed = any(x.dtype.kind in "iu" and x.shape == logits.shape[:2] for x in feeds.values())
+    return int(logits.shape[1]) if fed else None
+
+
+def _language(
+    sample: Mapping[str, NDArray[Any]], tokens: int, divergences: Sequence[NDArray[Any]], timings: Sequence[Timing]
+) -> TokenFigures | None:
+    if not divergences:
+        return None
+    one = next((timing for timing in timings if timing.threads == timing.batch_size == 1), None)
+    taken = () if one is None else (one.in_float.p50_ms, one.quantized.p50_ms)
+    cached = any(x.dtype.kind == "f" for x in sample.values())
+    return TokenFigures(
+        tokens=tokens,
+        kl=float(get_metric("kl").value(divergences)),
+        kl99=float(get_metric("kl99").value(divergences)),
+        first_token_ms=taken if tokens > 1 else (),
+        token_ms=taken if tokens == 1 or not cached else (),
     )
 
 

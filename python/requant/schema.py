@@ -37,6 +37,7 @@ _NAMES = {
     "Skip": Skip,
     "RangeView": RangeView,
     "Timing": Timing,
+    "TokenFigures": comparison.TokenFigures,
     "Score": Score,
     "OutputQuality": report.OutputQuality,
 }

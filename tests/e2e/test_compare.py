@@ -111,3 +111,35 @@ def test_what_cannot_be_compared_is_refused() -> None:
     refuses(DataError, "no samples", model, model, x[:0])
     refuses(ConfigError, r"batch sizes are \[0\]", model, model, x, batch_sizes=(0,))
     refuses(ConfigError, "threads is -2", model, model, x, threads=-2)
+
+
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_a_language_model_is_told_about_by_token(tokens: int) -> None:
+    net = Net()
+    ids = net.input("input_ids", ["n", tokens], onnx.TensorProto.INT64)
+    hidden = net.op("Gather", net.normal(11, 16), ids)
+    model = net.model(net.op("MatMul", hidden, net.normal(16, 11), output="logits"))
+    feeds = {"input_ids": np.random.default_rng(3).integers(0, 11, (40, tokens))}
+    quantized = requant.quantize(model, feeds).data
+    found = requant.compare(model, quantized, feeds, threads=1, batch_sizes=[1])
+    p, q = (run(each, feeds)[0].astype(np.float64).reshape(-1, 11) for each in (model, quantized))
+    divergences = []
+    for a, b in zip(p, q, strict=True):
+        shares = zip(np.exp(a) / np.exp(a).sum(), np.exp(b) / np.exp(b).sum(), strict=True)
+        divergences.append(sum(x * np.log(x / y) for x, y in shares))
+    language = found.language
+    assert language is not None
+    assert language.tokens == tokens
+    assert language.kl == pytest.approx(np.mean(divergences), rel=1e-3)
+    assert language.kl99 == pytest.approx(np.percentile(divergences, 99), rel=1e-3)
+    pass_ms = (found.timings[0].in_float.p50_ms, found.timings[0].quantized.p50_ms)
+    assert language.first_token_ms == (pass_ms if tokens > 1 else ())
+    assert language.token_ms == pass_ms
+    assert any("nats" in text for _, text in found.language_rows())
+    assert requant.compare(model, quantized, feeds, measure=False).language is not None
+
+
+def test_other_models_are_not_told_about_by_token() -> None:
+    model = two_gemm()
+    feeds = samples(model, 16)
+    assert requant.compare(model, requant.quantize(model, feeds).data, feeds, measure=False).language is None

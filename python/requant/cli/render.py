@@ -201,6 +201,8 @@ def comparison(result: Comparison) -> None:
     for out in result.outputs:
         error = f"SQNR {_decibels(out.sqnr_db)} dB, cosine {out.cosine:.6f}, largest error {out.max_error:.4g}"
         rows.add_row(Text(f"output {out.name}", style="bold"), error)
+    for label, text in result.language_rows():
+        rows.add_row(Text(label, style="bold"), text)
     title = Text(f"{result.float_model} -> {result.quantized_model}")
     console.print(Panel(rows, title=title, title_align="left"))
     worst = Table(

@@ -67,6 +67,7 @@ def comparison(result: Comparison) -> str:
         both = f"{result.float_memory / 2**20:,.1f} -> {result.quantized_memory / 2**20:,.1f} MiB"
         rows.append(("peak memory of a process that runs one sample", both))
     rows += [(f"output {o.name}", f"SQNR {_decibels(o.sqnr_db)} dB, cosine {o.cosine:.6f}") for o in result.outputs]
+    rows += result.language_rows()
     tensors = [
         [
             name(t.name),
