@@ -145,7 +145,7 @@ def quantize(
             chosen, note = place(observed.graph, graph.serialize(), build, held.feeds, presumed)
         else:
             chosen = build({})
-    return conclude(given, config, observed, chosen, held, watch=watch, notes=(note,) if note else ())
+    return conclude(given, config, observed, chosen, held, watch=watch, notes=(note,) if note else (), advise=True)
 
 
 def calibrate(

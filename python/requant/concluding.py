@@ -26,17 +26,20 @@ from requant.verify import (
 from requant.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from requant.config import QuantConfig
     from requant.data import Batch, Dataset
     from requant.metrics import Metric
     from requant.onnx.graph import Graph
     from requant.placement import Candidate
+    from requant.report import Accuracy, Latency, OutputQuality
     from requant.stages import Observed
     from requant.verify import Feeds
 
 #: How many activations the report shows the histogram of.
+#: Speedups and SQNRs below these are worth advice: what noise does not explain, and 3 % of the power.
+_SLOWER, _FAR_DB = 0.97, 15.0
 _VIEWS = 12
 
 
@@ -86,6 +89,7 @@ def conclude(
     *,
     watch: Stopwatch,
     notes: tuple[str, ...] = (),
+    advise: bool = False,
 ) -> QuantizedModel:
     """The verified model, and its report.
 
@@ -97,6 +101,7 @@ def conclude(
         held: what to compare on.
         watch: what the stages before took.
         notes: what is to be said besides.
+        advise: whether to say what helps a model that is slow, or far from the float one.
 
     Raises:
         VerificationError: it is no valid model, or not finite where the float model is.
@@ -139,11 +144,25 @@ def conclude(
             *chosen.notes,
             *held.notes,
             *notes,
+            *(_advice(config, outputs, latency, accuracy) if advise else ()),
         ),
         seconds=dict(watch.seconds),
         ranges=() if table is None else tuple(view_tensor(plan, table, tensor) for tensor in worst),
     )
     return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
+
+
+def _advice(
+    config: QuantConfig, outputs: Sequence[OutputQuality], latency: Latency | None, accuracy: Accuracy | None
+) -> Iterator[str]:
+    if latency is not None and latency.speedup < _SLOWER and config.optimize != "latency":
+        yield "slower than float on this machine: --optimize latency leaves in float what integers slow down"
+    far = [out for out in outputs if out.sqnr_db is not None and out.sqnr_db < _FAR_DB]
+    if far and accuracy is None:
+        yield (
+            f"output {far[0].name!r} is far from the float model's: judge both on labelled samples (--eval), or let "
+            "--keep 0.99 find what to leave in float"
+        )
 
 
 def _notes(config: QuantConfig, given: Given, widened: tuple[str, ...]) -> Iterator[str]:

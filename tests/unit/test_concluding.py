@@ -1,0 +1,26 @@
+"""What a report advises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from requant.concluding import _advice
+from requant.config import QuantConfig
+from requant.report import Accuracy, Latency, OutputQuality
+
+
+def told(speedup: float, sqnr_db: float | None, accuracy: Accuracy | None = None, **options: Any) -> list[str]:
+    outputs = [OutputQuality("y", sqnr_db, 0.9, 0.1)]
+    latency = Latency("onnxruntime", 1.0, 1.0 / speedup, speedup)
+    return [note.split(":")[0] for note in _advice(QuantConfig(**options), outputs, latency, accuracy)]
+
+
+def test_what_is_slow_or_far_from_float_gets_advice() -> None:
+    assert told(0.9, 30.0) == ["slower than float on this machine"]
+    assert told(1.5, 7.0) == ["output 'y' is far from the float model's"]
+
+
+def test_what_is_neither_gets_none() -> None:
+    assert told(1.2, 30.0) == told(0.98, None) == []
+    assert told(0.5, 20.0, optimize="latency") == []
+    assert told(1.5, 7.0, Accuracy("top1", 10, 0.9, 0.9)) == []
