@@ -24,7 +24,7 @@ from requant.blocks import largest_pairs, largest_terms
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
-from requant.planning import build_plan, excluded, is_float, may_touch_float
+from requant.planning import FASTER, build_plan, excluded, is_float, may_touch_float
 from requant.resolve import finite, saturating_pairs
 from requant.targets import Target, get_target
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
@@ -98,6 +98,9 @@ def plan_rest(graph: Graph, config: QuantConfig, static: QuantPlan, left_out: Ma
     The nodes ``left_out`` are not to run on integers, for the reasons given there; their weights may be stored so.
     """
     planned, _ = _plan(graph, config, {node.name: node for node in static.nodes}, left_out)
+    # Weights so few that integers would be slower are not worth the rounding either.
+    few = {skip.node for skip in static.skipped if skip.reason == FASTER}
+    planned = {node: plan for node, plan in planned.items() if plan.name not in few}
     forms = {node.name: node.form for node in planned.values()}
     skipped = tuple(
         replace(skip, reason=skip.reason + _STORED) if forms.get(skip.node) is Form.STORED else skip

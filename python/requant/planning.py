@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 
 _FLOAT = "FLOAT"
 _MASK = 1e4  # a magnitude that is meant as infinite
-_FASTER = "it is faster in float"
-_FEW = 4  # one of so many
+FASTER = "it is faster in float"
 
 
 @uncollected()
@@ -54,7 +53,7 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     """
     target = get_target(config.target)
     plan = _Planner(graph, config, target, left_out).plan()
-    if not plan.nodes and any(skip.reason == _FASTER for skip in plan.skipped):  # then that is what there is to do
+    if not plan.nodes and any(skip.reason == FASTER for skip in plan.skipped):  # then that is what there is to do
         plan = _Planner(graph, replace(config, optimize="latency"), target, left_out).plan()
     return plan
 
@@ -62,7 +61,7 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
     """The nodes that stay float for the sake of speed where latency is not measured, each with the reason."""
     plan = build_plan(graph, replace(config, optimize="none"))
-    return {skip.node: skip.reason for skip in plan.skipped if skip.reason == _FASTER}
+    return {skip.node: skip.reason for skip in plan.skipped if skip.reason == FASTER}
 
 
 def _insisted(nodes: Sequence[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
@@ -200,7 +199,7 @@ class _Planner:
             if factors != (1.0, 1.0) or int_attribute(node, "transA", 0):
                 return "Gemm with alpha, beta or transA has no integer kernel"
         behind_float = all(self._through_clamp(value) not in self.chosen for _, value in _activations(node, row))
-        return _FASTER if behind_float and self._is_faster(node) else None
+        return FASTER if behind_float and self._is_faster(node) else None
 
     def _is_faster(self, node: ir.Node) -> bool:
         """Whether ``node`` is to stay float for the sake of speed, judged from the graph alone."""
@@ -248,7 +247,7 @@ class _Planner:
             return "it is no addition that saturates: its alpha or beta is not positive"
         if any(out.uses() and not is_float(out) for out in node.outputs):
             return "its output of indices is used"
-        return self._refuse_inputs(node, row) or (_FASTER if self._is_faster(node) else None)
+        return self._refuse_inputs(node, row) or (FASTER if self._is_faster(node) else None)
 
     def _stays(self, node: ir.Node) -> bool:
         """Whether a clamp is to run on integers itself, as it cannot vanish into what stands before it."""
@@ -257,7 +256,6 @@ class _Planner:
         return self._refuse_inputs(node, OPS[node.op_type]) is None
 
     def _refuse_inputs(self, node: ir.Node, row: OpSpec) -> str | None:
-        joins = row.variadic and self._is_mostly_integer(node, row)
         for _, value in _activations(node, row):
             if constant(value) is not None:
                 return "one of its inputs is a constant"
@@ -265,21 +263,13 @@ class _Planner:
                 return "its input is not float32"
             if _is_masked(value):
                 return "its input is masked with large numbers, which would stretch its range"
-            if not self.target.everything and not joins and not self._is_integer(value):
+            if not self.target.everything and not self._is_integer(value):
                 return "its input is float"
         if node.op_type in self.target.one_scale:
             fixed = [self._fixed_params(value) for _, value in _activations(node, row)]
             if any(params != fixed[0] for params in fixed):
                 return f"{self.target.name} wants one scale here, and fixes that of one of its inputs"
         return None
-
-    def _is_mostly_integer(self, node: ir.Node, row: OpSpec) -> bool:
-        """Whether it costs less to quantize the few float values that ``node`` reads than to dequantize the others."""
-        sizes = {value: elements(value) for _, value in _activations(node, row)}
-        in_float = [sizes[value] for value in sizes if not self._is_integer(value)]
-        if None in sizes.values():
-            return not in_float
-        return _FEW * sum(filter(None, in_float)) <= sum(filter(None, sizes.values()))
 
     def _fixed_params(self, value: ir.Value) -> FixedParams | None:
         """Scale and zero point that the target fixes for ``value``, or for what it is made of."""

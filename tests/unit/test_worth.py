@@ -120,13 +120,3 @@ def pools_in_float(data: bytes) -> bool:
     while node.op_type not in ("Conv", "DequantizeLinear", "QLinearConv", "QuantizeLinear"):
         node = next(producers[name] for name in node.input if name in producers)
     return node.op_type in ("Conv", "DequantizeLinear")
-
-
-@pytest.mark.parametrize(("channels", "joins"), [(4, True), (24, False)])
-def test_a_concat_takes_a_few_floats_along(channels: int, *, joins: bool) -> None:
-    net = Net()
-    x = net.input("x", ["n", 3, 8, 8])
-    few = net.op("Exp", net.op("Tanh", net.conv(x, 3, channels)))
-    wide = net.op("Concat", net.conv(x, 3, 16), few, name="join", axis=1)
-    model = net.model(net.conv(wide, 16 + channels, 4))
-    assert ("join" not in skipped(model)) == joins

@@ -38,7 +38,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("outstanding gains of normalizations moved into the products behind", norms.even_out_norms),
     ("hard sigmoids and hard swishes said in standard ops", activations.name_hard_activations),
     ("means recognised as pooling", pooling.recognise_pooling),
-    ("pads folded into the pool behind", pooling.fold_pads),
+    ("pads folded into the MaxPool behind", pooling.fold_pads),
     ("clamps moved to the op that computes", clamps.hoist_clamps),
     ("unused nodes and constants dropped", cleanup.drop_unused),
     ("shapes inferred", shapes.infer),

@@ -1,8 +1,8 @@
 """Say pooling where pooling is meant.
 
 Exporters write the squeeze of a squeeze-and-excitation block as ReduceMean over all spatial axes. That is
-GlobalAveragePool, which runtimes run on integers and ReduceMean they do not. They also write the padding of a pool as a
-Pad before it, which runs in float and cuts a chain of integers.
+GlobalAveragePool, which runtimes run on integers and ReduceMean they do not. They also write the padding of a MaxPool
+as a Pad before it, which runs in float and cuts a chain of integers.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def recognise_pooling(model: ir.Model) -> int:
 
 
 def fold_pads(model: ir.Model) -> int:
-    """Fold each Pad of space that only one pool reads into that pool; returns how many.
+    """Fold each Pad of space that only one MaxPool reads into it; returns how many.
 
-    An AveragePool counts the zeros that it is padded with. A MaxPool is padded with what is below every value, so the
-    Pad has to write nothing larger than any value of its input: zeros behind a Relu, say.
+    A MaxPool is padded with what is below every value, so the Pad has to write nothing larger than any value of its
+    input: zeros behind a Relu, say. A padded AveragePool is left to the runtime, which is faster with it in float.
     """
     folded = 0
     for pool in list(model.graph):
@@ -64,8 +64,6 @@ def fold_pads(model: ir.Model) -> int:
         if any(pads >= size for pads, size in zip(total, (*kernel, *kernel), strict=True)):
             continue  # windows of padding alone, which runtimes refuse
         pool.attributes["pads"] = ir.AttrInt64s("pads", total)
-        if pool.op_type == "AveragePool":
-            pool.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
         pool.replace_input_with(0, pad.inputs[0])
         model.graph.remove(pad, safe=True)
         folded += 1
@@ -79,9 +77,6 @@ def _pads_alike(pool: ir.Node, pad: ir.Node) -> bool:
     if not plain or any(d != 1 for d in dilations):
         return False
     fill = _scalar(pad, _FILL, default=0.0)
-    if pool.op_type == "AveragePool":
-        own = pool.attributes.get_ints("pads", ()) or ()
-        return fill == 0.0 and (not any(own) or bool(int_attribute(pool, "count_include_pad", 0)))
     if pool.op_type != "MaxPool" or len(pool.outputs) > 1:
         return False
     return fill == -np.inf or (fill == 0.0 and _not_negative(pad.inputs[0]))
