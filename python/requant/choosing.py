@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _USUAL = "mse"
 #: What another choice's error must be below, of the usual one's: the statistic is of samples, and the gain of fewer.
-_CLEARLY = 0.95
+_CLEARLY = 0.9
 _BOUNDS = [2 ** (-i / 4) for i in range(1, 25)]  # of the largest magnitude, down to 1/64
 
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from requant.placement import Build
     from requant.plan import QuantPlan
 
+#: Samples on which it is measured what errors of activations cost, about.
+_WEIGHED = 16
+
 
 def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
     """The config that a caller means."""
@@ -134,10 +137,11 @@ class Observed:
         return self.transformed.plan
 
     def weighed(self, config: QuantConfig) -> Observed:
-        """The same with what method ``auto`` chooses by, measured on the sample."""
+        """The same with what method ``auto`` chooses by, measured on some of the sample."""
         if self.table is None or self.table.gains:
             return self
-        gains = output_gains(self.graph, self.plan, self.sample, threads=config.cores)
+        few = tuple(first_batches(self.sample, _WEIGHED))
+        gains = output_gains(self.graph, self.plan, few, threads=config.cores)
         return replace(self, table=self.table.with_gains(gains))
 
     def builder(self, given: Graph, config: QuantConfig) -> Build:
