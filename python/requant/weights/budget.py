@@ -1,8 +1,9 @@
 """Bits for each layer, so that all weights together take a number of bits on average.
 
 Every layer begins with the fewest bits, tables with the 8 that they have anyway. Then the step up that lowers the
-relative error of a layer's outputs (of its weights, without data) most for its bytes is taken, until none fits
-any more. Errors of layers are added up, as if each reached the model's output alike.
+error most for its bytes is taken, until none fits any more. With data, a layer's error is what it does to the outputs
+of the model: the noise there with this weight alone in 4 bits, times the error of the layer's own outputs over that in
+4 bits. Without, it is the relative error of its weights. Errors of layers are added up.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from requant.resolve import finite
 from requant.weights import get_algorithm
 from requant.weights.plan import TABLE_BITS, stored_bytes, weights_of
 from requant.weights.resolve import measure_error, moments_of
+from requant.weights.sensitivity import output_noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 #: What layers may get: 3 bits take the bytes of 4.
 STEPS = (2, 4, 8)
+_MIDDLE = 1  # of them, at which weights are tried alone
 _BYTE = 8
 _LOOKED_AT = 256  # rows of each weight by which its errors are judged
 
@@ -49,6 +52,7 @@ def assign_bits(graph: Graph, plan: QuantPlan, target: float, batches: Sequence[
     for seen in moments:
         errors |= {key: _errors(*layers[key], seen[1]) for key in seen[0] if key in layers and key not in errors}
     errors |= {key: _errors(*layer, None) for key, layer in layers.items() if key not in errors}
+    errors = _weighed(errors, output_noise(graph, _at_middle(plan), batches, threads=threads) if batches else {})
     sizes = {key: _sizes(*layer) for key, layer in layers.items()}
     budget = target / _BYTE * sum(rows.shape[0] * rows.shape[1] for _, rows in layers.values())
     tables = {planned.key for planned in plan.blocked if planned.op_type == "Gather"}
@@ -64,6 +68,21 @@ def assign_bits(graph: Graph, plan: QuantPlan, target: float, batches: Sequence[
         plan,
         blocked=tuple(replace(node, scheme=_with_bits(node.scheme, STEPS[chosen[node.key]])) for node in plan.blocked),
     )
+
+
+def _at_middle(plan: QuantPlan) -> QuantPlan:
+    """``plan`` with the number of bits at which weights are tried alone."""
+    return replace(plan, blocked=tuple(replace(n, scheme=_with_bits(n.scheme, STEPS[_MIDDLE])) for n in plan.blocked))
+
+
+def _weighed(errors: Mapping[Key, list[float]], noise: Mapping[Key, float]) -> dict[Key, list[float]]:
+    """Errors of layers as noise of the model's outputs: what it is at one number of bits says what any error makes.
+
+    Layers whose noise is not known count as the others do on average.
+    """
+    factors = {key: each / errors[key][_MIDDLE] for key, each in noise.items() if errors[key][_MIDDLE] > 0}
+    mean = sum(factors.values()) / len(factors) if factors else 1.0
+    return {key: [error * factors.get(key, mean) for error in each] for key, each in errors.items()}
 
 
 def _spend(
