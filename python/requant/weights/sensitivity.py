@@ -39,12 +39,13 @@ def output_noise(graph: Graph, plan: QuantPlan, batches: Sequence[Batch], *, thr
     replaced: dict[Key, dict[str, NDArray[Any]]] = {}
     for planned, node, rows in weights_of(graph, plan):
         value = node.inputs[planned.index]
-        if value is None or value.name not in graph.model.graph.initializers:
+        name = "" if value is None else value.name or ""
+        if name not in graph.model.graph.initializers:
             continue
         names = replaced.setdefault(planned.key, {})
-        if value.name not in names:
+        if name not in names:
             reals = get_algorithm("mse").quantize(rows, planned.scheme, None).dequantize()
-            names[value.name] = np.ascontiguousarray(reals.T if in_columns(node) else reals)
+            names[name] = np.ascontiguousarray(reals.T if in_columns(node) else reals)
     expected = _outputs(graph, feeds, {}, threads)
     return {key: _noise(expected, _outputs(graph, feeds, names, threads)) for key, names in replaced.items()}
 
