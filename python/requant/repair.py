@@ -107,14 +107,23 @@ def _noises(
     for batch in batches:
         for place, (exact, *others) in enumerate(zip(*(runner.run(batch.feeds) for runner in runners), strict=True)):
             if exact.dtype.kind == "f" and exact.size:
-                count = batch.count if exact.ndim and len(exact) == batch.count else 1
-                rows = [x.astype(np.float64).reshape(count, -1) for x in (exact, *(each - exact for each in others))]
-                powers.setdefault(place, []).append(np.array([np.square(row).sum(axis=1) for row in rows]))
-    noises = np.zeros((len(tried), 1))
+                errors = (x - exact if x.shape == exact.shape else exact for x in others)  # another shape: all error
+                rows = [_power_by_sample(x, batch.count) for x in (exact, *errors)]
+                powers.setdefault(place, []).append(np.array(rows))
+    noises = np.zeros((len(tried), sum(batch.count for batch in batches)))
     for parts in powers.values():
         signal, *noise = np.concatenate(parts, axis=1)
-        noises = noises + np.array(noise) / (signal.mean() or 1.0)
+        noises += np.array(noise) / (signal.mean() or 1.0)
     return list(noises)
+
+
+def _power_by_sample(x: Array, count: int) -> Array:
+    """The sum of squares of each of ``count`` samples; an equal share where ``x`` has no axis of them."""
+    power = np.square(x, dtype=np.float64)
+    if x.ndim and len(x) == count:
+        rows: Array = power.reshape(count, -1).sum(axis=1)
+        return rows
+    return np.full(count, power.sum() / count)
 
 
 def _reconstruct(

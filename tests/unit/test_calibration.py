@@ -110,11 +110,11 @@ def test_progress_tells_samples_done_and_to_do() -> None:
 
 def test_batches_of_varying_shape_are_seen_whole() -> None:
     net = Net()
-    x = net.input("x", ["n", 3, "h", "w"])
-    model = net.model(net.conv(net.op("Relu", net.conv(x, 3, 4)), 4, 2))
+    x = net.input("x", ["n", 4, "h", "w"])
+    model = net.model(net.conv(net.op("Relu", net.conv(x, 4, 4)), 4, 2))
     sizes = [(4, 4), (8, 6), (5, 9)]
-    images = [np.ones((1, 3, *size), np.float32) for size in sizes]
-    assert calibrated(model, images)["x"].count == sum(3 * h * w for h, w in sizes)
+    images = [np.ones((1, 4, *size), np.float32) for size in sizes]
+    assert calibrated(model, images)["x"].count == sum(4 * h * w for h, w in sizes)
 
 
 # -- what is not finite ----------------------------------------------------------------------------------------------

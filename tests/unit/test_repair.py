@@ -13,12 +13,14 @@ import requant
 from requant.config import QuantConfig
 from requant.data.grouping import Batch
 from requant.moments import Layer, layer_moments, layers
+from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.planning import build_plan
-from requant.repair import clearly_more
+from requant.repair import _noises, clearly_more
+from requant.resolve import resolve
 from requant.rows import as_rows, from_rows
-from requant.types import QuantParams, QuantScheme, QuantType
+from requant.types import QuantParams, QuantScheme, QuantType, Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,3 +234,29 @@ def test_weights_that_err_more_on_held_back_samples_are_not_kept(build: Callable
     assert kept.data == requant.quantize(build(), data, rounding="nearest", **options).data
     alike = requant.quantize(build(), data[40:], **options)
     assert any("weights rounded by the error" in line for line in alike.report.prepared)
+
+
+def test_outputs_without_a_sample_axis_are_shared_out() -> None:
+    """A batch is judged whole by an output that sums over it, beside one with a row for each sample."""
+    net = Net()
+    x = net.gemm(net.input("x", ["n", 8]), 8, 8)
+    y = net.gemm(net.op("Relu", x), 8, 4)
+    model = net.model(y, net.op("ReduceMean", y, keepdims=0))
+    data = np.random.default_rng(0).standard_normal((4, 16, 8)).astype(np.float32)
+    graph = prepare(Graph.load(model))[0]
+    config = QuantConfig(threads=1)
+    plan = build_plan(graph, config)
+    ranges = {name: Range(-8.0, 8.0) for name in plan.tensors}
+    resolved = resolve(graph, plan, ranges, config)
+    (noise,) = _noises(graph, plan, (resolved,), [Batch({"x": part}, tuple(range(16))) for part in data], config)
+    exact = [run(model, {"x": part}) for part in data]
+    got = [run(insert_qdq(graph, plan, resolved).to_bytes(), {"x": part}) for part in data]
+    for i, part in enumerate(data):
+        for j in range(len(part)):
+            total = 0.0
+            for k, shared in ((0, False), (1, True)):
+                error = np.square(got[i][k].astype(np.float64) - exact[i][k])
+                share = error / 16 if shared else error[j]
+                signal = sum(np.square(each[k].astype(np.float64)).sum() for each in exact) / 64
+                total += float(np.sum(share) / signal)
+            assert noise[16 * i + j] == pytest.approx(total, rel=1e-5)
