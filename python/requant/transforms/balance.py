@@ -64,7 +64,9 @@ def balance(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence
     if not config.balance or not scaled:
         return Change()
     gates = "HardSigmoid" in target.saturating_adds
-    sites = [site for site in find_sites(graph, gates=gates)[0] if _is_candidate(site, graph, plan)]
+    nodes = {node.name: node for node in graph.nodes}
+    layers = {node.name: nodes[node.name] for node in plan.nodes if node.name in nodes}
+    sites = [site for site in find_sites(graph, gates=gates)[0] if _is_candidate(site, layers, plan)]
     names = dict.fromkeys(name for site in sites for name in _integers(site, plan))
     if not names:
         return Change()
@@ -75,9 +77,8 @@ def balance(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence
         return Change()
     chosen: dict[str, Array] = {}
     gains = []
-    nodes = {node.name: node for node in graph.nodes}
     for site in sites:
-        weights = np.sum([_energy(nodes[sink.node]) for sink in site.sinks], axis=0)
+        weights = np.sum([_energy(layers[sink.node]) for sink in site.sinks], axis=0)
         factors, gain = choose([ends[name] for name in _integers(site, plan)], weights)
         if gain >= (GAIN_OF_GATES if site.gates else GAIN):
             chosen[site.tensor] = factors
@@ -128,16 +129,14 @@ def _power(ends: Sequence[Ends], factors: Array, weights: Array) -> float:
     return float(np.sum(np.square(widths)) * np.sum(weights * np.square(factors, dtype=np.float64)))
 
 
-def _is_candidate(site: Site, graph: Graph, plan: QuantPlan) -> bool:
-    """Whether all that reads a site are depthwise convolutions that run on integers of 8 bits."""
-    layers = {node.name for node in plan.nodes}
-    nodes = {node.name: node for node in graph.nodes}
+def _is_candidate(site: Site, layers: Mapping[str, ir.Node], plan: QuantPlan) -> bool:
+    """Whether all that reads a site are depthwise convolutions that run on integers of 8 bits, some of ``layers``."""
     if not site.weight or has_own_range(site, plan):
         return False
     for sink in site.sinks:
-        node = nodes[sink.node]
-        weight = constant(node.inputs[1])
-        if sink.op_type != "Conv" or sink.node not in layers or weight is None or weight.shape[1] != 1:
+        node = layers.get(sink.node)
+        weight = None if node is None or sink.op_type != "Conv" else constant(node.inputs[1])
+        if node is None or weight is None or weight.shape[1] != 1:
             return False
         if (
             not int_attribute(node, "group", 1) == site.channels == len(weight)
