@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 _depth = 0
+_enabled = False
 
 
 @contextmanager
@@ -34,6 +35,3 @@ def uncollected() -> Iterator[None]:
             _depth -= 1
             if _depth == 0 and _enabled:
                 gc.enable()
-
-
-_enabled = False
