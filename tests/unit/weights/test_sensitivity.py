@@ -28,7 +28,9 @@ def test_noise_is_that_of_the_model_with_one_weight_replaced() -> None:
     for planned in plan.blocked:
         one = onnx.ModelProto()
         one.CopyFrom(proto)
-        name = nodes[planned.name].inputs[planned.index].name
+        value = nodes[planned.name].inputs[planned.index]
+        assert value is not None
+        name = value.name
         (tensor,) = (each for each in one.graph.initializer if each.name == name)
         weight = onnx.numpy_helper.to_array(tensor)
         turned = in_columns(nodes[planned.name])
