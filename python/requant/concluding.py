@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from requant.verify import Feeds
 
 #: How many activations the report shows the histogram of.
+_VIEWS = 12
 #: Speedups and SQNRs below these are worth advice: what noise does not explain, and 3 % of the power.
 _SLOWER, _FAR_DB = 0.97, 15.0
-_VIEWS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
