@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _MATRIX = 2
 _RECURRENCE = 2  # the input that holds the recurrent weight
 _STORED = "; its weights are int8 in the file"
+_WORTH = 1 << 10  # weights of a layer that is faster in float, at least, to be rounded for the size of the file
 _STORED_COST = 300  # bytes of the two nodes, their names and the initializers' headers, about
 
 
@@ -98,9 +99,9 @@ def plan_rest(graph: Graph, config: QuantConfig, static: QuantPlan, left_out: Ma
     The nodes ``left_out`` are not to run on integers, for the reasons given there; their weights may be stored so.
     """
     planned, _ = _plan(graph, config, {node.name: node for node in static.nodes}, left_out)
-    # Weights so few that integers would be slower are not worth the rounding either.
-    few = {skip.node for skip in static.skipped if skip.reason == FASTER}
-    planned = {node: plan for node, plan in planned.items() if plan.name not in few}
+    # What is faster in float is so because its weights are few; the fewest are not worth the rounding.
+    faster = {skip.node for skip in static.skipped if skip.reason == FASTER}
+    planned = {node: plan for node, plan in planned.items() if plan.name not in faster or _weighs(node) >= _WORTH}
     forms = {node.name: node.form for node in planned.values()}
     skipped = tuple(
         replace(skip, reason=skip.reason + _STORED) if forms.get(skip.node) is Form.STORED else skip
@@ -218,6 +219,12 @@ def _refuse_storing(node: ir.Node, weight: WeightPlan, uses: set[tuple[str | Non
     if value.is_graph_output() or any((use.node.name, use.idx) not in uses for use in value.uses()):
         return "; its weights stay float, because another op reads them"
     return ""
+
+
+def _weighs(node: ir.Node) -> int:
+    """How many weights a planned node has."""
+    row = OPS[node.op_type]
+    return sum(_array(node, index).size for index in _weight_indices(row))
 
 
 def _value(node: ir.Node, index: int) -> ir.Value:

@@ -1,15 +1,13 @@
 """Which part of a plan pays: integers only where this machine runs them faster than floats.
 
-Every node of the float model and of the quantized one is timed in its place by the runtime's own profile. To keep a
-node on either side costs its time there; a tensor that crosses from one side to the other costs a conversion. The
-cheapest assignment is a minimum cut. What a conversion costs depends on what stands around it (layouts, fusions), so
-several prices are tried, each giving a plan; whole models then run in turn, and the fastest plan is kept.
+Every node of the float model and of the quantized one is timed in its place by the runtime's own profile, and the
+cheapest assignment found (``partition``). What a conversion costs depends on what stands around it (layouts, fusions),
+so several prices are tried, each giving a plan; whole models then run in turn, and the fastest plan is kept.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import re
 import statistics
 import time
@@ -17,12 +15,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from requant.mincut import Network
+from requant.partition import Times, faster_in_float
 from requant.runtime import open_runner, profile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
 
     from requant.choosing import Choice
@@ -173,49 +172,15 @@ def _node(event: str, owner: Mapping[str, str]) -> str:
 
 def _slower_nodes(graph: Graph, plan: QuantPlan, times: _Times, feeds: Feeds, price: float) -> dict[str, str]:
     """The nodes of ``plan`` that are on the float side of the cheapest cut, each with its reason."""
-    network = Network()
-    planned = {node.name: node for node in plan.nodes}
-    # A clamp has no time of its own; it stands on its producer's side.
-    for node in graph.nodes:
-        name = node.name or ""
-        absorbed = node.op_type in ("Relu", "Clip") and name not in times.in_float
-        movable = name in planned or absorbed
-        network.cost(
-            name,
-            on_source_side=times.in_float.get(name, 0.0) if movable else 0.0,
-            on_sink_side=times.quantized.get(name, 0.0) if movable else math.inf,
-        )
-    for node in graph.nodes:
-        for output in node.outputs:
-            users: list[Hashable] = [use.node.name or "" for use in output.uses()]
-            if output.is_graph_output():
-                users.append(_OUTSIDE)
-            cost = price * (_CALL + _BYTE * times.bytes.get(node.name or "", 0))
-            free = (node.name or "") in planned and output.name not in plan.tensors  # it gives float anyway
-            _cross(network, output.name or "", node.name or "", users, quantize=cost, dequantize=0.0 if free else cost)
-    for value in graph.model.graph.inputs:
-        users = [use.node.name or "" for use in value.uses()]
-        name = value.name or ""
-        cost = price * (_CALL + _BYTE * (feeds[name].nbytes if name in feeds else 0))
-        _cross(network, name, _OUTSIDE, users, quantize=cost, dequantize=0.0)
-    network.cost(_OUTSIDE, on_source_side=0.0, on_sink_side=math.inf)
-    slower = network.source_side()
-    return dict.fromkeys([name for name in planned if name in slower], "it is slower in integers on this machine")
+    inputs: Mapping[str | None, int] = {name: array.nbytes for name, array in feeds.items()}
 
+    def crossing(value: ir.Value) -> float:
+        producer = value.producer()
+        size = inputs.get(value.name, 0) if producer is None else times.bytes.get(producer.name or "", 0)
+        return price * (_CALL + _BYTE * size)
 
-_OUTSIDE = ("whoever feeds and reads the model",)
-
-
-def _cross(
-    network: Network, tensor: str, producer: Hashable, users: Sequence[Hashable], *, quantize: float, dequantize: float
-) -> None:
-    """The cost of quantizing a tensor of a float producer for integer users, and the reverse, once for all users."""
-    to_integer, to_float = ("Q", tensor), ("DQ", tensor)
-    network.cost_between(producer, to_integer, quantize)
-    network.cost_between(to_float, producer, dequantize)
-    for user in users:
-        network.cost_between(to_integer, user, math.inf)
-        network.cost_between(user, to_float, math.inf)
+    slower = faster_in_float(graph, plan, Times(times.in_float, times.quantized), crossing)
+    return dict.fromkeys(slower, "it is slower in integers on this machine")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """What will be quantized, and why the rest will not: decided from the graph alone, before any data is seen.
 
-Three rules give the plan.
+Four rules give the plan.
 
 1. An op that computes (convolution, product) is quantized when the target runs it on integers and its weight is known.
 2. An op that only follows (residual add, pooling, concat) or moves values is quantized when all it reads is integer
    already and something integer reads what it gives, so that a chain stays in integers and no lone Q/DQ pair is left.
 3. A product that may give float for free does so, unless an integer op reads it.
-4. What the target runs faster in float stays so, unless a rule includes it or latency is measured anyway.
+4. What the target presumably runs faster in float stays so (``worth``), unless a rule includes it or latency is
+   measured anyway.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from requant.targets import Target, get_target
 from requant.tensors import Activation, TensorPlan, plan_tensors
 from requant.types import Range
 from requant.uncollected import uncollected
-from requant.worth import elements, wins_in_float
+from requant.worth import elements, presumably_slower
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -52,10 +53,26 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     The nodes named in ``left_out`` stay float, for the reason given there.
     """
     target = get_target(config.target)
-    plan = _Planner(graph, config, target, left_out).plan()
-    if not plan.nodes and any(skip.reason == FASTER for skip in plan.skipped):  # then that is what there is to do
-        plan = _Planner(graph, replace(config, optimize="latency"), target, left_out).plan()
-    return plan
+    whole = _Planner(graph, config, target, {}).plan()
+    slower = _presumed(graph, config, target, whole)
+    if not slower and not left_out:
+        return whole
+    # What stays float for speed does not depend on ``left_out``: so a part has nothing that the whole has not.
+    return _Planner(graph, config, target, {**dict.fromkeys(slower, FASTER), **left_out}).plan()
+
+
+def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPlan) -> list[str]:
+    """The nodes of ``whole`` to leave in float for the sake of speed: none where nothing would be left.
+
+    Where latency is measured nothing is presumed, and a user who names a node means it.
+    """
+    if config.optimize == "latency":
+        return []
+    insisted = _insisted(list(graph.all_nodes()), config.ordered_rules)
+    slower = [name for name in presumably_slower(graph, whole, target) if name not in insisted]
+    if not slower or _Planner(graph, config, target, dict.fromkeys(slower, FASTER)).plan().nodes:
+        return slower
+    return []
 
 
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
@@ -198,8 +215,7 @@ class _Planner:
             factors = (node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0))
             if factors != (1.0, 1.0) or int_attribute(node, "transA", 0):
                 return "Gemm with alpha, beta or transA has no integer kernel"
-        behind_float = all(self._through_clamp(value) not in self.chosen for _, value in _activations(node, row))
-        return FASTER if behind_float and self._is_faster(node) else None
+        return None
 
     def _is_faster(self, node: ir.Node) -> bool:
         """Whether ``node`` is to stay float for the sake of speed, judged from the graph alone."""
@@ -208,7 +224,7 @@ class _Planner:
         if (least := self.target.behind_convolutions.get(node.op_type)) is not None:
             size = elements(node.inputs[0])
             return (size is None or size >= least) and not self._behind_convolutions(node)
-        return wins_in_float(node, self.target)
+        return False
 
     def _behind_convolutions(self, node: ir.Node) -> bool:
         """Whether integer convolutions give all that ``node`` reads, and nothing between changes their layout."""

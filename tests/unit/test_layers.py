@@ -70,6 +70,7 @@ LAYERS = (
         "tensors",
         "plan",
         "planning",
+        "partition",
         "worth",
         "observing",
         "choosing",

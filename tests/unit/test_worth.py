@@ -16,6 +16,8 @@ from requant.onnx.passes import prepare
 from requant.planning import build_plan
 from requant.runtime import optimized
 from requant.serialized import SerializedModel
+from requant.targets import Cost
+from requant.worth import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,21 +31,22 @@ def skipped(model: onnx.ModelProto, **options: object) -> dict[str, str]:
 
 
 def stem(size: int | str, channels: int = 3, out: int = 16) -> onnx.ModelProto:
+    """A convolution of few channels before two of many."""
     net = Net()
-    x = net.input("x", ["n", channels, size, size])
-    return net.model(net.conv(net.op("Relu", net.conv(x, channels, out, name="stem")), out, 4, name="next"))
+    x = net.op("Relu", net.conv(net.input("x", ["n", channels, size, size]), channels, out, name="stem"))
+    x = net.op("Relu", net.conv(x, out, 64, name="next", strides=[2, 2]))
+    return net.model(net.conv(x, 64, 64, name="last"))
 
 
 @pytest.mark.parametrize(
     ("shape", "options", "stays"),
     [
         ({"size": 96}, {}, True),
-        ({"size": 96, "channels": 1}, {}, False),
-        ({"size": 160, "channels": 1}, {}, True),
-        ({"size": 32}, {}, False),
+        ({"size": 96, "channels": 1}, {}, True),
+        ({"size": 16}, {}, False),
         ({"size": "h"}, {}, True),
-        ({"size": 96, "channels": 4}, {}, False),
-        ({"size": 96, "out": 64}, {}, False),
+        ({"size": 96, "channels": 16}, {}, False),
+        ({"size": 96, "out": 96}, {}, False),
         ({"size": 96}, {"target": "generic"}, False),
         ({"size": 96}, {"optimize": "latency"}, False),
         ({"size": 96}, {"include": ("Conv",)}, False),
@@ -63,10 +66,58 @@ def test_where_nothing_else_is_to_be_quantized_it_is_integer_all_the_same() -> N
     assert "stem" not in skipped(model)
 
 
-def test_behind_integers_a_convolution_of_few_channels_is_integer() -> None:
+def between_convolutions(op: Callable[[Net, str], str], size: int = 56, channels: int = 64) -> onnx.ModelProto:
+    """What ``op`` adds between two convolutions that are worth their integers."""
     net = Net()
-    x = net.conv(net.input("x", ["n", 8, 96, 96]), 8, 3, name="before")
-    assert "stem" not in skipped(net.model(net.conv(x, 3, 16, name="stem")))
+    x = net.op("Relu", net.conv(net.input("x", [1, channels, size, size]), channels, channels))
+    return net.model(net.conv(op(net, x), channels, channels, name="after"))
+
+
+def averaged(net: Net, x: str) -> str:
+    return net.op("AveragePool", x, name="it", kernel_shape=[3, 3], pads=[1] * 4)
+
+
+def narrowed(net: Net, x: str) -> str:
+    """Through four channels over large windows, and back."""
+    return net.op("Relu", net.conv(net.op("Relu", net.conv(x, 64, 4, 5, name="it")), 4, 64, name="back"))
+
+
+def chained(net: Net, x: str) -> str:
+    """Depthwise convolutions, each a little slower in integers than in float, and between much that is faster."""
+    return net.op("Relu", net.conv(x, 64, 64, name="it", group=64))
+
+
+@pytest.mark.parametrize(
+    ("op", "size", "in_float"),
+    [(averaged, 56, True), (averaged, 2, False), (narrowed, 56, False), (chained, 56, False)],
+)
+def test_what_loses_more_than_its_conversions_cost_stays_float(
+    op: Callable[[Net, str], str], size: int, *, in_float: bool
+) -> None:
+    assert ("it" in skipped(between_convolutions(op, size))) == in_float
+
+
+def test_a_part_never_has_more_than_the_whole() -> None:
+    model = stem(96, out=8)
+    graph = prepare(Graph.load(model))[0]
+    whole = build_plan(graph, QuantConfig())
+    planned = {node.name for node in whole.nodes}
+    assert planned
+    assert "stem" not in planned
+    for name in ("next", "last"):
+        part = build_plan(graph, QuantConfig(), {name: "a test"})
+        assert {node.name for node in part.nodes} < planned
+    assert not build_plan(graph, QuantConfig(), dict.fromkeys(planned, "a test")).nodes
+
+
+def test_costs_are_those_of_the_shapes() -> None:
+    """By hand: 8 x 8 places, 9 taps, 6 input channels to each of 2 groups, 5 outputs each, taken 8 at a time."""
+    net = Net()
+    model = net.model(net.conv(net.input("x", ["n", 12, 8, 8]), 12, 10, group=2))
+    (node,) = prepare(Graph.load(model))[0].nodes
+    places, taps = 64, 9
+    expected = places * (10 * 2.0 + taps * (3.0 + 12 * 0.5 + 6 * 16 * 0.25))
+    assert estimate(node, Cost(output=2.0, tap=3.0, window=0.5, product=0.25, lanes=8)) == pytest.approx(expected / 1e3)
 
 
 def pooled(between: Callable[[Net, str], str], size: int) -> onnx.ModelProto:

@@ -6,7 +6,29 @@ Found by looking, and held against the installed version by ``tests/unit/targets
 
 from __future__ import annotations
 
-from requant.targets.spec import FloatWins, Target
+from requant.targets.spec import Cost, Target
+
+# On floats and on integers, on one core with AVX2 (benches/python/op_costs.py prints them). An integer convolution
+# copies every window before it multiplies, so few output channels do not pay for it; a float one copies none, and takes
+# the addition and the activation behind it along. The integer kernels of AveragePool, Resize and Softmax are slow.
+_COSTS = {
+    "Conv": (
+        Cost(window=0.25, product=0.0235, lanes=8),
+        Cost(output=0.4, tap=2.2, window=0.08, product=0.011, lanes=16),
+    ),
+    "depthwise Conv": (Cost(window=0.075), Cost(output=0.4, window=0.09)),
+    "Add": (Cost(0.1), Cost(0.25)),
+    "Mul": (Cost(0.3), Cost(0.4)),
+    "Sigmoid": (Cost(0.7), Cost(0.5)),
+    "HardSigmoid": (Cost(0.1), Cost(0.25)),
+    "LeakyRelu": (Cost(0.2), Cost(0.45)),
+    "Softmax": (Cost(1.0), Cost(5.6)),
+    "Softmax across": (Cost(15.0), Cost(5.5)),
+    "Concat": (Cost(0.3), Cost(0.5)),
+    "AveragePool": (Cost(0.5, window=0.05), Cost(5.0, window=1.0)),
+    "GlobalAveragePool": (Cost(window=0.23), Cost(window=0.1)),
+    "Resize": (Cost(0.25), Cost(2.0)),
+}
 
 TARGET = Target(
     name="ort-cpu",
@@ -58,8 +80,8 @@ TARGET = Target(
     one_gelu=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.
     dynamic={"Gemm": 1 << 13, "MatMul": 1 << 13, "LSTM": 1 << 16},
-    # An integer convolution copies every window before it multiplies, and few weights do not pay for that.
-    float_wins=FloatWins(held=1 << 17, channels=3, weights=864),
+    costs=_COSTS,
+    crossing=0.6,
     # Where channels are not last an integer MaxPool takes forty times as long as a float one.
     behind_convolutions={"MaxPool": 1 << 14},
     keeps_layout=frozenset(

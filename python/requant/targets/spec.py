@@ -12,18 +12,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class FloatWins:
-    """Convolutions that a runtime runs faster in float where their input is float, conversions included.
+class Cost:
+    """Nanoseconds that a kernel takes, apart from the call: linear in its sizes.
 
     Attributes:
-        held: elements in all windows together, at least.
-        channels: of the input, at most.
-        weights: at most.
+        output: for each element of the output.
+        tap: for each position of the window at each output position of a convolution.
+        window: for each element that a window holds there: a tap has one to each input channel.
+        product: for each product.
+        lanes: output channels that are computed together: products are those of the next multiple.
     """
 
-    held: int
-    channels: int
-    weights: int
+    output: float = 0.0
+    tap: float = 0.0
+    window: float = 0.0
+    product: float = 0.0
+    lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,10 @@ class Target:
         one_gelu: whether it runs GELU as one op of onnxruntime's own (see ``passes.activations``).
         dynamic: op types with an integer kernel for activations that are quantized at run time, each with the number
             of weight values from which it is faster than float.
-        float_wins: convolutions that it runs faster in float.
+        costs: of op types that may be faster in float, what they cost on floats and on integers. ``depthwise Conv`` is
+            one too, and ``Softmax across`` one along another axis than the last.
+        crossing: nanoseconds for each element of a tensor that is quantized or dequantized, with what that does to its
+            layout.
         behind_convolutions: op types whose integer kernel is fast only in the layout that integer convolutions give,
             each with the number of elements from which they stay float elsewhere, between DequantizeLinear and
             QuantizeLinear with one scale for each channel.
@@ -80,6 +87,7 @@ class Target:
     requantizes: frozenset[str] = frozenset()
     one_gelu: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)
-    float_wins: FloatWins | None = None
+    costs: Mapping[str, tuple[Cost, Cost]] = field(default_factory=dict)
+    crossing: float = 0.0
     behind_convolutions: Mapping[str, int] = field(default_factory=dict)
     keeps_layout: frozenset[str] = frozenset()

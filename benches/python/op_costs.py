@@ -1,0 +1,122 @@
+"""What onnxruntime takes for ops on floats and on integers, from which the costs of target ort-cpu are made.
+
+    .venv/bin/python benches/python/op_costs.py
+
+A line for each op and shape: microseconds in onnxruntime's profile on one thread, float and integer, between ops of
+the same side. After the convolutions, the costs fitted to their lines, relative errors squared: microseconds of a
+call, then nanoseconds for each element of the output, tap, element of a window, and product (lanes of 8 and 16; see
+``Cost``).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.models import Net
+
+import requant
+from requant.runtime import profile
+from requant.serialized import SerializedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUNS = 25
+SIZES = (14, 28, 56)
+CHANNELS = ((1, 16), (3, 16), (3, 32), (8, 8), (8, 32), (16, 4), (16, 64), (32, 1), (32, 32), (64, 16), (64, 64))
+OPS: dict[str, Callable[[Net, str, int], str]] = {
+    "Add": lambda net, x, c: net.op("Add", x, net.conv(x, c, c, 1), name="it"),
+    "Mul": lambda net, x, c: net.op("Mul", x, net.conv(x, c, c, 1), name="it"),
+    "Concat": lambda net, x, c: net.op("Concat", x, net.conv(x, c, c, 1), axis=1, name="it"),
+    "Sigmoid": lambda net, x, _: net.op("Sigmoid", x, name="it"),
+    "LeakyRelu": lambda net, x, _: net.op("LeakyRelu", x, name="it"),
+    "Softmax": lambda net, x, _: net.op("Softmax", x, axis=-1, name="it"),
+    "Softmax across": lambda net, x, _: net.op("Softmax", x, axis=1, name="it"),
+    "AveragePool": lambda net, x, _: net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4, name="it"),
+    "GlobalAveragePool": lambda net, x, _: net.op("GlobalAveragePool", x, name="it"),
+    "Resize": lambda net, x, _: net.op(
+        "Resize",
+        x,
+        "",
+        net.const([1.0, 1.0, 2.0, 2.0]),
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+        name="it",
+    ),
+}
+
+
+def microseconds(model: bytes, feeds: dict[str, Any]) -> float:
+    """What the node ``it`` takes: fused nodes are named by what they give, quantized ones by a number in addition."""
+    events = profile(SerializedModel(model), feeds, RUNS)
+    return sum(event.microseconds for event in events if event.name.split("_")[0] == "it")
+
+
+def both(op: Callable[[Net, str, int], str], channels: int, size: int) -> tuple[float, float]:
+    """Microseconds on floats and on integers; 0 where the runtime fuses the op into another."""
+    net = Net()
+    x = net.input("x", [1, channels, size, size])
+    op(net, net.conv(x, channels, channels, 1) if channels > 3 else x, channels)
+    net.nodes[-1].output[0] = "it"
+    out = 2 * channels if net.nodes[-1].op_type == "Concat" else channels
+    if net.nodes[-1].op_type == "Conv":
+        out = next(w.dims[0] for w in net.initializers if w.name == net.nodes[-1].input[1])
+    model = net.model(net.conv("it", out, 8, 1))
+    data = net.rng.standard_normal((2, channels, size, size)).astype(np.float32)
+    whole = requant.quantize(model, data, rounding="nearest", balance=False, include=(".*",))
+    return microseconds(model.SerializeToString(), {"x": data[:1]}), microseconds(whole.data, {"x": data[:1]})
+
+
+def fitted(rows: list[tuple[list[float], float]]) -> str:
+    """Coefficients that fit, none of them negative."""
+    sizes = np.array([row for row, _ in rows]) / np.array([time for _, time in rows])[:, None]
+    kept = list(range(sizes.shape[1]))
+    while True:
+        found = np.linalg.lstsq(sizes[:, kept], np.ones(len(rows)), rcond=None)[0]
+        if found.min() >= 0:
+            break
+        del kept[int(found.argmin())]
+    return " ".join(f"{dict(zip(kept, found, strict=True)).get(i, 0.0):.4f}" for i in range(sizes.shape[1]))
+
+
+def convolutions(depthwise: bool) -> None:
+    shapes = [(c, c) for c in (16, 64, 128)] if depthwise else CHANNELS
+    rows: tuple[list[Any], list[Any]] = ([], [])
+    for c, n in shapes:
+        for k in (3, 5, 7) if depthwise else (1, 3, 5):
+            for size in SIZES:
+                group = c if depthwise else 1
+                times = both(lambda net, x, _: net.conv(x, c, n, k, group=group, name="it"), c, size)  # noqa: B023
+                what = f"Conv {c:4} -> {n:4}, {k} x {k}, group {group:3}, {size} x {size}"
+                print(f"{what}: {times[0]:.0f} {times[1]:.0f}")
+                places, taps = size**2 / 1e3, size**2 * k**2 / 1e3
+                for side, lanes in enumerate((8, 16)):
+                    products = taps * (c // group) * -(-n // lanes) * lanes
+                    sizes = [1, places * n, taps * c] if depthwise else [1, places * n, taps, taps * c, products]
+                    if times[side]:
+                        rows[side].append((sizes, times[side]))
+    print("float:", fitted(rows[0]), "integer:", fitted(rows[1]), flush=True)
+
+
+def main() -> None:
+    convolutions(depthwise=False)
+    convolutions(depthwise=True)
+    for name, op in OPS.items():
+        for channels, size in ((16, 14), (16, 56), (64, 28), (64, 56)):
+            times = both(op, channels, size)
+            each = [1e3 * time / (channels * size**2) for time in times]
+            print(
+                f"{name} of {channels} x {size} x {size}: {times[0]:.0f} {times[1]:.0f};"
+                f" ns for each input element {each[0]:.2f} {each[1]:.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
