@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from tests.models import run, samples
+from tests.models import Array, run, samples
 
 from requant.config import QuantConfig
 from requant.onnx.export import insert_qdq
@@ -62,3 +63,9 @@ class Quantized:
 def _hull(arrays: Iterable[Any]) -> Range:
     ends = [(float(array.min()), float(array.max())) for array in arrays]
     return Range(min(lo for lo, _ in ends), max(hi for _, hi in ends))
+
+
+def sqnr(real: Array, got: Array) -> float:
+    """The power of ``real`` over that of the error, in dB."""
+    noise = float(np.sum((real - got) ** 2))
+    return 10 * math.log10(float(np.sum(real**2)) / noise) if noise else math.inf
