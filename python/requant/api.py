@@ -15,7 +15,8 @@ from requant.metrics import get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.placement import place
-from requant.planning import build_plan, left_in_float, presumed_in_float
+from requant.planning import build_plan, presumed_in_float
+from requant.selection import left_in_float
 from requant.stages import (
     Observed,
     Stopwatch,

@@ -14,9 +14,10 @@ from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.shared import share_constants
 from requant.onnx.storage import Stored, store_half
 from requant.placement import Candidate
-from requant.planning import left_in_float, nodes_of
+from requant.planning import nodes_of
 from requant.repair import repair
 from requant.resolve import resolve
+from requant.selection import left_in_float
 from requant.targets import get_target
 from requant.targets.ort_cpu import TARGET as ORT_CPU
 from requant.tied import tie_tables

@@ -21,11 +21,12 @@ import numpy as np
 
 from requant import ops
 from requant.blocks import largest_pairs, largest_terms
-from requant.onnx.graph import constant, int_attribute
+from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
-from requant.planning import FASTER, build_plan, excluded, is_float, may_touch_float
+from requant.planning import FASTER, build_plan
 from requant.resolve import finite, saturating_pairs
+from requant.selection import excluded
 from requant.targets import Target, get_target
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
 from requant.weights.plan import plan_weights

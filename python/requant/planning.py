@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.errors import ConfigError, closest
 from requant.onnx.bodies import Surroundings
-from requant.onnx.graph import constant, int_attribute, rank
+from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.sites import multiplies_back
 from requant.plan import NodePlan, QuantPlan, Saturation, Skip
+from requant.selection import excluded, insisted, names_of
 from requant.targets import Target, get_target
 from requant.tensors import Activation, TensorPlan, plan_tensors
 from requant.types import Range
@@ -32,16 +32,14 @@ from requant.uncollected import uncollected
 from requant.worth import elements, presumably_slower
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
     from requant.config import QuantConfig
     from requant.onnx.graph import Graph
-    from requant.rules import Rule
     from requant.types import FixedParams
 
-_FLOAT = "FLOAT"
 _MASK = 1e4  # a magnitude that is meant as infinite
 FASTER = "it is faster in float"
 
@@ -68,8 +66,8 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
     """
     if config.optimize == "latency":
         return []
-    insisted = _insisted(list(graph.all_nodes()), config.ordered_rules)
-    slower = [name for name in presumably_slower(graph, whole, target) if name not in insisted]
+    meant = insisted(graph.all_nodes(), config.ordered_rules)
+    slower = [name for name in presumably_slower(graph, whole, target) if name not in meant]
     if not slower or _Planner(graph, config, target, dict.fromkeys(slower, FASTER)).plan().nodes:
         return slower
     return []
@@ -79,15 +77,6 @@ def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
     """The nodes that stay float for the sake of speed where latency is not measured, each with the reason."""
     plan = build_plan(graph, replace(config, optimize="none"))
     return {skip.node: skip.reason for skip in plan.skipped if skip.reason == FASTER}
-
-
-def _insisted(nodes: Sequence[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
-    """Names of the nodes that the last rule about them quantizes."""
-    said = [rule for rule in reversed(rules) if rule.quantize is not None]
-    if not any(rule.quantize for rule in said):
-        return frozenset()
-    last = {node.name or "": next((rule for rule in said if rule.matches(*names_of(node))), None) for node in nodes}
-    return frozenset(name for name, rule in last.items() if rule is not None and rule.quantize)
 
 
 def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[str, ...]:
@@ -102,51 +91,6 @@ def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[s
     )
 
 
-def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
-    """The nodes, of bodies too, that the rules of ``config`` keep in float, each with its reason.
-
-    Raises:
-        ConfigError: a rule matches nothing.
-    """
-    left: dict[str, str] = {}
-    rules = config.ordered_rules
-    unused = dict.fromkeys(rules)
-    for node in graph.all_nodes():
-        names = names_of(node)
-        for rule in rules:
-            if not rule.matches(*names):
-                continue
-            unused.pop(rule, None)
-            if rule.quantize is False:
-                left[node.name or ""] = "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
-            elif rule.quantize:
-                left.pop(node.name or "", None)
-    missed = [rule for rule in unused if not any(rule.matches(spec.name) for spec in graph.inputs)]
-    if missed:
-        known = [name for node in graph.all_nodes() for name in names_of(node)]
-        raise ConfigError(
-            f"{missed[0].match!r} matches no node, op type or tensor of the model{closest(missed[0].match, known)}",
-            hint="`requant inspect --json` lists the nodes",
-        )
-    return left
-
-
-def left_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
-    """The nodes that ``config`` leaves in float after all has been chosen as if it did not, each with its reason.
-
-    Raises:
-        ConfigError: the graph has no such node.
-    """
-    known = {node.name or "" for node in graph.all_nodes()} if config.in_float else set()
-    for name in config.in_float:
-        if name not in known:
-            raise ConfigError(
-                f"in_float names no node {name!r}{closest(name, known)}",
-                hint="`requant inspect --json` lists the nodes",
-            )
-    return dict.fromkeys(config.in_float, "in_float names it")
-
-
 class _Planner:
     def __init__(self, graph: Graph, config: QuantConfig, target: Target, left_out: Mapping[str, str]) -> None:
         self.config = config
@@ -158,7 +102,7 @@ class _Planner:
         self.left_out = excluded(graph, config) | dict(left_out)
         # Where latency is measured nothing is presumed, and a user who names a node means it.
         self.presumes = config.optimize != "latency"
-        self.insisted = _insisted(self.nodes, self.rules)
+        self.insisted = insisted(self.nodes, self.rules)
         self.chosen: dict[ir.Node, OpSpec] = {}
         self.reasons: dict[ir.Node, str] = {}
 
@@ -440,11 +384,6 @@ def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
             yield index, value
 
 
-def names_of(node: ir.Node) -> tuple[str, ...]:
-    """All that a rule may call a node."""
-    return (node.name or "", node.op_type, *(output.name or "" for output in node.outputs))
-
-
 def _is_masked(value: ir.Value, depth: int = 3) -> bool:
     """Whether an Add, Mul or Where puts constants of large magnitude into ``value``, as masks of attention do."""
     node = value.producer()
@@ -465,15 +404,3 @@ def _is_clamp(node: ir.Node) -> bool:
     if row is None or row.kind is not Kind.CLAMP:
         return False
     return all(bound is None or constant(bound) is not None for bound in node.inputs[1:])
-
-
-def is_float(value: ir.Value) -> bool:
-    """Whether a tensor is known to be float32."""
-    return value.dtype is not None and value.dtype.name == _FLOAT
-
-
-def may_touch_float(node: ir.Node) -> bool:
-    """Whether a tensor of the node is float, or of a type that shape inference could not tell."""
-    return any(
-        v is not None and (v.dtype is None or v.dtype.is_floating_point()) for v in (*node.inputs, *node.outputs)
-    )

@@ -71,6 +71,7 @@ LAYERS = (
         "plan",
         "planning",
         "partition",
+        "selection",
         "worth",
         "observing",
         "choosing",

@@ -323,6 +323,18 @@ def rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
+def is_float(value: ir.Value) -> bool:
+    """Whether a tensor is known to be float32."""
+    return value.dtype is ir.DataType.FLOAT
+
+
+def may_touch_float(node: ir.Node) -> bool:
+    """Whether a tensor of the node is float, or of a type that shape inference could not tell."""
+    return any(
+        v is not None and (v.dtype is None or v.dtype.is_floating_point()) for v in (*node.inputs, *node.outputs)
+    )
+
+
 def _widens_weights(node: ir.Node) -> bool:
     """Whether a node turns stored int8 weights into reals."""
     if node.op_type != "Cast" or node.attributes["to"].as_int() != ir.DataType.FLOAT:

@@ -1,0 +1,75 @@
+"""Which nodes a user's rules speak of, and what they say of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from requant.errors import ConfigError, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
+
+    from requant.config import QuantConfig
+    from requant.onnx.graph import Graph
+    from requant.rules import Rule
+
+
+def names_of(node: ir.Node) -> tuple[str, ...]:
+    """All that a rule may call a node."""
+    return (node.name or "", node.op_type, *(output.name or "" for output in node.outputs))
+
+
+def insisted(nodes: Iterable[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
+    """Names of the nodes that the last rule about them quantizes."""
+    said = [rule for rule in reversed(rules) if rule.quantize is not None]
+    if not any(rule.quantize for rule in said):
+        return frozenset()
+    last = {node.name or "": next((rule for rule in said if rule.matches(*names_of(node))), None) for node in nodes}
+    return frozenset(name for name, rule in last.items() if rule is not None and rule.quantize)
+
+
+def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
+    """The nodes, of bodies too, that the rules of ``config`` keep in float, each with its reason.
+
+    Raises:
+        ConfigError: a rule matches nothing.
+    """
+    left: dict[str, str] = {}
+    rules = config.ordered_rules
+    unused = dict.fromkeys(rules)
+    for node in graph.all_nodes():
+        names = names_of(node)
+        for rule in rules:
+            if not rule.matches(*names):
+                continue
+            unused.pop(rule, None)
+            if rule.quantize is False:
+                left[node.name or ""] = "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
+            elif rule.quantize:
+                left.pop(node.name or "", None)
+    missed = [rule for rule in unused if not any(rule.matches(spec.name) for spec in graph.inputs)]
+    if missed:
+        known = [name for node in graph.all_nodes() for name in names_of(node)]
+        raise ConfigError(
+            f"{missed[0].match!r} matches no node, op type or tensor of the model{closest(missed[0].match, known)}",
+            hint="`requant inspect --json` lists the nodes",
+        )
+    return left
+
+
+def left_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
+    """The nodes that ``config`` leaves in float after all has been chosen as if it did not, each with its reason.
+
+    Raises:
+        ConfigError: the graph has no such node.
+    """
+    known = {node.name or "" for node in graph.all_nodes()} if config.in_float else set()
+    for name in config.in_float:
+        if name not in known:
+            raise ConfigError(
+                f"in_float names no node {name!r}{closest(name, known)}",
+                hint="`requant inspect --json` lists the nodes",
+            )
+    return dict.fromkeys(config.in_float, "in_float names it")
