@@ -8,27 +8,42 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from requant import ablation, comparison, drift, evaluation, report
+from requant import ablation, comparison, drift, evaluation, keeping, report
+from requant.config import QuantConfig
 from requant.plan import Skip
+from requant.quantized import QuantizedModel
 from requant.ranges import RangeView
 from requant.timing import Timing
 from requant.trials import Score
 
 FOLDER = Path(__file__).parent / "schemas"
 
-#: Each document: its type, its version, and what ``to_dict`` adds to the fields.
-DOCUMENTS: dict[str, tuple[type, int, dict[str, Any]]] = {
-    "report": (report.Report, report.SCHEMA, {"worst": {"type": "array", "items": {"type": "string"}}}),
-    "comparison": (comparison.Comparison, comparison.SCHEMA, {"worst": {"type": "array", "items": {"type": "string"}}}),
-    "sensitivity": (ablation.Sensitivity, ablation.SCHEMA, {}),
-    "drift": (drift.Drift, drift.SCHEMA, {}),
-    "evaluation": (evaluation.Evaluation, evaluation.SCHEMA, {}),
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What ``to_dict`` of a type gives: its version, what it ``adds`` to the fields, and which it leaves out."""
+
+    kind: type
+    version: int
+    adds: Mapping[str, Any] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
+
+
+_WORST = {"worst": {"type": "array", "items": {"type": "string"}}}
+#: Each document, by the name of its schema.
+DOCUMENTS = {
+    "report": Document(report.Report, report.SCHEMA, _WORST),
+    "keep": Document(keeping.Kept, keeping.SCHEMA, {"config": {"type": "object"}}, frozenset({"model", "config"})),
+    "comparison": Document(comparison.Comparison, comparison.SCHEMA, _WORST),
+    "sensitivity": Document(ablation.Sensitivity, ablation.SCHEMA),
+    "drift": Document(drift.Drift, drift.SCHEMA),
+    "evaluation": Document(evaluation.Evaluation, evaluation.SCHEMA),
 }
 #: Names that the modules import for type checkers only.
 _NAMES = {
@@ -40,6 +55,8 @@ _NAMES = {
     "TokenFigures": comparison.TokenFigures,
     "Score": Score,
     "OutputQuality": report.OutputQuality,
+    "QuantConfig": QuantConfig,
+    "QuantizedModel": QuantizedModel,
 }
 _PLAIN: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
@@ -53,27 +70,28 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 
 def schema_of(name: str) -> dict[str, Any]:
     """The schema of a document."""
-    kind, version, more = DOCUMENTS[name]
+    document = DOCUMENTS[name]
     definitions: dict[str, Any] = {}
-    body = _object(kind, definitions)
-    body["properties"] = {"schema": {"const": version}, **body["properties"], **more}
-    body["required"] = ["schema", *body["required"], *more]
+    body = _object(document.kind, definitions, document.without)
+    body["properties"] = {"schema": {"const": document.version}, **body["properties"], **document.adds}
+    body["required"] = ["schema", *body["required"], *document.adds]
     # A command adds to the document what it did besides, such as the file it wrote.
     body["additionalProperties"] = True
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"requant {name}, version {version}",
+        "title": f"requant {name}, version {document.version}",
         **body,
         "$defs": dict(sorted(definitions.items())),
     }
 
 
-def _object(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
+def _object(kind: type, definitions: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
     hints = get_type_hints(kind, localns=_NAMES)
+    given = [field for field in fields(kind) if field.name not in without]
     return {
         "type": "object",
-        "properties": {field.name: _schema(hints[field.name], definitions) for field in fields(kind)},
-        "required": [field.name for field in fields(kind) if field.default is MISSING],
+        "properties": {field.name: _schema(hints[field.name], definitions) for field in given},
+        "required": [field.name for field in given if field.default is MISSING],
         "additionalProperties": False,
     }
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "drift": ["drift", "q.onnx", "--data", EVAL, "--samples", "32"],
     "evaluation": ["evaluate", MODEL, "--data", EVAL],
 }
+assert {*COMMANDS, "keep"} == set(DOCUMENTS)  # a search is part of a report
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_shipped_schemas_are_those_of_the_types(name: str) -> None:
     assert (FOLDER / f"{name}.json").read_text("utf-8") == text_of(name), "run python -m requant.schema"
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_documents_are_as_their_schema_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMANDS[name], "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -88,6 +89,20 @@ def test_documents_are_as_their_schema_says(name: str, capsys: pytest.CaptureFix
     assert list(problems(document, schema, schema)) == []
     assert list(problems({**document, "schema": 99}, schema, schema)) == ["$.schema is 99"]
     assert list(problems({}, schema, schema))
+
+
+def test_a_search_is_as_its_schema_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMANDS["report"], "--keep", "0.9", "--json", "--report", "report.json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    written = json.loads(Path("report.json").read_text("utf-8"))
+    assert written == {name: value for name, value in printed.items() if name != "output"}
+    schema = json.loads((FOLDER / "keep.json").read_text("utf-8"))
+    assert list(problems(written["keep"], schema, schema)) == []
+    spoilt = [{**step, "share": "most"} for step in written["keep"]["steps"]]
+    assert list(problems({**written["keep"], "steps": spoilt}, schema, schema))
+    assert list(problems({}, schema, schema)) == [f"$ lacks {name}" for name in schema["required"]]
+    report = json.loads((FOLDER / "report.json").read_text("utf-8"))
+    assert list(problems(written, report, report)) == []
 
 
 class Page(HTMLParser):

@@ -138,16 +138,17 @@ def _quantize(args: argparse.Namespace) -> int:
             )
     views = [result.view_range(name) for name in show.chosen(result, args.show)]
     result.save(output, external_data=args.external_data)
+    walked = {} if kept is None else {"keep": kept.to_dict()}
+    document = {**result.report.to_dict(), **walked}
     if args.report:
-        write_atomically(args.report, result.report.to_json().encode())
+        write_atomically(args.report, (json.dumps(document, indent=1) + "\n").encode())
     if args.html:
         write_atomically(args.html, result.report.to_html(kept).encode())
     if args.save_recipe:
         write_atomically(args.save_recipe, config.to_toml().encode())
     if args.json:
-        walked = {} if kept is None else {"keep": kept.to_dict()}
         shown = {"shown": [asdict(view) for view in views]} if views else {}
-        print(json.dumps({**result.report.to_dict(), **walked, **shown, "output": str(output)}, indent=1))
+        print(json.dumps({**document, **shown, "output": str(output)}, indent=1))
     elif not args.quiet:
         render.report(result.report, output)
         if kept is not None:
