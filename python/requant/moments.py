@@ -21,7 +21,7 @@ from requant.onnx.graph import constant, int_attribute
 from requant.runtime import open_runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
@@ -113,6 +113,25 @@ def input_means(
     return {name: total / counts[name] for name, total in sums.items() if counts[name]}
 
 
+def mean_vectors(layer: Layer, arrays: Iterable[Array], batches: Sequence[Batch]) -> Array | None:
+    """Means of what meets the rows of a layer's weight, float64 ``[groups, k]``; None where nothing does.
+
+    Args:
+        layer: the layer.
+        arrays: what it reads, batch after batch.
+        batches: the samples.
+    """
+    total: Any = 0.0
+    count = 0
+    samples = sum(batch.count for batch in batches)
+    for batch, x in zip(batches, arrays, strict=True):
+        if x.size:
+            vectors = layer.vectors(x, _rows(batch, samples))
+            total = total + vectors.sum(axis=0, dtype=np.float64)
+            count += len(vectors)
+    return total / count if count else None
+
+
 def layers(graph: Graph, plan: QuantPlan) -> list[Layer]:
     """The layers of ``plan`` whose inputs can be told term by term: convolutions, and products with one matrix."""
     nodes = {node.name: node for node in graph.all_nodes()}
@@ -128,6 +147,7 @@ class Layer:
         reads: the tensor that it reads.
         groups: groups of a convolution; 1 of a product.
         k: terms of its sums; 0 where they cannot be told.
+        outputs: how many sums it makes of each vector.
     """
 
     def __init__(self, op: ir.Node, node: NodePlan) -> None:
@@ -136,6 +156,7 @@ class Layer:
         self.node, self.reads = node, node.activations[0][1]
         self._op, self._kernel = op, weight.shape[2:] if op.op_type == "Conv" else ()
         self.groups = int_attribute(op, "group", 1) if op.op_type == "Conv" else 1
+        self.outputs = weight.shape[node.weight_axis or 0]
         if op.op_type == "Conv":
             self.k = weight[0].size
         elif op.op_type in ("Gemm", "MatMul") and weight.ndim == _MATRIX:
@@ -175,7 +196,12 @@ def _vectors(
             x = np.asarray(arrays[reads[layer.node.name]], np.float32)
             if not x.size:
                 continue  # it stands in a branch that was not taken
-            yield layer.node.name, layer.vectors(x, -(-ROWS * batch.count // samples))
+            yield layer.node.name, layer.vectors(x, _rows(batch, samples))
+
+
+def _rows(batch: Batch, samples: int) -> int:
+    """How many vectors are taken of a batch, where there are so many samples."""
+    return -(-ROWS * batch.count // samples)
 
 
 class _Sums:

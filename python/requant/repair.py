@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,22 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.moments import input_means, layer_moments, layers
+from requant.moments import input_means, layer_moments, layers, mean_vectors
+from requant.noise import Noise, clearly_more
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import constant
+from requant.onnx.segments import Walk
 from requant.resolve import StoredTensors, guarded, quantize_bias, smallest_scale
 from requant.rows import as_rows, from_rows
-from requant.runtime import open_runner
 from requant.targets import get_target
 from requant.types import QuantizedTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
 
     from requant.config import QuantConfig
     from requant.data import Batch
+    from requant.moments import Layer
     from requant.onnx.graph import Graph
     from requant.plan import NodePlan, QuantPlan
     from requant.resolve import Resolved
@@ -44,8 +46,9 @@ if TYPE_CHECKING:
 _MAGNITUDE = 127
 _PAIR = 128
 _BIASED = ("Conv", "Gemm")
-_FEW = 8  # samples that prove nothing
-_REJECTED = "weights rounded to nearest: on samples held back, those rounded by their layer's output clearly erred more"
+_ERRED = "on samples held back, outputs clearly erred more with"
+_WEIGHTS_REJECTED = f"weights rounded to nearest: {_ERRED} those rounded by the error of their layer's output"
+_BIASES_REJECTED = f"biases left as they are: {_ERRED} corrected ones"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,63 +70,33 @@ def repair(
 ) -> Repaired:
     """``resolved`` with the weights and biases that ``config`` asks for, where there are samples to repair by.
 
-    On the samples ``held`` back, which nothing was chosen by, weights must prove themselves.
+    On the samples ``held`` back, which nothing was chosen by, what was repaired must prove itself.
     A model that is too large for memory stays as it is: the moments of its layers are, too.
     """
     repaired = Repaired(resolved)
     if not batches or graph.scratch is not None:
         return repaired
+    judge = Noise(graph, held, threads=config.cores)
+
+    def noise(tried: Resolved) -> Array:
+        return judge.of(insert_qdq(graph, plan, tried))
+
     if config.rounding == "reconstruct":
-        repaired = _reconstruct(graph, plan, resolved, config, batches)
-        if repaired.done and clearly_more(*_noises(graph, plan, (repaired.resolved, resolved), held, config)):
-            repaired = Repaired(resolved, (_REJECTED,))
+        better = _reconstruct(graph, plan, resolved, config, batches)
+        repaired = _proved(noise, repaired, better, _WEIGHTS_REJECTED)
     if config.bias_correction and get_target(config.target).quantizes_bias:
-        repaired = _correct_biases(graph, plan, repaired, config, batches)
+        better = _correct_biases(graph, plan, repaired, config, batches)
+        repaired = _proved(noise, repaired, better, _BIASES_REJECTED)
     return repaired
 
 
-def clearly_more(noise: Array, other: Array) -> bool:
-    """Whether the ``noise [samples]`` of one model is above that ``other`` by more than chance explains.
-
-    That is, on average by more than two standard errors of the difference; never on a few samples.
-    """
-    differences = noise - other
-    if not np.isfinite(noise).all():
-        return bool(np.isfinite(other).all())
-    if len(noise) < _FEW:
-        return False
-    return bool(differences.mean() > 2 * differences.std(ddof=1) / math.sqrt(len(noise)))
-
-
-def _noises(
-    graph: Graph, plan: QuantPlan, tried: Sequence[Resolved], batches: Sequence[Batch], config: QuantConfig
-) -> list[Array]:
-    """Power of the outputs' error for each sample and each model, over the mean power of each output, summed up."""
-    if not batches:
-        return [np.zeros(0) for _ in tried]
-    models = [graph, *(insert_qdq(graph, plan, each) for each in tried)]
-    runners = [open_runner(model.serialize(), threads=config.cores, shared=True) for model in models]
-    powers: dict[int, list[Array]] = {}  # by output, [1 + models, samples] of each batch
-    for batch in batches:
-        for place, (exact, *others) in enumerate(zip(*(runner.run(batch.feeds) for runner in runners), strict=True)):
-            if exact.dtype.kind == "f" and exact.size:
-                errors = (x - exact if x.shape == exact.shape else exact for x in others)  # another shape: all error
-                rows = [_power_by_sample(x, batch.count) for x in (exact, *errors)]
-                powers.setdefault(place, []).append(np.array(rows))
-    noises = np.zeros((len(tried), sum(batch.count for batch in batches)))
-    for parts in powers.values():
-        signal, *noise = np.concatenate(parts, axis=1)
-        noises += np.array(noise) / (signal.mean() or 1.0)
-    return list(noises)
-
-
-def _power_by_sample(x: Array, count: int) -> Array:
-    """The sum of squares of each of ``count`` samples; an equal share where ``x`` has no axis of them."""
-    power = np.square(x, dtype=np.float64)
-    if x.ndim and len(x) == count:
-        rows: Array = power.reshape(count, -1).sum(axis=1)
-        return rows
-    return np.full(count, power.sum() / count)
+def _proved(noise: Callable[[Resolved], Array], before: Repaired, after: Repaired, rejected: str) -> Repaired:
+    """What came ``after``, unless the outputs of the whole model clearly err more with it."""
+    if after.done == before.done:
+        return before  # nothing was done
+    if clearly_more(noise(after.resolved), noise(before.resolved)):
+        return Repaired(before.resolved, (*before.done, rejected))
+    return after
 
 
 def _reconstruct(
@@ -156,28 +129,90 @@ def _reconstruct(
 def _correct_biases(
     graph: Graph, plan: QuantPlan, repaired: Repaired, config: QuantConfig, batches: Sequence[Batch]
 ) -> Repaired:
-    resolved = repaired.resolved
     found = [layer for layer in layers(graph, plan) if layer.node.op_type in _BIASED]
     if not found:
         return repaired
-    reads = {layer.node.name: layer.reads for layer in found}
-    exact = input_means(graph, found, reads, batches, threads=config.cores)
+    exact = input_means(graph, found, {layer.node.name: layer.reads for layer in found}, batches, threads=config.cores)
+    resolved = repaired.resolved
+    found = [layer for layer in found if layer.node.name in exact]
+    biases = dict(resolved.biases)
+
+    def bias_of(layer: Layer, lacks: Array) -> QuantizedTensor:
+        _, bias = _constants(graph, layer.node)
+        scale = float(resolved.activations[layer.reads].scale)
+        return quantize_bias(bias + lacks, resolved.weights[layer.node.name].params, scale)
+
     for layer in found:
-        node = layer.node
-        model = insert_qdq(graph, plan, resolved)
-        read = next(n for n in model.all_nodes() if n.name == node.name).inputs[0]
-        assert read is not None  # it is what the layer multiplies
-        means = input_means(model, [layer], {node.name: read.name or ""}, batches, threads=config.cores)
-        if node.name not in means:
-            continue
-        weight, bias = _constants(graph, node)
-        rounded = resolved.weights[node.name]
-        outputs = _outputs(ops.dequantize_array(rounded), means[node.name], node)
-        lacks = _outputs(weight, exact[node.name], node) - outputs
-        corrected = quantize_bias(bias + lacks, rounded.params, float(resolved.activations[layer.reads].scale))
-        resolved = replace(resolved, biases={**resolved.biases, node.name: corrected})
+        if layer.node.name not in biases:  # it is there from the beginning, as 0
+            biases[layer.node.name] = bias_of(layer, np.zeros(layer.outputs))
+    main = {node.name for node in graph.nodes}
+    kind = _Walked if all(layer.node.name in main for layer in found) else _Rebuilt
+    quantized = kind(graph, plan, replace(resolved, biases=biases), batches, config.cores)
+    for layer in found:
+        means = quantized.means(layer, biases)
+        if means is not None:
+            weight, _ = _constants(graph, layer.node)
+            rounded = ops.dequantize_array(resolved.weights[layer.node.name])
+            exactly = _outputs(weight, exact[layer.node.name], layer.node)
+            biases[layer.node.name] = bias_of(layer, exactly - _outputs(rounded, means, layer.node))
+    resolved = replace(resolved, biases=biases)
     done = f"{len(found)} biases corrected by what their layers' outputs lack on average"
     return Repaired(resolved, (*repaired.done, done))
+
+
+class _Walked:
+    """The quantized model, run from layer to layer: each piece with the biases that were corrected before it."""
+
+    def __init__(
+        self, graph: Graph, plan: QuantPlan, resolved: Resolved, batches: Sequence[Batch], threads: int
+    ) -> None:
+        model = insert_qdq(graph, plan, resolved)
+        self._places = {node.name or "": (place, node) for place, node in enumerate(model.nodes)}
+        self._walk = Walk(model, [batch.feeds for batch in batches], threads=threads)
+        self._batches, self._activations, self._biases = batches, resolved.activations, dict(resolved.biases)
+
+    def means(self, layer: Layer, biases: Mapping[str, QuantizedTensor]) -> Array | None:
+        """Means of what meets the rows of the layer's weight, ``[groups, k]``, with these ``biases`` before it."""
+        for name in [name for name in biases if biases[name] is not self._biases[name]]:
+            _, node = self._places[name]
+            self._biases[name] = biases[name]
+            self._walk.replace(_name(node.inputs[2]), _reals(biases[name].data, biases[name].params))
+        place, node = self._places[layer.node.name]
+        self._walk.advance(place)
+        params = self._activations[layer.reads]
+        read = node.inputs[0]
+        dequantize = None if read is None else read.producer()
+        assert dequantize is not None  # as before every layer that runs on integers
+        integers = self._walk.arrays(_name(dequantize.inputs[0]))
+        return mean_vectors(layer, (_reals(array, params) for array in integers), self._batches)
+
+
+class _Rebuilt:
+    """The same where layers stand in bodies of If, Loop and Scan, which run as one: the whole model for each layer."""
+
+    def __init__(
+        self, graph: Graph, plan: QuantPlan, resolved: Resolved, batches: Sequence[Batch], threads: int
+    ) -> None:
+        self._graph, self._plan, self._resolved = graph, plan, resolved
+        self._batches, self._threads = batches, threads
+
+    def means(self, layer: Layer, biases: Mapping[str, QuantizedTensor]) -> Array | None:
+        """Means of what meets the rows of the layer's weight, ``[groups, k]``; None where nothing does."""
+        model = insert_qdq(self._graph, self._plan, replace(self._resolved, biases=biases))
+        node = next(node for node in model.all_nodes() if node.name == layer.node.name)
+        reads = {layer.node.name: _name(node.inputs[0])}
+        return input_means(model, [layer], reads, self._batches, threads=self._threads).get(layer.node.name)
+
+
+def _reals(integers: Array, params: QuantParams) -> Array:
+    """``integers`` of one scale, or of one for each of their values, as the runtime dequantizes them."""
+    reals: Array = (integers.astype(np.int64) - params.zero_point).astype(np.float32) * params.scale
+    return reals
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None  # what a layer multiplies and adds is there
+    return value.name or ""
 
 
 def _constants(graph: Graph, node: NodePlan) -> tuple[Array, Array]:

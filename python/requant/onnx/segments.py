@@ -2,7 +2,7 @@
 
 What later nodes read of earlier ones is kept between the pieces, for every batch, and dropped when nothing reads it any
 more. So a whole walk costs as much computation as one run of the model, and its memory is that of the tensors that are
-alive at one place.
+alive at one place. Integers are kept as such: a DequantizeLinear runs in each piece that reads what it gives.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Walk:
         self._nodes = graph.nodes
         self._threads = threads
         self._place = 0
-        self._reads = [sorted(_reads(node)) for node in self._nodes]
+        self._late = {node.outputs[0].name or "": i for i, node in enumerate(self._nodes) if _only_dequantizes(node)}
+        self._reads = [self._reads_of(place) for place in range(len(self._nodes))]
         self._last = {name: place for place, names in enumerate(self._reads) for name in names}
         self._last |= {output.name or "": len(self._nodes) for output in graph.model.graph.outputs}
         self._weights: dict[str, NDArray[Any]] = {}
@@ -60,7 +61,8 @@ class Walk:
         Raises:
             ModelError: The runtime cannot.
         """
-        nodes = range(self._place, place)
+        late = set(self._late.values())
+        nodes = [i for i in range(self._place, place) if i not in late]
         self._place = place
         given = {output.name or "" for i in nodes for output in self._nodes[i].outputs}
         wanted = sorted(name for name in given if self._last.get(name, -1) >= place)
@@ -78,8 +80,16 @@ class Walk:
             yield alive[name]
 
     def replace(self, name: str, array: NDArray[Any]) -> None:
-        """Let the nodes to come read ``array`` as the weight of that name."""
+        """Let the nodes to come read ``array`` as the constant of that name, or as what is dequantized to it."""
         self._weights[name] = array
+
+    def _reads_of(self, place: int) -> list[str]:
+        """What a node reads, and what that is dequantized from; nothing where it does so itself."""
+        if place in self._late.values():
+            return []
+        names = _reads(self._nodes[place])
+        before = [_reads(self._nodes[self._late[name]]) for name in names if name in self._late]
+        return sorted(names.union(*before))
 
     def _drop(self) -> None:
         """Forget what no later node reads."""
@@ -87,14 +97,16 @@ class Walk:
             for name in [name for name in held if self._last.get(name, -1) < self._place]:
                 del held[name]
 
-    def _piece(self, nodes: range, given: set[str], wanted: list[str]) -> tuple[SerializedModel, list[str]]:
+    def _piece(self, nodes: list[int], given: set[str], wanted: list[str]) -> tuple[SerializedModel, list[str]]:
         """The model of some nodes, and the names of its inputs."""
         graph = onnx.GraphProto(name="piece")
-        graph.node.extend(ir.serde.serialize_node(self._nodes[i]) for i in nodes)
+        reads = {name for i in nodes for name in self._reads[i]} - given
+        late = {name: self._late[name] for name in reads if name in self._late and name not in self._weights}
+        graph.node.extend(ir.serde.serialize_node(self._nodes[i]) for i in sorted({*nodes, *late.values()}))
         initializers = self._model.graph.initializers
         outside: list[MappedTensor] = []
         taken = []
-        for name in sorted({name for i in nodes for name in self._reads[i]} - given):
+        for name in sorted(reads - late.keys()):
             if name in self._weights:
                 graph.initializer.append(numpy_helper.from_array(self._weights[name], name))
             elif name in self._alive[0]:
@@ -134,6 +146,12 @@ def run_in_pieces(graph: Graph, feeds: Feeds, *, threads: int = 0) -> list[NDArr
             taken = 0
     walk.advance(len(graph.nodes))
     return [next(walk.arrays(output.name)) for output in graph.outputs]
+
+
+def _only_dequantizes(node: ir.Node) -> bool:
+    """Whether a node turns integers into reals, with constant parameters, for other nodes."""
+    constants = all(value is None or value.is_initializer() for value in node.inputs[1:])
+    return node.op_type == "DequantizeLinear" and constants and not node.outputs[0].is_graph_output()
 
 
 def _reads(node: ir.Node) -> set[str]:
