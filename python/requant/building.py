@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.placement import Build
     from requant.plan import QuantPlan
+    from requant.types import Range
 
 
 _UNSEEN = "calibration has seen no value of its tensors"
@@ -51,18 +52,14 @@ def builder(
     Weights are repaired by what ``sample`` says, once, and proved on samples ``held`` back: a part has the integers of
     the whole. Nodes that ``config`` has ``in_float`` are part of the whole, and of no model.
     """
-    ranges = {name: choice.range for name, choice in choices.items()}
-    found = {name: tensor.known_range or ranges.get(tensor.source or name) for name, tensor in plan.tensors.items()}
-    known = {name: chosen for name, chosen in found.items() if chosen is not None}
-    if unseen := nodes_of(graph, plan, set(found) - set(known)):
-        plan = plan_whole(graph, config, dict.fromkeys(unseen, _UNSEEN))
+    plan, known, unseen = calibrated_part(graph, plan, choices, config)
     whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample, held=held)
     done = (*describe(choices, plan.tensors.values(), config), *whole.done)
     always = left_in_float(graph, config)
 
     def build(left_out: Mapping[str, str]) -> Candidate:
         left_out = {**always, **left_out}
-        part = plan_whole(graph, config, {**dict.fromkeys(unseen, _UNSEEN), **left_out}) if left_out else plan
+        part = plan_whole(graph, config, {**unseen, **left_out}) if left_out else plan
         resolved = whole.resolved.of(part)
         weights = tie_tables(graph, part, resolved, resolve_dynamic(graph, part, config))
         model, stored = insert_qdq(graph, part, resolved), Stored()
@@ -82,6 +79,17 @@ def builder(
         return Candidate(part, resolved, weights, model.serialize(), choices, done, tuple(notes), len(stored.half))
 
     return build
+
+
+def calibrated_part(
+    graph: Graph, plan: QuantPlan, choices: Mapping[str, Choice], config: QuantConfig
+) -> tuple[QuantPlan, dict[str, Range], dict[str, str]]:
+    """The part of ``plan`` for whose tensors there is a range, these ranges, and what is left out, with the reason."""
+    ranges = {name: choice.range for name, choice in choices.items()}
+    found = {name: tensor.known_range or ranges.get(tensor.source or name) for name, tensor in plan.tensors.items()}
+    known = {name: chosen for name, chosen in found.items() if chosen is not None}
+    unseen = dict.fromkeys(nodes_of(graph, plan, set(found) - set(known)), _UNSEEN)
+    return (plan_whole(graph, config, unseen) if unseen else plan), known, unseen
 
 
 def _format_notes(left: Sequence[str]) -> Iterator[str]:

@@ -67,7 +67,8 @@ VERSION = 2
 class CalibrationTable(Mapping[str, ops.TensorStatistics]):
     """Statistics by tensor name, for the model whose digest it carries, rescaled by ``factors``.
 
-    ``gains`` say what errors of a tensor cost at the outputs of the layers that read it, where that was measured.
+    ``gains`` say what errors of a tensor cost at the outputs of the layers that read it, where that was measured;
+    ``unproven`` names those for which what they choose did not prove itself.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         samples: int,
         factors: Factors = MappingProxyType({}),
         gains: Mapping[str, OutputGain] = MappingProxyType({}),
+        unproven: frozenset[str] = frozenset(),
     ) -> None:
         self._statistics = dict(statistics)
         self.digest = digest
         self.samples = samples
         self.factors = dict(factors)
         self.gains = dict(gains)
+        self.unproven = unproven
 
     def __getitem__(self, name: str) -> ops.TensorStatistics:
         return self._statistics[name]
@@ -96,15 +99,19 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
 
     def with_factors(self, factors: Factors) -> CalibrationTable:
         """The same statistics, said to be of a model that was rescaled by ``factors``."""
-        return CalibrationTable(
-            self._statistics, digest=self.digest, samples=self.samples, factors=factors, gains=self.gains
-        )
+        return self._with(factors=factors)
 
-    def with_gains(self, gains: Mapping[str, OutputGain]) -> CalibrationTable:
+    def with_gains(self, gains: Mapping[str, OutputGain], unproven: frozenset[str] = frozenset()) -> CalibrationTable:
         """The same statistics with what was measured of errors at the outputs of layers."""
-        return CalibrationTable(
-            self._statistics, digest=self.digest, samples=self.samples, factors=self.factors, gains=gains
-        )
+        return self._with(gains=gains, unproven=unproven)
+
+    def _with(self, **changes: Any) -> CalibrationTable:
+        names = ("digest", "samples", "factors", "gains", "unproven")
+        return CalibrationTable(self._statistics, **{name: getattr(self, name) for name in names} | changes)
+
+    def _gain(self, name: str) -> OutputGain:
+        """What ranges are chosen by: of what was not measured, or did not prove itself, the error of the tensor."""
+        return EVEN if name in self.unproven else self.gains.get(name, EVEN)
 
     def joined(self, tensor: TensorPlan) -> ops.TensorStatistics:
         """What was seen of all tensors whose values share the range of ``tensor``.
@@ -152,8 +159,9 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             chosen = seen.ranges(scheme.dtype.value, config.percentile)
             found = {f"{method}{suffix[symmetric]}": Range(*ends) for method, symmetric, *ends in chosen}
             for symmetric in suffix if self.gains else ():
-                gain = self.gains.get(name, EVEN)
-                best = best_method(name, seen, gain, replace(scheme, symmetric=symmetric), config.percentile)
+                best = best_method(
+                    name, seen, self._gain(name), replace(scheme, symmetric=symmetric), config.percentile
+                )
                 found[f"{AUTO}{suffix[symmetric]}"] = found[f"{best}{suffix[symmetric]}"]
             return found
 
@@ -167,7 +175,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         """
 
         def gain(tensor: TensorPlan) -> OutputGain | None:
-            return self.gains.get(tensor.name, EVEN) if self.gains else None
+            return self._gain(tensor.name) if self.gains else None
 
         tensors = [tensor for tensor in plan.tensors.values() if tensor.is_calibrated and self.has_seen(tensor)]
         return {tensor.name: choose(tensor, self.joined(tensor), gain(tensor), config) for tensor in tensors}
@@ -212,6 +220,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             "samples": self.samples,
             "factors": {name: [float(factor) for factor in each] for name, each in self.factors.items()},
             "gains": {name: [gain.rounding, *gain.clipping] for name, gain in self.gains.items()},
+            "unproven": sorted(self.unproven),
             "tensors": tensors,
         }
         write_atomically(path, (json.dumps(table, indent=1, allow_nan=False) + "\n").encode())
@@ -238,6 +247,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 samples=int(table["samples"]),
                 factors=factors,
                 gains={name: _gain(each) for name, each in table.get("gains", {}).items()},
+                unproven=frozenset(map(str, table.get("unproven", ()))),
             )
         except FileNotFoundError:
             raise MissingFileError(f"calibration table {path} does not exist") from None

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from requant.tensors import TensorPlan
     from requant.types import QuantScheme
 
-_USUAL = "mse"
+#: The method that another must clearly be better than.
+USUAL = "mse"
 #: What another choice's error must be below, of the usual one's: the statistic is of samples, and the gain of fewer.
 _CLEARLY = 0.9
 _BOUNDS = [2 ** (-i / 4) for i in range(1, 25)]  # of the largest magnitude, down to 1/64
@@ -109,7 +110,7 @@ def best_method(name: str, seen: ops.TensorStatistics, gain: OutputGain, scheme:
         if method != "sqnr"  # whose range is that of mse
     }
     best = min(costs, key=lambda method: costs[method])
-    return best if costs[best] < _CLEARLY * costs[_USUAL] else _USUAL
+    return best if costs[best] < _CLEARLY * costs[USUAL] else USUAL
 
 
 def range_of(name: str, seen: ops.TensorStatistics, method: str, scheme: QuantScheme, percentile: float) -> Range:

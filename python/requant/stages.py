@@ -18,6 +18,7 @@ from requant.evaluation import check_labels
 from requant.gains import output_gains
 from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import without_bfloat16
+from requant.proving import unproven
 from requant.resolve import check_weights
 from requant.transforms import SAMPLES, Transformed, transform
 
@@ -137,12 +138,14 @@ class Observed:
         return self.transformed.plan
 
     def weighed(self, config: QuantConfig) -> Observed:
-        """The same with what method ``auto`` chooses by, measured on some of the sample."""
+        """The same with what method ``auto`` chooses by, measured and proved on some of the sample."""
         if self.table is None or self.table.gains:
             return self
         few = tuple(first_batches(self.sample, _WEIGHED))
         gains = output_gains(self.graph, self.plan, few, threads=config.cores)
-        return replace(self, table=self.table.with_gains(gains))
+        table = self.table.with_gains(gains)
+        failed = unproven(self.graph, self.plan, table, config, few)
+        return replace(self, table=table.with_gains(gains, failed))
 
     def builder(self, given: Graph, config: QuantConfig) -> Build:
         """Makes the quantized model, or a part of it, for the float model ``given``."""

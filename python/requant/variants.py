@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.calibration import calibrate_graph
+from requant.choosing import USUAL
 from requant.config import AUTO, METHODS
 from requant.dynamic import plan_whole
 from requant.stages import Observed, observe
@@ -35,7 +36,6 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"smooth": "none"},
     {"bias_correction": True},
 )
-_CORRECTED = 32  # layers at most whose biases are corrected: each takes a model of its own
 _KEPT = 3  # variants whose integers are held at a time
 
 
@@ -77,23 +77,30 @@ class Variants:
         if config not in self._made:
             while len(self._made) >= _KEPT:
                 del self._made[next(iter(self._made))]
-            observed = self._observe(config)
-            if config.weighs_outputs:
-                observed = observed.weighed(config)
+            observed = self._weighed(config) if config.weighs_outputs else self._observe(config)
             self._made[config] = Variant(config, observed, observed.builder(self._given.graph, config))
         self._made[config] = self._made.pop(config)  # the last one that was asked for goes last
         return self._made[config]
 
     def is_vain(self, options: Options) -> bool:
-        """Whether its transforms come to nothing but what others came to, or a repair would take too long."""
+        """Whether its transforms, or its ranges, come to nothing but what others came to."""
         config = self.config_of(options)
-        layers = sum(node.weight is not None for node in next(iter(self._observed.values())).plan.nodes)
-        if config.bias_correction and not self.config.bias_correction and layers > _CORRECTED:
-            return True
-        if _transforms(config) in self._observed:
+        if _transforms(config) not in self._observed:
+            known = [observed.table for observed in self._observed.values()]
+            return any(self._observe(config).table is table for table in known)
+        if config.method != AUTO:
             return False
-        known = [observed.table for observed in self._observed.values()]
-        return any(self._observe(config).table is table for table in known)
+        observed = self._weighed(config)
+        if observed.table is None:
+            return True
+        ranges = [observed.table.ranges(observed.plan, replace(config, method=method)) for method in (AUTO, USUAL)]
+        return ranges[0] == ranges[1]
+
+    def _weighed(self, config: QuantConfig) -> Observed:
+        """What the data told, with what ``auto`` chooses by."""
+        observed = self._observe(config).weighed(config)
+        self._observed[_transforms(config)] = observed
+        return observed
 
     def _observe(self, config: QuantConfig) -> Observed:
         key = _transforms(config)

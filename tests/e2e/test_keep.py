@@ -73,7 +73,8 @@ def test_a_hard_target_leaves_nodes_in_float(searched: requant.Kept) -> None:
     assert kept.kept == "cosine of the outputs"
     assert kept.share == step.share == pytest.approx(np.sqrt(fidelity(kept.model)))
     assert step.bytes == len(kept.model.data)
-    assert {s.method for s in kept.steps if not s.in_float} == {*METHODS, AUTO}
+    tried = {s.method for s in kept.steps if not s.in_float}
+    assert set(METHODS) <= tried <= {*METHODS, AUTO}  # auto, where it comes to another range
     more = [s for s in kept.steps if s.integer_nodes > step.integer_nodes]
     assert more
     assert all(s.share is not None and s.share < kept.target for s in more)
