@@ -159,7 +159,7 @@ def sensitivity(
         observed = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
     else:
         table.check(graph)
-        transformed = repeat(setup.prepared, setup.plan, config, table.factors)
+        transformed = repeat(setup.prepared, setup.plan, config, table.factors, table.shifts)
         sample = first_samples(setup.dataset.batches())
         observed = Observed(transformed, table, sample, tuple(setup.dataset.held_back()))
     plan = observed.plan

@@ -134,7 +134,7 @@ def quantize(
             table.check(graph)
             sample = () if dataset is None else first_samples(dataset.batches())
             kept = () if dataset is None else tuple(dataset.held_back())
-            observed = Observed(repeat(prepared, plan, config, table.factors), table, sample, kept)
+            observed = Observed(repeat(prepared, plan, config, table.factors, table.shifts), table, sample, kept)
         else:
             observed = observe(prepared, plan, dataset, config, progress, executor=executor)
     held = Held.back(given, dynamic=config.dynamic)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from requant.data import Batch, Dataset
     from requant.onnx.graph import Graph
     from requant.onnx.rescale import Factors
+    from requant.onnx.shift import Shifts
     from requant.plan import QuantPlan
     from requant.tensors import TensorPlan
     from requant.types import QuantScheme
@@ -65,7 +66,7 @@ VERSION = 2
 
 
 class CalibrationTable(Mapping[str, ops.TensorStatistics]):
-    """Statistics by tensor name, for the model whose digest it carries, rescaled by ``factors``.
+    """Statistics by tensor name, for the model whose digest it carries, rescaled by ``factors``, less ``shifts``.
 
     ``gains`` say what errors of a tensor cost at the outputs of the layers that read it, where that was measured;
     ``unproven`` names those for which what they choose did not prove itself.
@@ -78,6 +79,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         digest: str,
         samples: int,
         factors: Factors = MappingProxyType({}),
+        shifts: Shifts = MappingProxyType({}),
         gains: Mapping[str, OutputGain] = MappingProxyType({}),
         unproven: frozenset[str] = frozenset(),
     ) -> None:
@@ -85,6 +87,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
         self.digest = digest
         self.samples = samples
         self.factors = dict(factors)
+        self.shifts = dict(shifts)
         self.gains = dict(gains)
         self.unproven = unproven
 
@@ -97,16 +100,16 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
     def __len__(self) -> int:
         return len(self._statistics)
 
-    def with_factors(self, factors: Factors) -> CalibrationTable:
-        """The same statistics, said to be of a model that was rescaled by ``factors``."""
-        return self._with(factors=factors)
+    def with_factors(self, factors: Factors, shifts: Shifts = MappingProxyType({})) -> CalibrationTable:
+        """The same statistics, said to be of a model that was rescaled by ``factors``, then moved by ``shifts``."""
+        return self._with(factors=factors, shifts=shifts)
 
     def with_gains(self, gains: Mapping[str, OutputGain], unproven: frozenset[str] = frozenset()) -> CalibrationTable:
         """The same statistics with what was measured of errors at the outputs of layers."""
         return self._with(gains=gains, unproven=unproven)
 
     def _with(self, **changes: Any) -> CalibrationTable:
-        names = ("digest", "samples", "factors", "gains", "unproven")
+        names = ("digest", "samples", "factors", "shifts", "gains", "unproven")
         return CalibrationTable(self._statistics, **{name: getattr(self, name) for name in names} | changes)
 
     def _gain(self, name: str) -> OutputGain:
@@ -219,6 +222,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             "model_digest": self.digest,
             "samples": self.samples,
             "factors": {name: [float(factor) for factor in each] for name, each in self.factors.items()},
+            "shifts": {name: [float(each) for each in moved] for name, moved in self.shifts.items()},
             "gains": {name: [gain.rounding, *gain.clipping] for name, gain in self.gains.items()},
             "unproven": sorted(self.unproven),
             "tensors": tensors,
@@ -246,6 +250,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 digest=str(table["model_digest"]),
                 samples=int(table["samples"]),
                 factors=factors,
+                shifts={name: _shifts(each) for name, each in table.get("shifts", {}).items()},
                 gains={name: _gain(each) for name, each in table.get("gains", {}).items()},
                 unproven=frozenset(map(str, table.get("unproven", ()))),
             )
@@ -362,6 +367,13 @@ def _factors(values: Any) -> NDArray[np.float32]:
     if factors.ndim != 1 or not np.all((factors > 0) & np.isfinite(factors)):
         raise ValueError("a factor is not positive")
     return factors
+
+
+def _shifts(values: Any) -> NDArray[np.float32]:
+    shifts = np.array(values, np.float32)
+    if shifts.ndim != 1 or not np.all((shifts >= 0) & np.isfinite(shifts)):
+        raise ValueError("a shift is negative or not finite")
+    return shifts
 
 
 def _gain(values: Any) -> OutputGain:

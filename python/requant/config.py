@@ -31,6 +31,7 @@ STATIC_ONLY = frozenset(
         "rest",
         "smooth",
         "equalize",
+        "absorb",
         "balance",
         "rounding",
         "bias_correction",
@@ -81,6 +82,7 @@ class QuantConfig:
             calibration samples, and smaller scales where they help; ``nearest`` rounds each by itself.
         bias_correction: add to each bias what the layer's output lacks on average on calibration samples.
         equalize: give the weights on both sides of each channel between two linear layers one magnitude first.
+        absorb: move what every calibration sample exceeds from a bias through ReLU into the biases behind it.
         balance: give the channels before depthwise convolutions one magnitude first, where that clearly helps.
         smooth: move the magnitude of activations into the weights behind them (SmoothQuant): ``auto`` where it clearly
             lowers the error of the layers' outputs, ``none``, or everywhere with this alpha, from 0 to 1.
@@ -122,6 +124,7 @@ class QuantConfig:
     rounding: str = "reconstruct"
     bias_correction: bool = False
     equalize: bool = False
+    absorb: bool = False
     balance: bool = True
     smooth: str | float = "auto"
     target: str = "ort-cpu"

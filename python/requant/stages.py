@@ -170,7 +170,7 @@ def observe(
     ahead, batches = tee(dataset.batches())
     sample = first_samples(ahead)
     del ahead  # otherwise all batches would be kept for it
-    transformed = transform(graph, plan, config, sample)
+    transformed = transform(graph, plan, config, sample, dataset.batches() if dataset.stable else sample)
     try:
         table = calibrate_graph(
             transformed.graph, transformed.plan, dataset, config, progress, batches=batches, executor=executor
@@ -178,7 +178,9 @@ def observe(
     except CalibrationError:
         check_weights(graph, plan)  # one of them may be the reason
         raise
-    observed = Observed(transformed, table.with_factors(transformed.factors), sample, tuple(dataset.held_back()))
+    observed = Observed(
+        transformed, table.with_factors(transformed.factors, transformed.shifts), sample, tuple(dataset.held_back())
+    )
     return observed.weighed(config) if config.weighs_outputs else observed
 
 

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from requant.concluding import Given
     from requant.config import QuantConfig
     from requant.onnx.rescale import Factors
+    from requant.onnx.shift import Shifts
     from requant.placement import Build
     from requant.plan import QuantPlan
+    from requant.transforms import Transformed
 
     #: Options that differ from those that were asked for.
     Options = Mapping[str, Any]
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 CHANGES: tuple[dict[str, Any], ...] = (
     *({"method": method} for method in (*METHODS, AUTO)),
     {"equalize": True},
+    {"absorb": True},
     {"smooth": 0.5},
     {"smooth": "none"},
     {"bias_correction": True},
@@ -115,15 +118,15 @@ class Variants:
         first = next(iter(self._observed.values()))
         if first.table is None:
             return first
-        transformed = transform(self._given.prepared, self._plan(config), config, first.sample)
+        dataset = self._given.dataset
+        assert dataset is not None  # of a plan that is calibrated
+        everything = dataset.batches() if dataset.stable else first.sample
+        transformed = transform(self._given.prepared, self._plan(config), config, first.sample, everything)
         for known in self._observed.values():
-            if _equal(known.transformed.factors, transformed.factors):
+            if all(_equal(*each) for each in zip(_moved(known.transformed), _moved(transformed), strict=True)):
                 return Observed(transformed, known.table, first.sample, first.held)
-        assert self._given.dataset is not None  # of a plan that is calibrated
-        table = calibrate_graph(
-            transformed.graph, transformed.plan, self._given.dataset, config, executor=self._executor
-        )
-        return Observed(transformed, table.with_factors(transformed.factors), first.sample, first.held)
+        table = calibrate_graph(transformed.graph, transformed.plan, dataset, config, executor=self._executor)
+        return Observed(transformed, table.with_factors(*_moved(transformed)), first.sample, first.held)
 
     def _plan(self, config: QuantConfig) -> QuantPlan:
         return plan_whole(self._given.prepared, config)
@@ -131,8 +134,12 @@ class Variants:
 
 def _transforms(config: QuantConfig) -> tuple[Any, ...]:
     """What decides on transforms, among the options that a search changes."""
-    return config.equalize, config.smooth
+    return config.equalize, config.absorb, config.smooth
 
 
-def _equal(a: Factors, b: Factors) -> bool:
+def _moved(transformed: Transformed) -> tuple[Factors, Shifts]:
+    return transformed.factors, transformed.shifts
+
+
+def _equal(a: Factors | Shifts, b: Factors | Shifts) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)

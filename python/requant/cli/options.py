@@ -29,6 +29,7 @@ CONFIG_OPTIONS = (
     "bias_correction",
     "rest",
     "equalize",
+    "absorb",
     "balance",
     "smooth",
     "target",

@@ -216,6 +216,13 @@ def _add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -
     _add_pair(group, "equalize", "no-equalize", "equalize the weights of neighbouring layers", "do not (default)")
     _add_pair(
         group,
+        "absorb",
+        "no-absorb",
+        "move what all samples exceed from biases through ReLU into the next",
+        "do not (default)",
+    )
+    _add_pair(
+        group,
         "balance",
         "no-balance",
         "balance the channels before depthwise convolutions where that clearly helps (default)",

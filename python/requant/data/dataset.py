@@ -59,6 +59,11 @@ class Dataset:
         return f"{self._source.name}, {self.length} sample{'' if self.length == 1 else 's'}"
 
     @property
+    def stable(self) -> bool:
+        """Whether each pass gives the same samples; others may come only once."""
+        return self._source.stable
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is odd but usable, in the order it was found; complete after a pass. Also logged."""
         return tuple(self._warnings)
