@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from requant.ranges import RangeCost as RangeCost, RangeView as RangeView
     from requant.report import Report as Report
     from requant.rules import Rule as Rule
+    from requant.runtime import register_custom_ops as register_custom_ops
     from requant.types import (
         Granularity as Granularity,
         PerBlock as PerBlock,
@@ -165,6 +166,7 @@ _HOMES = {
     "ranges": ("RangeCost", "RangeView"),
     "report": ("Report",),
     "rules": ("Rule",),
+    "runtime": ("register_custom_ops",),
     "types": (
         "Granularity",
         "PerBlock",

@@ -10,12 +10,14 @@ from requant.calibration import calibrate_graph
 from requant.concluding import Given, Held, conclude
 from requant.data import DataOptions, open_data
 from requant.dynamic import plan_whole
-from requant.errors import ConfigError, DataError, ModelError
+from requant.errors import ConfigError, DataError
 from requant.metrics import get_metric
+from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.placement import place
 from requant.planning import build_plan, presumed_in_float
+from requant.runtime import refuse_unknown
 from requant.selection import left_in_float
 from requant.stages import (
     Observed,
@@ -176,7 +178,7 @@ def calibrate(
 def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None, **overrides: Any) -> Inspection:
     """What ``model`` consists of, and what would be quantized and what not, and why."""
     config = configured(config, overrides)
-    graph = Graph.load(model)
+    graph = typed(Graph.load(model))
     prepared, changes = prepare(graph)
     initializers = prepared.model.graph.initializers.values()
     return Inspection(
@@ -227,9 +229,5 @@ def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | 
 
 def _refuse_foreign(graph: Graph, config: QuantConfig, *, samples_given: bool) -> None:
     """Refuse to run a model whose ops the runtime does not know."""
-    foreign = graph.foreign_ops()
-    if foreign and (not config.dynamic or samples_given or config.optimize == "latency"):
-        raise ModelError(
-            f"{graph.origin} cannot be run here: onnxruntime does not know {', '.join(foreign)}",
-            hint="dynamic=True (--dynamic) without data quantizes the other ops without running it",
-        )
+    if not config.dynamic or samples_given or config.optimize == "latency":
+        refuse_unknown(graph.foreign_ops(), graph.origin, "dynamic=True (--dynamic) without data needs no run")

@@ -10,7 +10,7 @@ from requant.evaluation import measure_accuracy
 from requant.plan import Form
 from requant.quantized import QuantizedModel, view_tensor
 from requant.report import Report, by_quality
-from requant.runtime import saturates
+from requant.runtime import saturates, unknown
 from requant.stages import Stopwatch, describe_data, source_notes, verification_batches
 from requant.targets import get_target
 from requant.types import QuantType
@@ -75,7 +75,8 @@ class Held:
     @classmethod
     def back(cls, given: Given, *, dynamic: bool) -> Held:
         """Those that calibration has not seen; of ``dynamic`` quantization, which has none, the first."""
-        batches, notes = verification_batches(given.dataset, dynamic=dynamic)
+        runs = not unknown(given.graph.foreign_ops())
+        batches, notes = verification_batches(given.dataset, dynamic=dynamic, runs=runs)
         inputs = given.graph.inputs
         return cls(batches, one_sample(batches[0], inputs) if batches else zero_feeds(inputs), notes)
 

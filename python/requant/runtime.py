@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from requant import ops
-from requant.errors import MissingDependencyError, ModelError, first_line
+from requant.errors import ConfigError, MissingDependencyError, MissingFileError, ModelError, first_line
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 #: Weights in files are mapped; with more of them than this they are multiplied where they lie, instead of from a copy
 #: in the kernels' order.
 _PACKED_AT_MOST = 1 << 28
+
+#: Libraries of custom ops that every session takes; in the environment, so that processes started here have them too.
+CUSTOM_OPS = "REQUANT_CUSTOM_OPS"
+
+_REMEDY = "give the library that has it (--custom-ops LIBRARY, requant.register_custom_ops)"
 
 #: The distributions that provide the module ``onnxruntime``.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-qnn")
@@ -65,6 +70,53 @@ def installed() -> dict[str, str]:
 def available() -> bool:
     """Whether onnxruntime is there, from whatever distribution."""
     return importlib.util.find_spec("onnxruntime") is not None
+
+
+def register_custom_ops(library: str | Path) -> None:
+    """Let models be run whose ops are in a library: onnxruntime's custom ops, for this process and those it starts.
+
+    Also done for the libraries that the environment variable ``REQUANT_CUSTOM_OPS`` names when onnxruntime is first
+    used, separated as in ``PATH``.
+
+    Args:
+        library: a shared library (.so, .dll, .dylib).
+
+    Raises:
+        MissingFileError: there is no such file.
+        ConfigError: onnxruntime cannot take ops from it.
+        MissingDependencyError: onnxruntime is not installed.
+
+    Example:
+        >>> requant.register_custom_ops("libmyops.so")  # doctest: +SKIP
+    """
+    path = Path(library).expanduser().resolve()
+    if not path.is_file():
+        raise MissingFileError(f"there is no library of custom ops {library}", hint="give the path of its file")
+    _take_ops(_onnxruntime().SessionOptions(), str(path))
+    if str(path) not in custom_op_libraries():
+        os.environ[CUSTOM_OPS] = os.pathsep.join([*custom_op_libraries(), str(path)])
+
+
+def custom_op_libraries() -> tuple[str, ...]:
+    """The libraries of custom ops that sessions take."""
+    return tuple(filter(None, os.environ.get(CUSTOM_OPS, "").split(os.pathsep)))
+
+
+def unknown(ops: Sequence[str]) -> Sequence[str]:
+    """Those of some custom ops for which there is no library: all or none, as only loading tells what one holds."""
+    return () if custom_op_libraries() else ops
+
+
+def refuse_unknown(ops: Sequence[str], origin: str, hint: str) -> None:
+    """Refuse to run a model with custom ``ops`` where no library is registered.
+
+    Raises:
+        ModelError: it has some.
+    """
+    if missing := unknown(ops):
+        raise ModelError(
+            f"{origin} cannot be run here: onnxruntime does not know {', '.join(missing)}", hint=f"{_REMEDY}; {hint}"
+        )
 
 
 def saturates() -> bool:
@@ -168,6 +220,31 @@ class Event:
     output_bytes: int
 
 
+def _onnxruntime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
+    try:
+        import onnxruntime
+    except ImportError as problem:
+        if not available():
+            raise MissingDependencyError(
+                "this needs onnxruntime, which is not installed", hint="pip install 'requant[ort]'"
+            ) from problem
+        raise MissingDependencyError(
+            f"onnxruntime is installed but cannot be imported: {first_line(problem)}", hint="install it again"
+        ) from problem
+    return onnxruntime
+
+
+def _take_ops(options: Any, library: str) -> None:
+    try:
+        options.register_custom_ops_library(library)
+    except Exception as problem:
+        raise ConfigError(
+            f"onnxruntime cannot take custom ops from {library}: {first_line(problem)}",
+            hint="give a shared library with RegisterCustomOps, built for this onnxruntime",
+        ) from problem
+
+
 class OrtRunner:
     """A session on the CPU."""
 
@@ -183,14 +260,10 @@ class OrtRunner:
         save_to: Path | None = None,
         as_is: bool = False,
     ) -> None:
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported
-        try:
-            import onnxruntime
-        except ImportError as problem:
-            raise MissingDependencyError(
-                f"onnxruntime is installed but cannot be imported: {first_line(problem)}", hint="install it again"
-            ) from problem
+        onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
+        for library in custom_op_libraries():
+            _take_ops(options, library)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
@@ -210,7 +283,10 @@ class OrtRunner:
         try:
             self._session = onnxruntime.InferenceSession(model.proto, options, providers=["CPUExecutionProvider"])
         except Exception as problem:
-            raise ModelError(f"onnxruntime cannot load the model: {first_line(problem)}") from problem
+            raise ModelError(
+                f"onnxruntime cannot load the model: {first_line(problem)}",
+                hint=_REMEDY if "is not a registered function/op" in str(problem) else None,
+            ) from problem
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = 4
 
@@ -229,6 +305,10 @@ class OrtRunner:
                 hint="check these samples; a model that fixes its batch inside needs batch_size=1 (--batch-size 1)",
             ) from problem
         return outputs
+
+    def output_types(self) -> dict[str, str]:
+        """The type of each output as onnxruntime calls it, such as ``tensor(float)``."""
+        return {output.name: output.type for output in self._session.get_outputs()}
 
     def stop(self) -> None:
         """Make a ``run`` under way in another thread return at the next node."""

@@ -16,10 +16,12 @@ from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.errors import CalibrationError, DataError, ModelError
 from requant.evaluation import check_labels
 from requant.gains import output_gains
+from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import without_bfloat16
 from requant.proving import unproven
 from requant.resolve import check_weights
+from requant.runtime import unknown
 from requant.transforms import SAMPLES, Transformed, transform
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def load_float(model: Model) -> Graph:
                 f"input {spec.name!r} of {graph.origin} has no elements: its shape is {spec.shape}",
                 hint="export it with the sizes it will be fed; a size that is free is a name, not 0",
             )
-    return without_bfloat16(graph)
+    return without_bfloat16(typed(graph))
 
 
 def refuse_quantized(present: Sequence[str], origin: str) -> None:
@@ -200,9 +202,9 @@ def first_batches(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
 
 
 def verification_batches(
-    dataset: Dataset | None, *, dynamic: bool = False
+    dataset: Dataset | None, *, dynamic: bool = False, runs: bool = True
 ) -> tuple[tuple[Batch, ...], tuple[str, ...]]:
-    """Samples to compare the two models on, and what must be said of them."""
+    """Samples to compare the two models on, and what must be said of them; ``runs``: whether they can be run at all."""
     if dataset is not None and dynamic:  # has seen no sample yet
         return tuple(first_batches(dataset.batches(), HOLD_BACK_AT_MOST)), ()
     if dataset is not None:
@@ -212,15 +214,13 @@ def verification_batches(
         with suppress(DataError):  # of a source that can be read only once nothing is left
             few = "too few samples to hold some back: the outputs were compared on calibration samples"
             return tuple(islice(dataset.batches(), 1)), (few,)
-    return (), (
-        "no samples to compare the two models on: output error and latency were not measured, "
-        "and that the model runs was checked on zeros",
-    )
+    missing = "no samples to compare the two models on: output error and latency were not measured"
+    return (), (f"{missing}, and that the model runs was checked on zeros" if runs else missing,)
 
 
 def source_notes(graph: Graph, dataset: Dataset | None) -> Iterator[str]:
     """What there is to say of the float model, and of its samples."""
-    if foreign := graph.foreign_ops():
+    if foreign := unknown(graph.foreign_ops()):
         yield f"{', '.join(foreign)}: unknown to onnxruntime, so the model was checked, but not loaded and run"
     if retyped := graph.retyped():
         yield f"bfloat16 inputs and outputs became float32: {', '.join(retyped)}"

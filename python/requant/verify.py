@@ -14,7 +14,7 @@ from requant.blocks import rounding_error
 from requant.errors import ModelError, VerificationError
 from requant.parallel import in_order
 from requant.report import Latency, OutputQuality, TensorQuality
-from requant.runtime import open_runner
+from requant.runtime import open_runner, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ _NO_SIGNAL = 1e20  # -200 dB
 def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threads: int) -> Runners | None:
     """The last gate before a file is written: the checker, the runtime, one sample. Returns both models, opened.
 
-    With ops that the runtime does not know there is only the checker, and None is returned. Where the float model
+    With ops that no library is registered for there is only the checker, and None is returned. Where the float model
     itself cannot run on ``feeds`` (zeros of a guessed shape), loading is all that is asked. A model that is too large
     for memory is loaded whole, and runs in pieces.
 
@@ -60,7 +60,7 @@ def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threa
         graph = Graph.load(model)
     except ModelError as problem:
         raise _failed(problem) from problem
-    if reference.foreign_ops():
+    if unknown(reference.foreign_ops()):
         return None
     float_runner = open_runner(reference.serialize(), threads=threads)
 

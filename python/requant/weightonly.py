@@ -19,6 +19,7 @@ from requant.onnx.rescale import rescale
 from requant.onnx.storage import Stored, store_half
 from requant.quantized import QuantizedModel
 from requant.report import Latency, Report, TensorQuality
+from requant.runtime import refuse_unknown, unknown
 from requant.stages import (
     Stopwatch,
     describe,
@@ -77,11 +78,8 @@ def quantize_weights(
     watch = Stopwatch()
     with watch("load"):
         graph = load_float(model)
-        if (data is not None or evaluation is not None) and (foreign := graph.foreign_ops()):
-            raise ModelError(
-                f"{graph.origin} cannot be run here: onnxruntime does not know {', '.join(foreign)}",
-                hint="without data, weights are quantized without running it",
-            )
+        if data is not None or evaluation is not None:
+            refuse_unknown(graph.foreign_ops(), graph.origin, "without data, weights need no run")
         options = with_data_options(config, data_options)
         dataset = None if data is None else open_data(data, graph.inputs, options, hold_back=True)
         judged = None if evaluation is None else open_judged(evaluation, graph, options, judge, labels)
@@ -101,7 +99,8 @@ def quantize_weights(
         rounded = round_weights(prepared, plan, batches, threads=config.cores, progress=progress)
     with watch("quantize"):
         built, notes = build(graph, prepared, plan, rounded, config)
-    held, note = verification_batches(dataset, dynamic=not batches)
+    runs = not unknown(graph.foreign_ops())
+    held, note = verification_batches(dataset, dynamic=not batches, runs=runs)
     feeds = one_sample(held[0], graph.inputs) if held else zero_feeds(graph.inputs)
     with watch("verify"):
         runners = check_model(graph, built, feeds, threads=1)

@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(arguments, _formatter(arguments))
         _log_to_stderr(args)
+        for library in getattr(args, "custom_ops", None) or ():
+            from requant.runtime import register_custom_ops
+
+            register_custom_ops(library)
         return _COMMANDS[args.command](args)
     except RequantError as error:
         if debug:

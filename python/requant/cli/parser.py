@@ -72,10 +72,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
             allow_abbrev=False,
             epilog=_EPILOG,
         )
-        sub.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
-        sub.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-        sub.add_argument("-v", "--verbose", action="store_true", help="tell what is being done")
-        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        _add_common(sub)
         return sub
 
     quantize = command(
@@ -169,6 +166,20 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
 
     command("doctor", "[options]", "Versions, CPU features, kernels in use, runtimes found.")
     return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """The options of every command."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell what is being done")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument(
+        "--custom-ops",
+        action="append",
+        metavar="LIBRARY",
+        help="a library with ops that models need to be run, .so, .dll or .dylib (repeatable)",
+    )
 
 
 def _add_data(parser: argparse.ArgumentParser, *, required: bool, html: bool = False) -> None:
