@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests.models import MODELS
 
-from requant import placement, search, timing, verify
+from requant import placement, timing, verify, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,4 +55,4 @@ def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fast_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let integers be twice as fast in every search: for tests whose result no timing may change."""
-    monkeypatch.setattr(search, "run_races", lambda models, feeds, **_: [placement.Race(1.0, 2.0)] * (len(models) - 1))
+    monkeypatch.setattr(walk, "run_races", lambda models, feeds, **_: [placement.Race(1.0, 2.0)] * (len(models) - 1))

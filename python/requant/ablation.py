@@ -150,7 +150,13 @@ def sensitivity(
         >>> requant.sensitivity("model.onnx", "calib.npz").parts[0].name  # doctest: +SKIP
     """
     start = time.perf_counter()
-    config = replace(configured(config, overrides), rest="keep")  # what is left out is float altogether
+    config = configured(config, overrides)
+    if config.weight_only is not None:
+        raise ConfigError(
+            "sensitivity tries nodes in integers, and weight-only has none",
+            hint="choose bits by target_bits, or by keep",
+        )
+    config = replace(config, rest="keep")  # what is left out is float altogether
     if depth is not None and depth < 1:
         raise ConfigError(f"depth is {depth}, expected at least 1")
     setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from requant.concluding import Given, Held, conclude
+from requant.bitsearch import BitSearch
+from requant.concluding import Given, Held
 from requant.errors import ConfigError, DataError, VerificationError
 from requant.evaluation import check_labels, measure
 from requant.metrics import Against, get_metric
 from requant.runtime import open_runner
-from requant.search import Search, Step
+from requant.search import Search
 from requant.stages import Stopwatch, configured, open_judged, with_data_options
 from requant.trials import Judge, Recorded, Trials, refuse_iterator, set_up
 from requant.variants import Variants
+from requant.weightonly import read_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.quantized import QuantizedModel
     from requant.trials import Score, Setup
+    from requant.walk import ModelWalk, Step
 
 SCHEMA = 1
 #: What is kept where no labels are held back: by language models; by models that give maps or sequences; by others.
@@ -42,8 +46,8 @@ class Kept:
 
     Attributes:
         model: the best model: of those that meet the target and are no slower than the float model the one with most
-            nodes in integers, or the fastest where latency had to be looked at; if none meets it, the one that keeps
-            most.
+            nodes in integers, or the fastest where latency had to be looked at, or, where only weights are quantized,
+            the smallest of those that meet it; if none does, the one that keeps most.
         config: the options that make it; quantizing with them gives the same bytes.
         target: the share that was to be kept.
         share: the share that the model keeps of what is held back.
@@ -100,6 +104,9 @@ def quantize_to_keep(
     axes or more) by ``sqrt(1 - noise)``, the least cosine that they can have (0.99 is an SQNR of 17 dB), elsewhere by
     ``1 - noise`` (20 dB).
 
+    With ``weight_only`` the smallest model is looked for instead, however fast it is: weights get more bits than were
+    asked for, or stay float, where that serves the quality most for its bytes.
+
     An interrupt (Ctrl-C) ends the search; the best model until then is what is returned.
 
     Args:
@@ -130,7 +137,7 @@ def quantize_to_keep(
     if not 0 < share <= 1:
         raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
     if config.weight_only is not None:
-        raise ConfigError("keep leaves layers in float, and weight-only none", hint="choose bits by target_bits")
+        _refuse_beside_weights(config, executor)
     refuse_iterator(data, "samples")
     refuse_iterator(evaluation, "evaluation samples")
     found = get_metric(_DEFAULT_METRIC if metric is None else metric)
@@ -145,8 +152,7 @@ def quantize_to_keep(
             judged = open_judged(evaluation, setup.graph, with_data_options(config, data_options), found, labels)
         given = Given(setup.graph, setup.prepared, setup.changes, setup.dataset, judged, found)
     with watch("calibrate"):
-        # The recipe of what is found shall not measure again, and plans are others where latency is to be measured.
-        variants = Variants(given, replace(config, optimize="none"), progress, executor)
+        start = _prepare_search(given, config, progress, executor)
     held = Held.back(given, dynamic=False)
     if not held.batches:
         raise DataError(f"no sample of {setup.dataset.description} is left to judge by", hint="give more samples")
@@ -157,17 +163,7 @@ def quantize_to_keep(
         judge, kept = _judge(setup, held.batches, found, asked=metric is not None)
         trials = Trials(setup.graph, held.batches, judge)
         judgement = _Judgement(judge, trials.float_value(config.cores), cosine=kept == COSINE)
-        search = Search(
-            setup.graph,
-            variants,
-            trials,
-            judgement.share,
-            held=held,
-            target=share,
-            latency=config.optimize == "latency",
-            progress=search_progress,
-            executor=executor,
-        )
+        search = start(trials, judgement.share, held=held, target=share, progress=search_progress)
         try:
             search.walk()
         except KeyboardInterrupt:
@@ -175,11 +171,8 @@ def quantize_to_keep(
                 raise
             interrupted = True
     chosen = search.best()
-    step, recipe = search.steps[chosen], search.recipes[chosen]
-    variant = variants.make(recipe.options)
-    in_float = tuple(sorted({*config.in_float, *recipe.left}))
-    final = replace(variant.config, in_float=in_float)
-    result = conclude(given, final, variant.observed, variant.build(recipe.left), held, watch=watch)
+    step = search.steps[chosen]
+    final, result = search.conclude(watch)
     accuracy = result.report.accuracy
     evaluated = None if accuracy is None else found.kept(accuracy.quantized_value, accuracy.float_value)
     return Kept(
@@ -194,6 +187,24 @@ def quantize_to_keep(
         steps=tuple(search.steps),
         interrupted=interrupted,
     )
+
+
+def _prepare_search(
+    given: Given, config: QuantConfig, progress: Progress | None, executor: Executor | None
+) -> Callable[..., ModelWalk]:
+    """Read the calibration samples; what starts the walk then."""
+    if config.weight_only is not None:
+        return partial(BitSearch, given, config, read_samples(given, config))
+    # The recipe of what is found shall not measure again, and plans are others where latency is to be measured.
+    variants = Variants(given, replace(config, optimize="none"), progress, executor)
+    return partial(Search, given, variants, latency=config.optimize == "latency", executor=executor)
+
+
+def _refuse_beside_weights(config: QuantConfig, executor: Executor | None) -> None:
+    if config.target_bits is not None:
+        raise ConfigError("keep and target_bits both choose the bits of layers", hint="leave out one or the other")
+    if executor is not None:
+        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
 
 
 class _Judgement:

@@ -16,77 +16,42 @@ Only the last part depends on how fast something ran; all else is the same on ev
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from requant.ablation import try_elsewhere, try_without
+from requant.concluding import conclude
 from requant.errors import ModelError
 from requant.onnx.ops import OPS, Kind
-from requant.placement import WORTH, Race, run_races, slower_sets
+from requant.placement import WORTH, slower_sets
 from requant.plan import Form
 from requant.runtime import available
 from requant.stages import first_batches
 from requant.trials import Trials
 from requant.variants import CHANGES
+from requant.walk import ModelWalk, fewest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from requant.calibration import Progress
-    from requant.concluding import Held
-    from requant.onnx.graph import Graph
-    from requant.serialized import SerializedModel
+    from requant.concluding import Given, Held
+    from requant.config import QuantConfig
+    from requant.quantized import QuantizedModel
+    from requant.stages import Stopwatch
     from requant.trials import Score
     from requant.variants import Options, Variants
 
     #: Nodes to leave in float, each with its reason.
     Left = Mapping[str, str]
 
-logger = logging.getLogger(__name__)
-
-#: How near to the float model's speed a model is looked at longer.
-_CLOSE = 0.1
 #: What the noise must fall to for a change to stay.
 _CLEARLY = 0.9
 #: Groups of nodes at most whose noise is found, and samples that it is found on.
 _GROUPS, _SAMPLES = 64, 8
 #: Nodes at most that are tried in integers again.
 _RETURNS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A model that was tried.
-
-    Attributes:
-        method: the calibration method.
-        options: what else differs from the options that were asked for.
-        in_float: the nodes that the search left in float.
-        integer_nodes: how many nodes run on integers.
-        share: what it keeps; None where its metric is no number, or the float model's is 0.
-        score: how good it is.
-        bytes: its size.
-        latency_ms: median processor time of one sample on one thread.
-        speedup: against the float model, the two in turn.
-    """
-
-    method: str
-    options: Mapping[str, Any]
-    in_float: tuple[str, ...]
-    integer_nodes: int
-    share: float | None
-    score: Score
-    bytes: int
-    latency_ms: float
-    speedup: float
-
-    @property
-    def described(self) -> str:
-        """The method and whatever else differs, for people."""
-        others = (name if value is True else f"{name} {value}" for name, value in self.options.items())
-        return ", ".join([self.method, *others])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,24 +62,19 @@ class Recipe:
     left: Left
 
 
-class Search:
-    """The walk; ``walk`` may be interrupted at any time, and what was found until then is there.
+class Search(ModelWalk):
+    """The walk; arguments as ``ModelWalk`` has them, and these.
 
     Args:
-        graph: the float model.
+        given: the float model and its samples.
         variants: what it may become.
-        trials: how good models are.
-        share: from a score to what of the float model's quality that is.
-        held: samples that calibration has not seen.
-        target: the share to be kept.
         latency: whether the fastest model is wanted, not only one that is no slower than the float model.
-        progress: called after each trial with the trials done and how many there will be, as far as is known.
         executor: whose workers find the noise of nodes, if any.
     """
 
     def __init__(
         self,
-        graph: Graph,
+        given: Given,
         variants: Variants,
         trials: Trials,
         share: Callable[[Score], float | None],
@@ -125,15 +85,12 @@ class Search:
         progress: Progress | None = None,
         executor: Executor | None = None,
     ) -> None:
-        self.steps: list[Step] = []
+        workers = variants.config.cores
+        super().__init__(given.graph, trials, share, held=held, target=target, workers=workers, progress=progress)
         self.recipes: list[Recipe] = []
-        self._graph, self._variants, self._trials, self._share = graph, variants, trials, share
-        self._held, self._target, self._executor = held, target, executor
-        self._reference = graph.serialize()
-        self._cores = variants.config.cores
+        self._given, self._graph, self._variants, self._executor = given, given.graph, variants, executor
         self._latency = latency
         self._index: dict[object, int | None] = {}
-        self._progress, self._done, self._planned = progress, 0, 0
 
     def walk(self) -> None:
         """Try models until one will do.
@@ -154,10 +111,6 @@ class Search:
             self._latency = True
             self._place(self.recipes[self.best()])
 
-    def meets(self, step: Step) -> bool:
-        """Whether the step keeps enough."""
-        return step.share is not None and step.share >= self._target
-
     def best(self) -> int:
         """Which step is the best one.
 
@@ -167,7 +120,7 @@ class Search:
         """
         good = [i for i, step in enumerate(self.steps) if self.meets(step)]
         if not good:
-            return max(range(len(self.steps)), key=lambda i: self.steps[i].share or 0.0)
+            return self._keeps_most()
         order = sorted(good, key=lambda i: (-self.steps[i].integer_nodes, self.steps[i].bytes))
         fast = [i for i in order if self.steps[i].speedup >= 1]
         if fast and not self._latency:
@@ -178,9 +131,14 @@ class Search:
                 best = i
         return best
 
-    @property
-    def _met(self) -> bool:
-        return any(map(self.meets, self.steps))
+    def conclude(self, watch: Stopwatch) -> tuple[QuantConfig, QuantizedModel]:
+        """The options that make the best model, and that model, verified."""
+        recipe, held = self.recipes[self.best()], self._held
+        variant = self._variants.make(recipe.options)
+        in_float = tuple(sorted({*self._variants.config.in_float, *recipe.left}))
+        config = replace(variant.config, in_float=in_float)
+        built = variant.build(recipe.left)
+        return config, conclude(self._given, config, variant.observed, built, held, watch=watch)
 
     def _vary(self) -> Options:
         """The options with the least noise that were found; the first that keep enough end it.
@@ -222,16 +180,10 @@ class Search:
             tried = self._try(options, left(groups))
             return tried is not None and self.meets(self.steps[tried])
 
-        low, high = 0, 1
-        while not enough(order[:high]):
-            if high >= len(order):
-                return False
-            low, high = high, min(high * 2, len(order))
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(order[:middle]) else (middle, high)
-        kept = order[:high]
-        reasons = left(kept)
+        count = fewest(len(order), lambda count: enough(order[:count]))
+        if count is None:
+            return False
+        reasons = left(order[:count])
         weights = self._weight_bytes(options)
         for name in sorted(reasons, key=lambda name: -weights.get(name, 0))[:_RETURNS]:
             fewer = {other: reason for other, reason in reasons.items() if other != name}
@@ -300,33 +252,12 @@ class Search:
         candidate = variant.build(left)
         if not candidate.is_quantized:
             return None
-        score = self._trials.score(candidate.model, self._cores)
-        share, config = self._share(score), variant.config
-        race = self._race(candidate.model, decides=share is not None and share >= self._target)
         others = {name: value for name, value in options.items() if name != "method"}
-        step = Step(
-            method=config.method,
-            options=others,
-            in_float=tuple(sorted(left)),
-            integer_nodes=len(candidate.plan.op_types),
-            share=share,
-            score=score,
-            bytes=candidate.model.size,
-            latency_ms=race.ms,
-            speedup=race.speedup,
-        )
-        self.steps.append(step)
+        integers = len(candidate.plan.op_types)
         self.recipes.append(Recipe(options, left))
+        step = self._enter(candidate.model, variant.config.method, others, tuple(sorted(left)), integers)
         self._variants.make(self.recipes[self.best()].options)  # stays at hand
-        logger.info("%s with %d nodes in float keeps %s", step.described, len(left), share)
-        return len(self.steps) - 1
-
-    def _race(self, model: SerializedModel, *, decides: bool) -> Race:
-        """How fast a model is against the float model: looked at longer where that is close, and decides."""
-        (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
-        if decides and abs(race.speedup - 1) < _CLOSE:
-            (race,) = run_races([self._reference, model], self._held.feeds)
-        return race
+        return step
 
     def _weight_bytes(self, options: Options) -> dict[str, int]:
         """Size of the weight of each node that has one, in float."""
@@ -336,13 +267,3 @@ class Search:
         return {
             name: w.const_value.nbytes for name, w in weights.items() if w is not None and w.const_value is not None
         }
-
-    def _plan(self, trials: int) -> None:
-        """So many more trials are to come, at most."""
-        self._planned = self._done + trials
-
-    def _advance(self, *_: object) -> None:
-        """Another trial is done."""
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, max(self._planned, self._done))

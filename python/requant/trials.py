@@ -29,6 +29,7 @@ from requant.stages import (
     with_data_options,
 )
 from requant.verify import Distance, decibels, run_each
+from requant.weights.plan import plan_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -236,8 +237,6 @@ def set_up(
         RequantError: a subclass says which input was wrong.
     """
     found = get_metric(metric)
-    if config.weight_only is not None:
-        raise ConfigError("trials leave layers in float, and weight-only has none", hint="choose bits by target_bits")
     if config.dynamic:
         raise ConfigError("trials need ranges, and dynamic quantization calibrates none", hint="leave out dynamic")
     if data is None:
@@ -251,7 +250,7 @@ def set_up(
     if evaluation is not None:
         judge = Judge(found, open_judged(evaluation, graph, options, found, labels))
     prepared, changes = prepare(graph)
-    plan = plan_whole(prepared, config)
+    plan = plan_whole(prepared, config) if config.weight_only is None else plan_weights(prepared, config)
     refuse_empty(plan, graph.origin)
     return Setup(graph, prepared, describe(changes), plan, dataset, judge)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from requant.building import storage_notes
+from requant.concluding import Given, Held
 from requant.data import open_data
 from requant.errors import ModelError
 from requant.evaluation import measure_accuracy
@@ -19,7 +22,7 @@ from requant.onnx.rescale import rescale
 from requant.onnx.storage import Stored, store_half
 from requant.quantized import QuantizedModel
 from requant.report import Latency, Report, TensorQuality
-from requant.runtime import refuse_unknown, unknown
+from requant.runtime import refuse_unknown
 from requant.stages import (
     Stopwatch,
     describe,
@@ -29,10 +32,9 @@ from requant.stages import (
     open_judged,
     refuse_empty,
     source_notes,
-    verification_batches,
     with_data_options,
 )
-from requant.verify import check_model, compare_outputs, decibels, is_large, measure_latency, one_sample, zero_feeds
+from requant.verify import check_model, compare_outputs, decibels, is_large, measure_latency
 from requant.version import __version__
 from requant.weights import AUTO
 from requant.weights.arithmetic import arithmetic_of, describe_arithmetic
@@ -41,11 +43,11 @@ from requant.weights.plan import plan_weights
 from requant.weights.resolve import round_weights, wants_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from requant.calibration import Progress
     from requant.config import QuantConfig
-    from requant.data import DataOptions
+    from requant.data import Batch, DataOptions
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
     from requant.plan import QuantPlan
@@ -85,45 +87,106 @@ def quantize_weights(
         judged = None if evaluation is None else open_judged(evaluation, graph, options, judge, labels)
     with watch("prepare"):
         prepared, changes = prepare(graph)
+        given = Given(graph, prepared, describe(changes), dataset, judged, judge)
         plan = plan_weights(prepared, config)
         refuse_empty(plan, graph.origin)
     with watch("calibrate"):
-        auto = any(node.algorithm == AUTO for node in plan.blocked)
-        walks = wants_data(plan) or auto or config.target_bits is not None
-        samples = config.samples or SAMPLES
-        batches = tuple(first_batches(dataset.batches(), samples)) if dataset is not None and walks else ()
+        batches = read_samples(given, config) if config.target_bits is not None or looks_at_data(plan) else ()
         if config.target_bits is not None:
             plan = assign_bits(prepared, plan, config.target_bits, batches, threads=config.cores)
-        if config.format == "qdq":
-            prepared = with_opset(prepared, needed_opset(plan))
-        rounded = round_weights(prepared, plan, batches, threads=config.cores, progress=progress)
-    with watch("quantize"):
-        built, notes = build(graph, prepared, plan, rounded, config)
-    runs = not unknown(graph.foreign_ops())
-    held, note = verification_batches(dataset, dynamic=not batches, runs=runs)
-    feeds = one_sample(held[0], graph.inputs) if held else zero_feeds(graph.inputs)
+        rounded = round_to_plan(given, plan, config, batches, progress)
+    return conclude_weights(given, config, rounded, Held.back(given, dynamic=not batches), watch=watch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowBitModel:
+    """A model whose weights have few bits.
+
+    Attributes:
+        model: the model.
+        plan: which weights, and how many bits.
+        rounded: how they were rounded.
+        samples: by how many samples.
+        notes: what must be said of it.
+    """
+
+    model: SerializedModel
+    plan: QuantPlan
+    rounded: Rounded
+    samples: int
+    notes: tuple[str, ...]
+
+    @property
+    def mean_bits(self) -> float:
+        """The bits that a weight takes on average, scales and zero points included."""
+        weights = self.rounded.weights.values()
+        return 8 * sum(each.nbytes for each in weights) / max(1, sum(math.prod(each.shape) for each in weights))
+
+
+def read_samples(given: Given, config: QuantConfig) -> tuple[Batch, ...]:
+    """The samples that layers are rounded by; none where there is no data."""
+    if given.dataset is None:
+        return ()
+    return tuple(first_batches(given.dataset.batches(), config.samples or SAMPLES))
+
+
+def looks_at_data(plan: QuantPlan) -> bool:
+    """Whether some weight is rounded by what its layer reads, where there is data."""
+    return wants_data(plan) or any(node.algorithm == AUTO for node in plan.blocked)
+
+
+def round_to_plan(
+    given: Given, plan: QuantPlan, config: QuantConfig, batches: Sequence[Batch], progress: Progress | None = None
+) -> LowBitModel:
+    """The model with the weights of ``plan`` rounded, by ``batches`` where the plan looks at data."""
+    prepared = with_opset(given.prepared, needed_opset(plan)) if config.format == "qdq" else given.prepared
+    used = batches if looks_at_data(plan) else ()
+    rounded = round_weights(prepared, plan, used, threads=config.cores, progress=progress)
+    built, notes = build(given.graph, prepared, plan, rounded, config)
+    return LowBitModel(built, plan, rounded, sum(batch.count for batch in batches), notes)
+
+
+def conclude_weights(
+    given: Given, config: QuantConfig, found: LowBitModel, held: Held, *, watch: Stopwatch
+) -> QuantizedModel:
+    """The verified model, and its report.
+
+    Args:
+        given: what it was made from.
+        config: how.
+        found: the model.
+        held: what to compare on.
+        watch: what the stages before took.
+
+    Raises:
+        VerificationError: it is no valid model, or not finite where the float model is.
+    """
+    graph, built, plan, judged = given.graph, found.model, found.plan, given.judged
     with watch("verify"):
-        runners = check_model(graph, built, feeds, threads=1)
+        runners = check_model(graph, built, held.feeds, threads=1)
         names = [output.name for output in graph.outputs]
-        outputs = compare_outputs(runners, names, held, workers=config.cores) if runners and held else ()
-        latency = measure_latency(runners, feeds) if runners and held else None
-        accuracy = measure_accuracy(runners, names, judged, judge, workers=config.cores) if runners and judged else None
+        compared = runners if held.batches else None
+        outputs = compare_outputs(compared, names, held.batches, workers=config.cores) if compared else ()
+        latency = measure_latency(compared, held.feeds) if compared else None
+        accuracy = None
+        if runners and judged:
+            accuracy = measure_accuracy(runners, names, judged, given.metric, workers=config.cores)
         arithmetic = arithmetic_of(built) if runners else None
-        speed = tuple(_speed(runners, feeds, latency)) if runners and latency else ()
+        speed = tuple(_speed(runners, held.feeds, latency)) if runners and latency else ()
     report = Report(
         version=__version__,
         model=graph.origin,
         config=config.to_dict(),
         float_bytes=graph.size,
         quantized_bytes=built.size,
-        prepared=describe(changes),
+        prepared=given.changes,
         quantized=dict(Counter(plan.op_types)),
         skipped=plan.skipped,
-        data=describe_data(dataset),
-        calibration_samples=sum(batch.count for batch in batches),
-        verification_samples=sum(batch.count for batch in held),
+        data=describe_data(given.dataset),
+        calibration_samples=found.samples,
+        verification_samples=sum(batch.count for batch in held.batches),
         outputs=outputs,
-        tensors=tuple(map(_quality, rounded.errors)),
+        tensors=tuple(map(_quality, found.rounded.errors)),
         latency=latency,
         accuracy=accuracy,
         notes=(
@@ -131,10 +194,10 @@ def quantize_weights(
             *speed,
             *_notes(plan, config),
             *_size_notes(built),
-            *source_notes(graph, dataset),
-            *rounded.notes(),
-            *notes,
-            *note,
+            *source_notes(graph, given.dataset),
+            *found.rounded.notes(),
+            *found.notes,
+            *held.notes,
         ),
         seconds=dict(watch.seconds),
     )

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from tests.models import MODELS, Array, Net, run, samples, two_gemm
 
 import requant
-from requant import search
+from requant import walk
 from requant.config import AUTO, METHODS
 from requant.errors import ConfigError, DataError, RequantError
 from requant.placement import Race
@@ -132,7 +132,7 @@ def test_a_model_that_quantization_slows_down_is_left_in_float(digits: Path, mon
     def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
         return [Race(1.0, 0.9 if model.size in sizes else 1.0) for model in models[1:]]
 
-    monkeypatch.setattr(search, "run_races", race)
+    monkeypatch.setattr(walk, "run_races", race)
     kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1)
     assert kept.met
     step = kept.steps[kept.chosen]
@@ -145,7 +145,7 @@ def test_a_model_that_quantization_slows_down_is_left_in_float(digits: Path, mon
 
 def test_latency_may_be_asked_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = iter([1.5, 1.4, 1.7, 1.7, 1.7, 1.7, 1.7])
-    monkeypatch.setattr(search, "run_races", lambda *_, **__: [Race(1.0, next(speeds))])
+    monkeypatch.setattr(walk, "run_races", lambda *_, **__: [Race(1.0, next(speeds))])
     kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1, optimize="latency")
     assert len(kept.steps) > 1
     assert kept.steps[kept.chosen].speedup == max(s.speedup for s in kept.steps)
@@ -172,7 +172,7 @@ def test_an_interrupt_before_there_is_a_model_is_one(monkeypatch: pytest.MonkeyP
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search, "run_races", interrupt)
+    monkeypatch.setattr(walk, "run_races", interrupt)
     with pytest.raises(KeyboardInterrupt):
         requant.quantize_to_keep(two_gemm(), samples(two_gemm(), 16), 0.9, threads=1)
 

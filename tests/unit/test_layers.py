@@ -100,7 +100,7 @@ LAYERS = (
     ),
     ("transforms",),
     ("stages", "quantized", "weightonly", "concluding"),
-    ("api", "editing", "trials", "ablation", "variants", "search", "keeping", "schema"),
+    ("api", "editing", "trials", "ablation", "variants", "walk", "search", "bitsearch", "keeping", "schema"),
     ("cli", "__main__"),
 )
 #: Modules of a higher layer that a target's or a runtime's table needs.

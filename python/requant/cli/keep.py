@@ -1,4 +1,4 @@
-"""``requant quantize --keep``: as few layers in float as a target takes."""
+"""``requant quantize --keep``: as few layers in float, or as few bits, as a target takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="search for a model that keeps this share of the float model's --metric on samples held back from --data; "
         "without labels there of the perplexity of a language model, or of the outputs (0.99: error power at most "
-        "1 %%); it is not slower than the float model; exit status 1 if none keeps the share",
+        "1 %%); it is not slower than the float model, or with --weight-only the smallest; exit status 1 if none keeps "
+        "the share",
     )
     parser.set_defaults(metric=None)  # unset, it is what fits the data
 

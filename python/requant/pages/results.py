@@ -26,7 +26,9 @@ _VIEWS = 16
 def quantization(report: Report, kept: Kept | None = None) -> str:
     """What ``requant quantize`` did."""
     config = report.config
-    if config.get("dynamic"):
+    if config.get("weight_only"):
+        how = f"Weights: {config['weight_only']}, rounded by {config.get('algorithm') or 'auto'}."
+    elif config.get("dynamic"):
         how = "Activations are quantized at run time."
     else:
         kind = "symmetric" if config.get("symmetric") else "asymmetric"
