@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::{_mm256_setzero_ps, _mm256_setzero_si256};
 
-use super::avx2_values::{Lanes, load, real, store, store_8_integers, store_32, store_32_integers};
+use super::avx2_values::{Lanes, load, real, store, store_8_integers, store_32, store_32_bytes, store_32_integers};
 use crate::{
     affine::{Integer, Rounding},
     kernels::{
@@ -104,12 +104,16 @@ impl<Q: Integer, const FORMULA: u8> Map for Quantize<Q, FORMULA> {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn block<const RUN: usize>(x: &[f32; 32], divisors: &Divisors<'_>, first: usize, out: &mut [Q; 32]) {
-        let mut q = [_mm256_setzero_si256(); 4];
+        // SAFETY: as the caller promised.
+        let lanes = [0, 8, 16, 24].map(|v| unsafe { Lanes::at::<RUN>(divisors, first + v) });
+        let mut reals = [_mm256_setzero_ps(); 4];
         for (v, x) in x.as_chunks().0.iter().enumerate() {
-            // SAFETY: as the caller promised.
-            q[v] = unsafe { Lanes::at::<RUN>(divisors, first + 8 * v) }.integers::<FORMULA>(load(x));
+            reals[v] = load(x);
         }
-        store_32_integers(q, out);
+        if Q::TYPE.bits() == 8 {
+            return store_32_bytes::<Q, FORMULA>(&lanes, reals, divisors.slices.limits, out);
+        }
+        store_32_integers([0, 1, 2, 3].map(|v| lanes[v].integers::<FORMULA>(reals[v])), out);
     }
 
     #[inline]

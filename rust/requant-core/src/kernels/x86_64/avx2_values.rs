@@ -102,6 +102,15 @@ impl Lanes {
         _mm256_add_epi32(self.steps::<FORMULA>(x), self.zero_point)
     }
 
+    /// The level, rounded to nearest even; 0 stands for NaN. At most the largest integer's, and as small as the real is: what is
+    /// below every 32-bit integer, or has a quotient that is infinite or NaN for being so, becomes the smallest.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn rounded_level<const FORMULA: u8>(&self, x: __m256) -> __m256i {
+        let x = _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_ORD_Q>(x, x));
+        _mm256_cvtps_epi32(self.level::<FORMULA>(_mm256_min_ps(self.max, x)))
+    }
+
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn reals<const FORMULA: u8>(&self, x: __m256) -> __m256 {
@@ -122,6 +131,35 @@ impl Lanes {
         );
         _mm256_srli_epi32::<31>(_mm256_castps_si256(inside))
     }
+}
+
+/// Writes the integers of 32 reals in a type of 8 bits, whose `limits` may be narrower.
+///
+/// Saturating arithmetic of 16 bits takes the place of comparing with the smallest integer, and costs less: half the additions,
+/// and one comparison of bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn store_32_bytes<Q: Integer, const FORMULA: u8>(
+    lanes: &[Lanes; 4],
+    x: [__m256; 4],
+    limits: (i32, i32),
+    out: &mut [Q; 32],
+) {
+    let words = [0, 2].map(|v| {
+        let [a, b] = [v, v + 1].map(|v| lanes[v].rounded_level::<FORMULA>(x[v]));
+        let words = _mm256_packs_epi32(a, b);
+        if matches!(FORMULA, PER_TENSOR | PER_CHANNEL) {
+            return words;
+        }
+        _mm256_adds_epi16(words, _mm256_packs_epi32(lanes[v].zero_point, lanes[v + 1].zero_point))
+    });
+    let smallest = _mm256_set1_epi8(i8::narrow(limits.0));
+    let bytes = if Q::TYPE.signed() {
+        _mm256_max_epi8(_mm256_packs_epi16(words[0], words[1]), smallest)
+    } else {
+        _mm256_max_epu8(_mm256_packus_epi16(words[0], words[1]), smallest)
+    };
+    store_packed_bytes(bytes, out);
 }
 
 const PER_TENSOR: u8 = Rounding::TorchPerTensor as u8;
@@ -211,8 +249,8 @@ pub(super) fn store_32_integers<Q: Integer>(v: [__m256i; 4], out: &mut [Q; 32]) 
         (16, false) => (_mm256_packus_epi32(v[0], v[1]), _mm256_packus_epi32(v[2], v[3])),
         _ => (_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3])),
     };
-    let out = out.as_mut_ptr().cast::<__m256i>();
     if Q::TYPE.bits() == 16 {
+        let out = out.as_mut_ptr().cast::<__m256i>();
         // Packing works in halves of 128 bits: quads of words lie in the order 0 2 1 3.
         let (low, high) = (
             _mm256_permute4x64_epi64::<0b11_01_10_00>(low),
@@ -229,12 +267,18 @@ pub(super) fn store_32_integers<Q: Integer>(v: [__m256i; 4], out: &mut [Q; 32]) 
         } else {
             _mm256_packus_epi16(low, high)
         };
-        // Groups of 4 bytes lie in the order 0 4 1 5 2 6 3 7 of these.
-        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let bytes = _mm256_permutevar8x32_epi32(bytes, order);
-        // SAFETY: `out` is 32 integers of at least 1 byte, and `storeu` needs no alignment.
-        unsafe { _mm256_storeu_si256(out, bytes) };
+        store_packed_bytes(bytes, out);
     }
+}
+
+/// Writes 32 bytes that were packed twice.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_packed_bytes<Q: Integer>(bytes: __m256i, out: &mut [Q; 32]) {
+    // Groups of 4 bytes lie in the order 0 4 1 5 2 6 3 7 of these.
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    // SAFETY: `out` is 32 integers of at least 1 byte, and `storeu` needs no alignment.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(bytes, order)) };
 }
 
 /// Writes 8 integers that lie in `Q`.
