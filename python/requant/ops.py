@@ -105,6 +105,7 @@ __all__ = [
     "unpack_into",
 ]
 
+_FLOAT32 = np.dtype(np.float32)
 
 cpu_info()  # refuses a REQUANT_ISA that names no kernel set of this machine
 
@@ -381,22 +382,30 @@ def _flat_form(shape: tuple[int, ...], granularity: Granularity) -> tuple[tuple[
 def _spec(shape: tuple[int, ...], params: QuantParams, rounding: str, threads: int | None) -> tuple[Any, Any]:
     """The shape that the core sees, and its other arguments, once the shapes of ``params`` are seen to fit."""
     scheme = params.scheme
+    if threads is not None and threads < 0:
+        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    flat_shape, axis, block_size = _flat_form(shape, scheme.granularity)
+    options = (scheme.dtype, axis, block_size, scheme.narrow, rounding, threads or 0)
+    # Numbers cost less than arrays to hand over, which shows where there is little data.
+    scale, zero_point = params.scale, params.zero_point
+    if isinstance(scheme.granularity, PerTensor) and _is_one(scale, _FLOAT32) and _is_one(zero_point):
+        return flat_shape, (float(scale), int(zero_point), *options)
     expected = scale_shape(shape, scheme.granularity)
-    scale, zero_point = as_float32(params.scale), np.asarray(params.zero_point)
+    scale, zero_point = as_float32(scale), np.asarray(zero_point)
     for name, value in (("scale", scale), ("zero_point", zero_point)):
         if value.shape != expected:
             message = f"expected {name} of shape {expected} for data of shape {shape}, got {value.shape}"
             raise ConfigError(message, hint=f"the granularity is {scheme.granularity}")
-    if threads is not None and threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
-    numbers: tuple[Any, Any]
-    if expected:
-        numbers = scale, np.require(zero_point, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
-    else:
-        # Numbers cost less than arrays to hand over, which shows where there is little data.
-        numbers = scale.item(), int(zero_point)
-    shape, axis, block_size = _flat_form(shape, scheme.granularity)
-    return shape, (*numbers, scheme.dtype, axis, block_size, scheme.narrow, rounding, threads or 0)
+    if not expected:
+        return flat_shape, (scale.item(), int(zero_point), *options)
+    return flat_shape, (scale, np.require(zero_point, np.int32, ["C_CONTIGUOUS", "ALIGNED"]), *options)
+
+
+def _is_one(value: Any, dtype: np.dtype[Any] | None = None) -> bool:
+    """Whether ``value`` is a numpy scalar or an array of no axes, of integers or of ``dtype``."""
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return dtype is None and type(value) is int
+    return value.ndim == 0 and (value.dtype.kind in "iu" if dtype is None else value.dtype == dtype)
 
 
 def _rows(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
