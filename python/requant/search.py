@@ -9,14 +9,17 @@
    integers again. What goes to float has its weights stored as integers all the same, and as float16 where that is too
    little.
 4. Where what was found is slower than the float model, or the lowest latency was asked for: the nodes that are slower
-   in integers on this machine go to float, too (``requant.placement``), in the end all of them.
+   in integers on this machine go to float, too (``requant.placement``), in the end all of them. Those of these models
+   that keep enough then run in turn, all of them and the float model, so that one measurement decides.
 
-Only the last part depends on how fast something ran; all else is the same on every machine.
+Only the last part depends on how fast something ran; all else is the same on every machine. Differences of less than
+``WORTH`` decide nothing there: of models that are about as fast, the one with most nodes in integers is taken.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from requant.ablation import try_elsewhere, try_without
@@ -29,7 +32,7 @@ from requant.runtime import available
 from requant.stages import first_batches
 from requant.trials import Trials
 from requant.variants import CHANGES
-from requant.walk import ModelWalk, fewest
+from requant.walk import EVEN, ModelWalk, fewest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,6 +94,7 @@ class Search(ModelWalk):
         self._given, self._graph, self._variants, self._executor = given, given.graph, variants, executor
         self._latency = latency
         self._index: dict[object, int | None] = {}
+        self._models: dict[bytes, int] = {}
 
     def walk(self) -> None:
         """Try models until one will do.
@@ -107,7 +111,7 @@ class Search(ModelWalk):
         options = {} if self._met else self._vary()
         if not self._met and not self._leave_out(options) and self._variants.config.rest == "int8":
             self._leave_out({**options, "rest": "float16"})
-        if (self._latency or self.steps[self.best()].speedup < 1) and available():
+        if (self._latency or self.steps[self.best()].speedup < EVEN) and available():
             self._latency = True
             self._place(self.recipes[self.best()])
 
@@ -122,7 +126,7 @@ class Search(ModelWalk):
         if not good:
             return self._keeps_most()
         order = sorted(good, key=lambda i: (-self.steps[i].integer_nodes, self.steps[i].bytes))
-        fast = [i for i in order if self.steps[i].speedup >= 1]
+        fast = [i for i in order if self.steps[i].speedup >= EVEN]
         if fast and not self._latency:
             return fast[0]
         best = order[0]
@@ -235,9 +239,12 @@ class Search(ModelWalk):
         every = [node.name for node in whole.plan.nodes]
         every += [node.name for node in whole.plan.dynamic if node.form is Form.INTEGER]
         sets.append(dict.fromkeys(every, "the model is slower in integers on this machine"))
-        self._plan(len(sets))
-        for slower in sets:
-            self._try(recipe.options, {**recipe.left, **slower})
+        self._plan(len(sets) + 1)
+        tried = [self.best(), *(self._try(recipe.options, {**recipe.left, **slower}) for slower in sets)]
+        contenders = [i for i in dict.fromkeys(tried) if i is not None and self.meets(self.steps[i])]
+        recipes = {i: self.recipes[i] for i in contenders}
+        self._race_all({i: self._variants.make(each.options).build(each.left).model for i, each in recipes.items()})
+        self._advance()
 
     def _try(self, options: Options, left: Left) -> int | None:
         """The step with these options and nodes in float, tried once; None if nothing is quantized then."""
@@ -252,6 +259,10 @@ class Search(ModelWalk):
         candidate = variant.build(left)
         if not candidate.is_quantized:
             return None
+        digest = blake2b(candidate.model.proto).digest()
+        if digest in self._models and candidate.model.folder is None:
+            return self._models[digest]  # another way to the same bytes
+        self._models[digest] = len(self.steps)
         others = {name: value for name, value in options.items() if name != "method"}
         integers = len(candidate.plan.op_types)
         self.recipes.append(Recipe(options, left))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.placement import Race, run_races
+from requant.placement import WORTH, Race, run_races
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How near to the float model's speed a model is looked at longer.
-_CLOSE = 0.1
+#: From which speed on a model counts as no slower than the float model, and how near to that it is looked at longer.
+EVEN, _CLOSE = 1 / WORTH, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +128,16 @@ class ModelWalk(ABC):
     def _race(self, model: SerializedModel, *, decides: bool) -> Race:
         """How fast a model is against the float model: looked at longer where that is close, and decides."""
         (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
-        if decides and abs(race.speedup - 1) < _CLOSE:
+        if decides and abs(race.speedup - EVEN) < _CLOSE:
             (race,) = run_races([self._reference, model], self._held.feeds)
         return race
+
+    def _race_all(self, models: Mapping[int, SerializedModel]) -> None:
+        """Let the models of these steps run in turn, so that they have the same conditions, and take their speeds."""
+        if len(models) > 1:
+            races = run_races([self._reference, *models.values()], self._held.feeds)
+            for i, race in zip(models, races, strict=True):
+                self.steps[i] = replace(self.steps[i], latency_ms=race.ms, speedup=race.speedup)
 
     def _plan(self, trials: int) -> None:
         """So many more trials are to come, at most."""

@@ -14,6 +14,7 @@ import pytest
 from tests.models import Net, samples, two_gemm
 
 import requant
+from requant import ablation, search
 from requant.errors import CalibrationError, ConfigError, ExecutorError
 
 if TYPE_CHECKING:
@@ -87,6 +88,39 @@ def test_a_cluster_gives_the_same(cluster: Any, digits: Path) -> None:
     assert same(requant.calibrate(model, data, executor=executor), requant.calibrate(model, data, threads=1))
     small, x = two_gemm(), samples(two_gemm(), 64)
     assert requant.sensitivity(small, x, executor=executor).parts == requant.sensitivity(small, x, threads=1).parts
+
+
+@pytest.mark.usefixtures("fast_integers")
+@pytest.mark.parametrize("killing", [False, True])
+def test_a_cluster_searches_as_threads_do(cluster: Any, killing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are lost while the model is calibrated, and while they find the noise of nodes."""
+    model, data = two_gemm(), samples(two_gemm(), 256)
+    options: dict[str, Any] = {"batch_size": 4, "threads": 1}
+    here = requant.quantize_to_keep(model, data, 1.0, **options)
+    killed: list[str] = []
+
+    def lose(stage: str) -> None:
+        if killing and stage not in killed:
+            killed.append(stage)
+            kill_one(cluster)
+
+    def try_elsewhere(executor: Any, context: Any, build: Any, left_out: Any, advance: Any) -> Any:
+        def advanced(*done: Any) -> None:
+            lose("noise")
+            advance(*done)
+
+        return ablation.try_elsewhere(executor, context, build, left_out, advanced)
+
+    monkeypatch.setattr(search, "try_elsewhere", try_elsewhere)
+    executor = cluster.get_executor(retries=3)
+    there = requant.quantize_to_keep(
+        model, data, 1.0, executor=executor, progress=lambda *_: lose("calibration"), **options
+    )
+    assert killed == (["calibration", "noise"] if killing else [])
+    assert len(here.steps) > 5
+    assert there.steps == here.steps
+    assert there.config == here.config
+    assert there.model.data == here.model.data
 
 
 def test_killed_workers_of_a_cluster_change_nothing(cluster: Any, digits: Path) -> None:

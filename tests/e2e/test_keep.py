@@ -74,7 +74,8 @@ def test_a_hard_target_leaves_nodes_in_float(searched: requant.Kept) -> None:
     assert kept.share == step.share == pytest.approx(np.sqrt(fidelity(kept.model)))
     assert step.bytes == len(kept.model.data)
     tried = {s.method for s in kept.steps if not s.in_float}
-    assert set(METHODS) <= tried <= {*METHODS, AUTO}  # auto, where it comes to another range
+    assert {*METHODS} - {"sqnr"} <= tried <= {*METHODS, AUTO}  # sqnr is mse; auto, where it comes to another range
+    assert len({(s.score, s.bytes, s.share) for s in kept.steps}) == len(kept.steps)
     more = [s for s in kept.steps if s.integer_nodes > step.integer_nodes]
     assert more
     assert all(s.share is not None and s.share < kept.target for s in more)
@@ -95,6 +96,14 @@ def test_the_options_make_the_same_model_without_a_search(
     again = requant.QuantConfig.from_recipe(recipe)
     assert again == searched.config
     assert requant.quantize(model, data, again).data == searched.model.data
+
+
+def test_the_document_holds_the_options_that_make_the_model(
+    searched: requant.Kept, residual: tuple[Any, Any, float]
+) -> None:
+    model, data, _ = residual
+    options = json.loads(json.dumps(searched.to_dict()))["config"]
+    assert requant.quantize(model, data, options).data == searched.model.data
 
 
 def test_threads_change_nothing(searched: requant.Kept, residual: tuple[Any, Any, float]) -> None:
@@ -144,13 +153,32 @@ def test_a_model_that_quantization_slows_down_is_left_in_float(digits: Path, mon
 
 
 def test_latency_may_be_asked_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    speeds = iter([1.5, 1.4, 1.7, 1.7, 1.7, 1.7, 1.7])
-    monkeypatch.setattr(walk, "run_races", lambda *_, **__: [Race(1.0, next(speeds))])
+    """Speeds are made up; those of the race in which all run in turn count."""
+
+    def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
+        return [Race(1.0, 9.0)] if len(models) == 2 else [Race(1.0, 1.5 + 0.2 * i) for i in range(len(models) - 1)]
+
+    monkeypatch.setattr(walk, "run_races", race)
     kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1, optimize="latency")
     assert len(kept.steps) > 1
     assert kept.steps[kept.chosen].speedup == max(s.speedup for s in kept.steps)
     assert kept.config.optimize == "none"
     assert requant.quantize(*files(digits), kept.config).data == kept.model.data
+
+
+@pytest.mark.parametrize(("speed", "as_it_is"), [(0.985, True), (0.97, False)])
+def test_what_is_as_fast_as_can_be_told_stays_in_integers(
+    speed: float, as_it_is: bool, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speeds are made up: 1.5 % below the float model's is noise, 3 % is not."""
+
+    def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
+        return [Race(1.0, speed), *(Race(1.0, 1.0) for _ in models[2:])]
+
+    monkeypatch.setattr(walk, "run_races", race)
+    kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1)
+    assert (len(kept.steps) == 1) == as_it_is
+    assert (not kept.config.in_float) == as_it_is
 
 
 def test_an_interrupt_leaves_the_best_model_until_then(residual: tuple[Any, Any, float]) -> None:
