@@ -100,6 +100,14 @@ class TensorDrift:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwatched:
+    """A tensor with a frozen range that a monitor cannot see, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """What a monitor found.
 
@@ -110,6 +118,8 @@ class Drift:
         tensors: those that were watched and seen, in the model's order.
         verdict: ``matches`` if all do, else that of the tensor that would gain most from calibrating anew.
         ranges: histograms of live values in the frozen ranges, of the tensors that match least.
+        unwatched: the tensors that were to be watched and were not: those that cannot be seen, and those in branches
+            that no request took.
     """
 
     model: str
@@ -118,6 +128,7 @@ class Drift:
     tensors: tuple[TensorDrift, ...]
     verdict: Verdict
     ranges: tuple[RangeView, ...] = ()
+    unwatched: tuple[Unwatched, ...] = ()
 
     @property
     def worst(self) -> tuple[TensorDrift, ...]:

@@ -10,13 +10,13 @@ import numpy as np
 
 from requant import ops
 from requant.data import DataOptions, open_data
-from requant.drift import Drift, TensorMonitor, Verdict, by_badness
+from requant.drift import Drift, TensorMonitor, Unwatched, Verdict, by_badness
 from requant.errors import ConfigError, DataError, ModelError, closest
 from requant.evaluation import load
 from requant.runtime import open_runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -79,7 +79,8 @@ class DriftMonitor:
 
     Args:
         model: path, bytes or ModelProto of a model with constant scales (QuantizeLinear), of whatever quantizer.
-        tensors: names of the tensors to watch, or ``all``; the model's inputs by default.
+        tensors: names of the tensors to watch, or ``all``; the model's inputs by default. Tensors in bodies of Loop and
+            Scan are those of all iterations of a request.
         every: look at one request in so many; 1 looks at all.
         threads: CPU threads for ``run``; 0 uses all cores.
 
@@ -101,14 +102,15 @@ class DriftMonitor:
         if every < 1:
             raise ConfigError(f"every is {every}, expected at least 1")
         graph = load(model)
-        frozen = frozen_ranges(graph)
+        frozen, hidden = frozen_ranges(graph)
         self.inputs = graph.inputs
         inputs = [spec.name for spec in graph.inputs]
-        names = _chosen(graph.origin, frozen, inputs, tensors)
+        names = _chosen(graph.origin, frozen, hidden, inputs, tensors)
         self.model, self.digest, self.every = graph.origin, graph.digest, every
         self.outputs = tuple(output.name for output in graph.outputs)
         self.requests = self.sampled = 0
         self._watched = {name: TensorMonitor(frozen[name]) for name in names}
+        self._hidden = hidden if tensors == "all" else {}
         self._inner = [name for name in names if name not in inputs]
         self._graph, self._threads = graph, threads
         self._runners: dict[bool, Runner] = {}
@@ -185,7 +187,13 @@ class DriftMonitor:
         tensors = tuple(part.judged(None if table is None else table.get(name)) for name, part in parts.items())
         worst = by_badness(tensors)
         views = tuple(parts[tensor.name].view() for tensor in worst[:_VIEWS])
-        return Drift(self.model, requests, sampled, tensors, worst[0].verdict, views)
+        return Drift(self.model, requests, sampled, tensors, worst[0].verdict, views, tuple(self._unwatched(parts)))
+
+    def _unwatched(self, seen: Mapping[str, TensorMonitor]) -> Iterator[Unwatched]:
+        """What is missing among those that were to be watched, the inner ones where ``run`` has looked at some."""
+        yield from (Unwatched(name, reason) for name, reason in self._hidden.items())
+        if any(name in seen for name in self._inner):
+            yield from (Unwatched(name, "no request took its branch") for name in self._inner if name not in seen)
 
     def counters(self) -> dict[str, float]:
         """What was seen, as Prometheus names it: metrics with labels, and their values."""
@@ -244,8 +252,18 @@ class DriftMonitor:
 
 
 def _chosen(
-    origin: str, frozen: Mapping[str, FrozenRange], inputs: Sequence[str], tensors: Iterable[str] | None
+    origin: str,
+    frozen: Mapping[str, FrozenRange],
+    hidden: Mapping[str, str],
+    inputs: Sequence[str],
+    tensors: Iterable[str] | None,
 ) -> tuple[str, ...]:
+    if not frozen and hidden:
+        name, reason = next(iter(hidden.items()))
+        raise ModelError(
+            f"none of the {len(hidden)} frozen ranges of {origin} can be watched: {name!r}: {reason}",
+            hint="a monitor sees the main graph, branches of If, and bodies of Loop and Scan whose shapes are known",
+        )
     if not frozen:
         raise ModelError(
             f"{origin} has no frozen ranges: no QuantizeLinear of it has a constant scale",
@@ -263,6 +281,8 @@ def _chosen(
         return own
     names = tuple(dict.fromkeys([tensors] if isinstance(tensors, str) else tensors))
     for name in names:
+        if name in hidden:
+            raise ConfigError(f"{name!r} of {origin} cannot be watched: {hidden[name]}", hint="leave it out")
         if name not in frozen:
             raise ConfigError(
                 f"{origin} has no frozen range for {name!r}{closest(name, frozen)}", hint="all watches every one it has"

@@ -8,14 +8,19 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from tests.models import Net, depthwise, run, samples, two_gemm
+from tests.unit.onnx import test_bodies as bodies
+from tests.unit.onnx.test_bodies import MODELS, samples as in_bodies
 
 import requant
 from requant import Verdict
+from requant.cli.drift import show
 from requant.errors import ConfigError, DataError, ModelError
 from requant.onnx.frozen import frozen_ranges
 from requant.onnx.graph import Graph
+from requant.runtime import open_runner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +74,7 @@ def dynamic_error(x: NDArray[np.float32]) -> NDArray[np.float64]:
 def test_the_four_regimes(model: bytes, x: NDArray[np.float32], verdict: Verdict, least: float, most: float) -> None:
     found = watched(model, x).drift()
     (tensor,) = found.tensors
-    frozen = frozen_ranges(Graph.load(model))["x"]
+    frozen = frozen_ranges(Graph.load(model))[0]["x"]
     static = squared_error(x, frozen.scale, frozen.zero_point).mean()
     dynamic = np.mean([dynamic_error(request).mean() for request in np.split(x, 10)])
     assert tensor.static_error == pytest.approx(static, rel=0.03)
@@ -95,7 +100,7 @@ def test_what_few_values_and_few_clipped_requests_say_may_be_chance() -> None:
 
 def test_the_share_that_is_chance_is_that_of_the_requests_that_are_clipped(model: bytes) -> None:
     live = np.clip(LIVE, -2, 2)
-    frozen = frozen_ranges(Graph.load(model))["x"]
+    frozen = frozen_ranges(Graph.load(model))[0]["x"]
     near, far = 1.5 * frozen.hi, 10 * frozen.hi
     for value, clipped, requests in (
         (far, 1, 20),
@@ -114,7 +119,7 @@ def test_the_share_that_is_chance_is_that_of_the_requests_that_are_clipped(model
 
 
 def test_equal_values_between_two_steps_are_not_narrower(model: bytes) -> None:
-    frozen = frozen_ranges(Graph.load(model))["x"]
+    frozen = frozen_ranges(Graph.load(model))[0]["x"]
     x = LIVE.copy()
     x[:, 1:] = 0.5 * frozen.scale
     (tensor,) = watched(model, x).drift().tensors
@@ -186,7 +191,7 @@ def test_what_a_clamp_cut_off_is_no_drift() -> None:
     made = net.model(net.conv(a, 4, 6, 1, name="second", output="y"))
     data = samples(made, 256)
     quantized = requant.quantize(made, data, threads=1).data
-    frozen = frozen_ranges(Graph.load(quantized))["clamped"]
+    frozen = frozen_ranges(Graph.load(quantized))[0]["clamped"]
     assert (frozen.low, frozen.high) == (0.0, 0.5)
     found = {t.name: t for t in requant.measure_drift(quantized, samples(made, 64, seed=3)).tensors}["clamped"]
     assert (found.min, found.max) == (0.0, 0.5)
@@ -199,7 +204,7 @@ def test_what_a_clamp_at_the_end_cut_off_is_no_drift() -> None:
     a = net.conv(net.input("x", ["n", 4, 8, 8]), 4, 4, name="first")
     made = net.model(net.op("Clip", a, net.const(0.0), net.const(0.5), output="clamped"))
     quantized = requant.quantize(made, samples(made, 256), threads=1).data
-    inner = [frozen for name, frozen in frozen_ranges(Graph.load(quantized)).items() if name != "x"]
+    inner = [frozen for name, frozen in frozen_ranges(Graph.load(quantized))[0].items() if name != "x"]
     assert [(frozen.low, frozen.high) for frozen in inner] == [(0.0, 0.5)]
     assert requant.measure_drift(quantized, samples(made, 64, seed=3)).verdict is Verdict.MATCHES
 
@@ -277,3 +282,83 @@ def test_bad_input_is_refused(model: bytes, digits: Path) -> None:
         requant.DriftMonitor(model).merge(requant.DriftMonitor(other))
     with pytest.raises(ModelError, match="pickled cannot run"):
         pickle.loads(pickle.dumps(requant.DriftMonitor(model))).run({"x": LIVE})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tensors_in_bodies_are_watched(name: str) -> None:
+    proto = MODELS[name]().SerializeToString()
+    graph = Graph.load(proto)
+    quantized = requant.quantize(proto, in_bodies(graph, 64), threads=1).data
+    live = in_bodies(graph, 40)
+    found = requant.measure_drift(quantized, live, threads=1)
+    names = [tensor.name for tensor in found.tensors]
+    assert names == list(frozen_ranges(Graph.load(quantized))[0])
+    assert found.unwatched == ()
+    assert {node.name for node in Graph.load(quantized).nodes}.isdisjoint(names)
+    assert found.verdict == "matches"
+    runner = open_runner(Graph.load(quantized).serialize(names), threads=1)
+    for place, tensor in enumerate(found.tensors):
+        arrays = [runner.run(feeds)[place] for feeds in live]
+        assert tensor.values == sum(array.size for array in arrays)  # of all iterations, none of a branch not taken
+        assert tensor.max == max(array.max() for array in arrays if array.size)
+    louder = [{key: 30 * x if x.dtype.kind == "f" else x for key, x in feeds.items()} for feeds in live]
+    verdicts = {tensor.name: tensor.verdict for tensor in requant.measure_drift(quantized, louder, threads=1).tensors}
+    assert verdicts["r" if "r" in verdicts else "row"] == "wider"
+
+
+def test_what_is_not_watched_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = MODELS["branching"]().SerializeToString()
+    graph = Graph.load(proto)
+    quantized = requant.quantize(proto, in_bodies(graph, 64), threads=1).data
+    found = requant.measure_drift(quantized, in_bodies(graph, 32, flag=False), threads=1)
+    assert [(each.name, each.reason) for each in found.unwatched] == [("r", "no request took its branch")]
+    assert "no request took its branch" in found.to_html()
+    show(found)
+    assert "not watched: 1 more tensor, since no request took its branch" in capsys.readouterr().out
+    own = requant.DriftMonitor(quantized, every=1)
+    own.observe(in_bodies(graph, 1)[0])
+    assert own.drift().unwatched == ()  # only the model's inputs were to be watched
+
+
+def branch_in_a_loop(*, quantizes_input: bool) -> onnx.ModelProto:
+    """A tensor ``v`` is quantized in a branch of an If inside a Loop, and ``x`` in the main graph or not at all."""
+    then = bodies.body(
+        [
+            bodies.node("Relu", "s", "v"),
+            bodies.node("QuantizeLinear", "v scale", "vq"),
+            bodies.node("DequantizeLinear", "vq scale", "then"),
+        ],
+        [],
+        [bodies.info("then", bodies.STATE)],
+    )
+    other = bodies.body([bodies.node("Identity", "s", "else")], [], [bodies.info("else", bodies.STATE)])
+    inner = [
+        bodies.node("If", "flag", "u", then_branch=then, else_branch=other),
+        bodies.node("Identity", "cond", "go"),
+    ]
+    go = onnx.helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, [])
+    state = bodies.info("s", bodies.STATE)
+    body = bodies.body(inner, [bodies.STEP, bodies.COND, state], [go, bodies.info("u", bodies.STATE)])
+    three = bodies.node("Constant", "", "three", value=onnx.numpy_helper.from_array(np.array(3)))
+    loop = onnx.helper.make_node("Loop", ["three", "", "start"], ["y"], name="loop", body=body)
+    first = [bodies.node("Identity", "x", "start")]
+    if quantizes_input:
+        first = [bodies.node("QuantizeLinear", "x scale", "xq"), bodies.node("DequantizeLinear", "xq scale", "start")]
+    model = bodies.model([*first, three, loop], [bodies.FLAG, bodies.info("x", bodies.STATE)], ["y"])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.05, np.float32), "scale"))
+    return model
+
+
+def test_a_branch_in_a_loop_cannot_be_watched() -> None:
+    model = branch_in_a_loop(quantizes_input=True)
+    monitor = requant.DriftMonitor(model, tensors="all", every=1)
+    assert monitor.tensors == ("x",)
+    monitor.run({"x": np.ones((1, 16), np.float32), "flag": np.array(True)})
+    (missing,) = monitor.drift().unwatched
+    assert missing.name == "v"
+    assert missing.reason.startswith("it stands in an If inside Loop or Scan")
+    with pytest.raises(ConfigError, match=r"'v' of .* cannot be watched: it stands in an If inside Loop"):
+        requant.DriftMonitor(model, tensors=["v"])
+    with pytest.raises(ModelError, match=r"none of the 1 frozen ranges .* can be watched: 'v': it stands") as caught:
+        requant.DriftMonitor(branch_in_a_loop(quantizes_input=False), tensors="all")
+    assert len(str(caught.value).splitlines()) <= 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def show(result: Drift) -> None:
     rest = len(result.tensors) - _SHOWN
     if rest > 0:
         out.print(f"... and {rest} more tensors (--json lists all)")
+    for reason, count in Counter(each.reason for each in result.unwatched).items():
+        out.print(f"not watched: {count} more tensor{'s' if count > 1 else ''}, since {reason}")
 
 
 def _times(value: float | None) -> str:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from requant.onnx.graph import bodies, free_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from requant.onnx.graph import Graph
 
@@ -42,7 +42,15 @@ class Surroundings:
 
     def hidden(self, node: ir.Node) -> str:
         """Why the tensors of ``node`` cannot be seen from outside; empty where they can."""
-        types = [owner.op_type for owner in self.around(node.graph)]
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None and self.around(value.graph)]
+        return self._hidden(node.graph, values)
+
+    def hidden_value(self, value: ir.Value) -> str:
+        """Why a tensor cannot be seen from outside; empty where it can."""
+        return self._hidden(value.graph, [value])
+
+    def _hidden(self, graph: object, values: Sequence[ir.Value]) -> str:
+        types = [owner.op_type for owner in self.around(graph)]
         if not set(types) <= {"If", *_LOOPS}:
             return f"it stands inside {types[0]}"
         loops = [index for index, op_type in enumerate(types) if op_type in _LOOPS]
@@ -50,7 +58,6 @@ class Surroundings:
             return ""
         if "If" in types[: loops[-1]]:
             return "it stands in an If inside Loop or Scan, where a branch may change from one iteration to the next"
-        values = [value for value in (*node.inputs, *node.outputs) if value is not None and self.around(value.graph)]
         if all(map(self._keeps_shape, values)):
             return ""
         return "the shapes of its tensors may change from one iteration to the next"

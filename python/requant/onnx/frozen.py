@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from requant.onnx.bodies import Surroundings
 from requant.onnx.graph import constant, constant_params
 
 if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.types import QuantType
-
 
 #: What the metadata of a model calls the upper bound, or both, of a Clip that quantizing a tensor took over.
 CLAMP_KEY = "requant.clamp."
@@ -43,28 +43,34 @@ class FrozenRange:
         return (self.dtype.max - self.zero_point) * self.scale
 
 
-def frozen_ranges(graph: Graph) -> dict[str, FrozenRange]:
-    """By name, every float tensor of the main graph that is quantized so, in execution order; constants are left out.
+def frozen_ranges(graph: Graph) -> tuple[dict[str, FrozenRange], dict[str, str]]:
+    """By name, every float tensor that is quantized so and can be seen, and why others cannot; constants are left out.
 
-    A computed tensor whose range begins at 0 is taken for one that a Relu stood behind: whatever the quantizer, the
-    model has none left to tell by.
+    They come in execution order, those of bodies (If, Loop, Scan) where these stand. A computed tensor whose range
+    begins at 0 is taken for one that a Relu stood behind: whatever the quantizer, the model has none left to tell by.
     """
     found: dict[str, FrozenRange] = {}
-    for node in graph.nodes:
-        if node.op_type != "QuantizeLinear" or node.inputs[0] is None or constant(node.inputs[0]) is not None:
+    hidden: dict[str, str] = {}
+    surroundings = Surroundings(graph)
+    for node in graph.all_nodes():
+        value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+        if value is None or constant(value) is not None:
             continue
         params = constant_params(node)
         if params is None:
             continue
-        name = node.inputs[0].name or ""
+        name = value.name or ""
+        reason = surroundings.hidden_value(value)
+        if reason:
+            hidden.setdefault(name, reason)
+            continue
         scale, zero_point, dtype = params
         clamp = graph.model.metadata_props.get(f"{CLAMP_KEY}{name}") or ""
         *lows, high = map(_finite, clamp.split() or [""])
         if not lows:
-            lows = [0.0 if zero_point == dtype.min and node.inputs[0].producer() is not None else None]
-        low = lows[0]
-        found.setdefault(name, FrozenRange(name, scale, zero_point, dtype, low, high))
-    return found
+            lows = [0.0 if zero_point == dtype.min and value.producer() is not None else None]
+        found.setdefault(name, FrozenRange(name, scale, zero_point, dtype, lows[0], high))
+    return found, hidden
 
 
 def _finite(text: str) -> float | None:

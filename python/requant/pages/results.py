@@ -153,7 +153,9 @@ def drift(result: Drift) -> str:
         "Ranges", _views(result.ranges), "Live values of the tensors that match least, in their frozen ranges."
     )
     listed = section("Tensors", table((*columns, "gain#"), tensors), text)
-    return heading(result.model, "Live values in frozen ranges.") + facts(rows) + listed + shown
+    hidden = [[name(each.name), words(each.reason)] for each in result.unwatched]
+    missing = section("Not watched", table(("tensor", "since"), hidden))
+    return heading(result.model, "Live values in frozen ranges.") + facts(rows) + listed + missing + shown
 
 
 def _frontier(kept: Kept) -> str:
