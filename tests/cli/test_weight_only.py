@@ -54,7 +54,8 @@ def test_the_plan_needs_no_data_and_names_what_stays_float(folder: Path, capsys:
     ("options", "message"),
     [
         (["--block-size", "24"], "block_size is 24"),
-        (["--keep", "0.99", "--data", "tokens.npz"], "keep leaves layers in float"),
+        (["--keep", "0.99", "--target-bits", "5", "--data", "tokens.npz"], "keep and target_bits both choose"),
+        (["--keep", "0.99"], "--data"),
         (["--dynamic"], "dynamic has no meaning for weight-only quantization"),
     ],
 )
@@ -62,3 +63,18 @@ def test_the_plan_needs_no_data_and_names_what_stays_float(folder: Path, capsys:
 def test_what_does_not_fit_is_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", "lm.onnx", "--weight-only", "int4", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick_latency")
+def test_the_fewest_bits_that_keep_a_share(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["quantize", "lm.onnx", "--weight-only", "int4", "--algorithm", "rtn", "--data", "tokens.npz"]
+    assert main([*line, "--keep", "0.999", "-o", "a.onnx", "--save-recipe", "r.toml"]) == 0
+    out = capsys.readouterr().out
+    for word in ("Models tried to keep 0.999", "rtn, bits ", "cosine of the outputs", "->"):
+        assert word in out
+    recipe = ["quantize", "lm.onnx", "--recipe", "r.toml", "--data", "tokens.npz", "-o", "b.onnx", "-q"]
+    assert main(recipe) == 0
+    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+    assert main([*line, "--keep", "1", "-o", "c.onnx", "-q"]) == 1
+    assert "1 was asked for" in capsys.readouterr().err
+    assert (folder / "c.onnx").exists()
