@@ -66,9 +66,12 @@ class _Planner:
             self.reasons[node] = "another op reads its weight"
             del found[node]
         self._tie(found)
+        # Nodes that share integers have the scheme of the first of them, of a table if there is one.
         schemes: dict[tuple[str, bool], BlockScheme] = {}
+        for planned in sorted(found.values(), key=lambda planned: planned.op_type != "Gather"):
+            schemes.setdefault(planned.key, planned.scheme)
         for node, planned in list(found.items()):
-            scheme = schemes.setdefault(planned.key, planned.scheme)
+            scheme = schemes[planned.key]
             found[node] = replace(planned, scheme=scheme)
             rows, terms = _rows_of(node, found[node])
             if not _saves(rows, terms, scheme):
@@ -110,9 +113,6 @@ class _Planner:
                 if _is_transpose(_array(node, planned), _array(table, own)):
                     found[node] = replace(planned, weight=own.weight, transposed=False)
                     break
-        schemes = {own.key: own.scheme for _, own in tables}
-        for node, planned in found.items():
-            found[node] = replace(planned, scheme=schemes.get(planned.key, planned.scheme))
 
 
 def _is_transpose(weight: NDArray[Any], table: NDArray[Any]) -> bool:
