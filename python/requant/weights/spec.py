@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.lowbit import quantize_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,3 +55,15 @@ class WeightAlgorithm:
     needs_data: bool
     quantize: Callable[[NDArray[Any], BlockScheme, Moments | None], BlockWeights]
     scales: bool = False
+
+
+def on_grids(name: str) -> WeightAlgorithm:
+    """The one of ``requant.lowbit.ALGORITHMS`` with that name: each block gets a grid, each weight its nearest integer.
+
+    With data, the errors of a column weigh the mean square of what it is multiplied with.
+    """
+
+    def quantize(rows: NDArray[Any], scheme: BlockScheme, moments: Moments | None) -> BlockWeights:
+        return quantize_blocks(rows, scheme, name, importance=None if moments is None else moments.diagonal)
+
+    return WeightAlgorithm(name, needs_data=False, quantize=quantize)
