@@ -309,12 +309,14 @@ def checkpoint(result: CheckpointReport) -> None:
     kept = Table("count", "left as they are because", box=None, pad_edge=False)
     for reason, count in list(_count(t.reason for t in result.tensors if t.reason).items())[:_SHOWN_REASONS]:
         kept.add_row(str(count), reason)
-    console.print(kept)
+    if kept.rows:
+        console.print(kept)
     worst = sorted((t.sqnr_db, t.name) for t in quantized if t.sqnr_db is not None)[:10]
     shown = Table("tensor", "SQNR dB", title="Tensors of lowest SQNR", title_justify="left", box=None, pad_edge=False)
     for decibels, name in worst:
         shown.add_row(short(name), _decibels(decibels))
-    console.print(shown)
+    if shown.rows:
+        console.print(shown)
     console.print(
         Text("note: to load it, config.json needs the quantization_config that --json prints", style="yellow")
     )
