@@ -147,3 +147,8 @@ def _check_writable(path: str | Path) -> None:
 def is_special(path: Path) -> bool:
     """Whether ``path`` is a device or pipe: something to write to, with nothing to keep."""
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether the name is that of a checkpoint without a graph: a safetensors file, or the index of several."""
+    return str(path).endswith((".safetensors", ".safetensors.index.json"))

@@ -111,10 +111,10 @@ def _quantize(args: argparse.Namespace) -> int:
     import requant
     from requant.calibration import CalibrationTable
     from requant.cli import render, terminal
-    from requant.files import check_outputs, write_atomically
+    from requant.files import check_outputs, is_checkpoint, write_atomically
 
     config = config_of(args)
-    if checkpoint.is_checkpoint(args.model):
+    if is_checkpoint(args.model):
         return checkpoint.run(args, config)
     if args.dry_run:
         return _show_plan(args, config)

@@ -14,16 +14,10 @@ if TYPE_CHECKING:
 
     from requant.config import QuantConfig
 
-_SUFFIXES = (".safetensors", ".safetensors.index.json")
 #: Options of the command that need a graph.
 _GRAPH = ("data", "eval", "keep", "table", "report", "html", "dry_run", "save_recipe", "external_data", "show")
 #: Options of quantization that mean something without one.
 _KNOWN = frozenset({"weight_only", "algorithm", "block_size", "symmetric", "exclude", "threads", "version"})
-
-
-def is_checkpoint(path: str) -> bool:
-    """Whether the name is that of a checkpoint."""
-    return path.endswith(_SUFFIXES)
 
 
 def run(args: argparse.Namespace, config: QuantConfig) -> int:

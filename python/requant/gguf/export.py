@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.errors import ConfigError, DataError, ModelError
-from requant.files import check_outputs
+from requant.files import check_outputs, is_checkpoint
 from requant.gguf.choice import Rules
 from requant.gguf.metadata import file_metadata
 from requant.gguf.report import GgufReport
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from requant.stored import StoredWeight
 
 _LONGEST_NAME = 63  # bytes that llama.cpp has room for
-_CHECKPOINTS = (".safetensors", ".safetensors.index.json")
 
 
 def export_gguf(
@@ -97,9 +96,11 @@ def export_gguf(
                 "a checkpoint has no graph to run data through", hint="leave --data out, or give the ONNX model"
             )
         from requant.gguf.importance import mean_squares
+        from requant.onnx.passes.widen import without_bfloat16
 
         wanted = {w.activation for w, c in zip(weights, chosen, strict=True) if w.activation and not c.kind.is_float}
-        importance, described = mean_squares(graph, sorted(wanted), data, data_options, threads=threads)
+        runs = without_bfloat16(graph)
+        importance, described = mean_squares(runs, sorted(wanted), data, data_options, threads=threads)
     content = Content(weights, chosen, importance, pairs)
     tensors, size = write(output, content, threads=threads, progress=progress)
     return GgufReport(
@@ -118,7 +119,7 @@ def _open(source: Any) -> tuple[str, tuple[StoredWeight, ...], Mapping[str, str]
     """What to call the source, its weights, what it says of itself, and its graph, if it has one."""
     if isinstance(source, str | Path) and str(source).endswith(".gguf"):
         raise ConfigError(f"{source} is a GGUF file already", hint="give an ONNX model or a checkpoint")
-    if isinstance(source, str | Path) and str(source).endswith(_CHECKPOINTS):
+    if isinstance(source, str | Path) and is_checkpoint(source):
         checkpoint = Checkpoint(source)
         weights, carried, graph = checkpoint.weights(), _architecture(Path(source)) | checkpoint.metadata, None
         origin = str(source)

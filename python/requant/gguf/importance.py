@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.calibration import Progress
     from requant.data import DataOptions
     from requant.onnx.graph import Graph
 
@@ -30,7 +29,6 @@ def mean_squares(
     options: DataOptions | None = None,
     *,
     threads: int = 0,
-    progress: Progress | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], str]:
     """The mean square of each column of activations ``[..., K]``, over all samples, batch by batch.
 
@@ -51,7 +49,6 @@ def mean_squares(
     runners = [open_runner(graph.serialize(fetched), threads=QuantConfig(threads=threads).cores)] if fetched else []
     sums: dict[str, NDArray[np.float64]] = {}
     counts = dict.fromkeys((*fetched, *fed), 0)
-    samples = 0
     with closing(run_each(runners, dataset.batches(), 1)) as ran:
         for batch, outputs in ran:
             arrays = dict(zip(fetched, *outputs, strict=True)) if fetched else {}
@@ -62,7 +59,4 @@ def mean_squares(
                     raise DataError(f"tensor {name!r} is not finite, first in samples from {batch.first} on")
                 sums[name] = sums.get(name, 0.0) + squares
                 counts[name] += len(rows)
-            samples += batch.count
-            if progress is not None:
-                progress(samples, dataset.length)
     return {name: (total / counts[name]).astype(np.float32) for name, total in sums.items()}, dataset.description
