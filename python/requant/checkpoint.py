@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,7 +26,9 @@ import numpy as np
 from requant.errors import ConfigError, DataError, ModelError
 from requant.files import check_outputs
 from requant.lowbit import ALGORITHMS, BlockScheme, quantize_blocks
+from requant.rules import matches
 from requant.safetensors import Checkpoint, write_checkpoint
+from requant.verify import decibels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -177,17 +178,10 @@ def _reason(name: str, entry: Entry, real: bool, scheme: BlockScheme, exclude: S
         return "no matrix"
     if not name.endswith(_SUFFIX):
         return f"its name does not end in {_SUFFIX}"
-    if any(_fits(pattern, name) for pattern in exclude):
+    if any(matches(pattern, name) for pattern in exclude):
         return "excluded"
     k, unit = entry.shape[1], scheme.block_size or 32 // scheme.bits
     return f"rows of {k} values do not divide into {unit}" if k % unit else None
-
-
-def _fits(pattern: str, name: str) -> bool:
-    try:
-        return pattern == name or re.fullmatch(pattern, name) is not None
-    except re.error:
-        return False
 
 
 class _Work:
@@ -218,7 +212,7 @@ class _Work:
             weight.shape,
             f"int{self._scheme.bits}",
             blocks.nbytes + 16,
-            10 * math.log10(signal / noise) if signal and noise else None,
+            decibels(signal, noise),
         )
         return blocks.data.reshape(len(array), -1).view("<i4")
 

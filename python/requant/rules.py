@@ -90,10 +90,7 @@ class Rule:
 
     def matches(self, *names: str) -> bool:
         """Whether it concerns something that goes by these names."""
-        if self.match in names:
-            return True
-        pattern = _compiled(self.match)
-        return pattern is not None and any(name and pattern.fullmatch(name) for name in names)
+        return matches(self.match, *names)
 
     @classmethod
     def from_dict(cls, rule: Mapping[str, Any]) -> Rule:
@@ -114,6 +111,14 @@ class Rule:
         """What the rule says; for TOML and JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+
+
+def matches(match: str, *names: str) -> bool:
+    """Whether ``match`` is one of ``names``, or a regular expression for the whole of one."""
+    if match in names:
+        return True
+    pattern = _compiled(match)
+    return pattern is not None and any(name and pattern.fullmatch(name) for name in names)
 
 
 @cache

@@ -43,7 +43,7 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }
-_REALS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_REALS = frozenset({"F16", "BF16", "F32", "F64"})
 _NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "BF16"}
 _MAX_HEADER = 100_000_000  # as the format's own readers have it
 _MAX_AXES = 64
@@ -110,7 +110,7 @@ class Checkpoint:
     def weights(self) -> tuple[StoredWeight, ...]:
         """The tensors of reals."""
         return tuple(
-            StoredWeight(name, entry.shape, _REALS[entry.dtype], partial(self.read, name))
+            StoredWeight(name, entry.shape, partial(self.read, name))
             for name, entry in self.entries.items()
             if entry.dtype in _REALS
         )

@@ -18,7 +18,6 @@ class StoredWeight:
     Attributes:
         name: what it is called.
         shape: its shape; the last axis is the one that products sum over.
-        dtype: the element type it is stored in, such as ``float32``.
         read: gives the array, in float32, C-contiguous.
         activation: the tensor that it is multiplied with along the last axis, where a graph says so.
         used: whether a product or a lookup takes it; a checkpoint does not say (None).
@@ -26,7 +25,6 @@ class StoredWeight:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str
     read: Callable[[], NDArray[Any]] = field(repr=False, compare=False)
     activation: str | None = None
     used: bool | None = None

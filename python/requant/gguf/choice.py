@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import ConfigError, ModelError
 from requant.gguf.blocks import BLOCK_TYPES, BlockType, block_type
+from requant.rules import matches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Rules:
 
     def __init__(self, wanted: str, tensor_types: Mapping[str, str] | None = None) -> None:
         self.wanted = block_type(wanted)
-        self._others = [(name, _pattern(name), block_type(kind)) for name, kind in (tensor_types or {}).items()]
+        self._others = [(name, block_type(kind)) for name, kind in (tensor_types or {}).items()]
 
     def check(self, weights: Sequence[StoredWeight]) -> None:
         """Refuse a rule that fits nothing.
@@ -53,8 +53,8 @@ class Rules:
         Raises:
             ConfigError: there is one.
         """
-        for name, pattern, _ in self._others:
-            if not any(_fits(name, pattern, weight.name) for weight in weights):
+        for name, _ in self._others:
+            if not any(matches(name, weight.name) for weight in weights):
                 raise ConfigError(f"no tensor is called {name!r}", hint="`--json` lists the names of all tensors")
 
     def choose(self, weight: StoredWeight, largest: float) -> Choice:
@@ -66,8 +66,8 @@ class Rules:
         """
         if len(weight.shape) > _MAX_AXES:
             raise ModelError(f"tensor {weight.name!r} has {len(weight.shape)} axes, GGUF holds at most {_MAX_AXES}")
-        for name, pattern, kind in reversed(self._others):
-            if _fits(name, pattern, weight.name):
+        for name, kind in reversed(self._others):
+            if matches(name, weight.name):
                 return Choice(_checked(weight, kind, largest))
         return _choose(weight, self.wanted, largest)
 
@@ -108,14 +108,3 @@ def _checked(weight: StoredWeight, kind: BlockType, largest: float) -> BlockType
             hint="choose f32 or bf16",
         )
     return kind
-
-
-def _pattern(name: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(name)
-    except re.error:
-        return None  # a name with brackets in it is still a name
-
-
-def _fits(name: str, pattern: re.Pattern[str] | None, tensor: str) -> bool:
-    return name == tensor or (pattern is not None and pattern.fullmatch(tensor) is not None)

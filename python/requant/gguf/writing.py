@@ -13,6 +13,7 @@ from requant.errors import MissingDependencyError, VerificationError
 from requant.files import replacing
 from requant.gguf.blocks import dequantize_gguf, quantize_gguf
 from requant.gguf.report import GgufTensor
+from requant.verify import decibels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,14 +117,13 @@ def _quantized(
         error = dequantize_gguf(blocks[first : first + step], kind.name, threads=threads) - expected
         signal += float(np.vdot(expected, expected))
         noise += float(np.vdot(error, error))
-    decibels = 10 * math.log10(signal / noise) if noise and signal else None
     tensor = GgufTensor(
         weight.name,
         weight.shape,
         kind.name,
         blocks.nbytes,
         array.nbytes,
-        decibels,
+        decibels(signal, noise),
         weighed is not None,
         choice.reason,
     )

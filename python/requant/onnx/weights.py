@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 
     from requant.onnx.graph import Graph
 
-_REALS = {
-    ir.DataType.FLOAT: "float32",
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
-    ir.DataType.DOUBLE: "float64",
-}
+_REALS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 #: Ops that pass a weight on as it is.
 _PASSING = frozenset({"Cast", "Identity"})
 #: Ops whose weight is not a matrix to sum along, but one whose rows are looked up or slid.
@@ -72,7 +67,6 @@ def _stored(value: ir.Value, tensor: ir.TensorProtocol) -> StoredWeight:
     return StoredWeight(
         value.name or "",
         (*shape[:-2], shape[-1], shape[-2]) if turned else shape,
-        _REALS[tensor.dtype],
         partial(_read, tensor, turned),
         activations[0] if activations and axes <= {None, last - 1 if turned else last} else None,
         bool(uses),

@@ -140,7 +140,7 @@ def test_single_tensors_get_another_type(model: Path, tmp_path: Path) -> None:
 
 
 def weight(shape: tuple[int, ...], *, used: bool | None = True) -> StoredWeight:
-    return StoredWeight("w", shape, "float32", lambda: np.zeros(shape), None, used)
+    return StoredWeight("w", shape, lambda: np.zeros(shape), None, used)
 
 
 @pytest.mark.parametrize(
