@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from requant.gguf.blocks import BLOCK_TYPES, quantize_gguf
 from requant.lowbit import ALGORITHMS, BlockScheme, gptq, quantize_blocks
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ def test_rtn_onnxruntime(benchmark: Any, w: NDArray[np.float32], symmetric: bool
 def test_search_requant(benchmark: Any, w: NDArray[np.float32], algorithm: str) -> None:
     arguments = np.ascontiguousarray(w.T), BlockScheme(4, BLOCK), algorithm
     benchmark.pedantic(quantize_blocks, arguments, {"threads": 1}, rounds=3)
+
+
+@pytest.mark.benchmark(group="gguf")
+@pytest.mark.parametrize("dtype", [name for name in BLOCK_TYPES if name.startswith("q")])
+def test_gguf_requant(benchmark: Any, w: NDArray[np.float32], dtype: str) -> None:
+    benchmark.pedantic(quantize_gguf, (w, dtype), {"threads": 1}, rounds=3)
 
 
 @pytest.mark.benchmark(group="gptq int4")
