@@ -38,6 +38,10 @@ use crate::{
     pack,
 };
 
+/// Results that are written past the caches from this many on, 16 MiB of f32: the first of them would have left before the last
+/// came, and lines that are written whole need not be read before.
+const STREAMED: usize = 1 << 22;
+
 /// A machine integer that quantized values are held in; types of 2 and 4 bits are held in 8.
 pub trait Integer: Copy + Default + Send + Sync + private::Sealed {
     /// The widest quantized type it holds.
@@ -124,14 +128,21 @@ impl<'a> Affine<'a> {
         let tiling = Tiling::new(shape, granularity)?;
         check_length("scale", tiling.slices(), scale.len())?;
         check_length("zero_point", tiling.slices(), zero_point.len())?;
-        if let Some(index) = scale.iter().position(|s| !(s.is_finite() && *s > 0.0)) {
+        // All are looked at before the wrong one is looked for: blocks have many, and such a loop takes them by vectors.
+        let good = |s: f32| (s > 0.0) & (s < f32::INFINITY);
+        if !scale.iter().fold(true, |all, s| all & good(*s))
+            && let Some(index) = scale.iter().position(|s| !good(*s))
+        {
             return Err(Error::Scale {
                 value: scale[index],
                 index,
             });
         }
         let limits @ (min, max) = limits(dtype, narrow);
-        if let Some(index) = zero_point.iter().position(|z| !(min..=max).contains(z)) {
+        let within = |z: i32| (min <= z) & (z <= max);
+        if !zero_point.iter().fold(true, |all, z| all & within(*z))
+            && let Some(index) = zero_point.iter().position(|z| !within(*z))
+        {
             return Err(Error::ZeroPoint {
                 value: zero_point[index],
                 index,
@@ -292,10 +303,11 @@ impl<'a> Affine<'a> {
     }
 
     fn dequantize_tile(&self, first: usize, q: Integers<'_>, out: RealsMut<'_>, reals: &mut Vec<f32>) {
+        let stream = self.elements >= STREAMED && matches!(out, RealsMut::F32(_));
         self.narrowed(out, reals, |out| {
             self.for_each_segment(first, q.len(), |elements, _, slices| {
-                self.kernel
-                    .dequantize(q.part(elements.clone()), slices, &mut out[elements]);
+                let q = q.part(elements.clone());
+                self.kernel.dequantize(q, slices, stream, &mut out[elements]);
             });
         });
     }

@@ -32,9 +32,9 @@ pub struct Divisors<'a> {
     pub slices: Slices<'a>,
     /// `1 / scale`, infinite where the scale is subnormal enough.
     pub inverse: &'a [f32],
-    /// The real of the smallest integer, in f32; infinite where the scale is huge.
+    /// The real of the smallest integer, in f32; infinite where the scale is huge. -0 where it is zero.
     pub min: &'a [f32],
-    /// The real of the largest integer.
+    /// The real of the largest integer. +0 where it is zero.
     pub max: &'a [f32],
     /// Whether all scales lie within [`ORDINARY`].
     pub ordinary: bool,
@@ -132,8 +132,8 @@ pub trait ElementwiseKernel: Send + Sync {
     /// The integer of each real. `out` holds the type.
     fn quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: IntegersMut<'_>);
 
-    /// The real of each integer.
-    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]);
+    /// The real of each integer. `stream` says that `out` is part of more than caches keep.
+    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, stream: bool, out: &mut [f32]);
 
     /// The real of the integer of each real.
     fn fake_quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [f32]);

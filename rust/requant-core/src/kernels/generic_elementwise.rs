@@ -29,7 +29,7 @@ impl ElementwiseKernel for Generic {
         quantize(x, divisors, rounding, out);
     }
 
-    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
+    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, _stream: bool, out: &mut [f32]) {
         dequantize(q, slices, out);
     }
 
@@ -64,7 +64,7 @@ pub(super) fn prepare(slices: Slices<'_>, inverse: &mut [f32], min: &mut [f32], 
     let outs = inverse.iter_mut().zip(min).zip(max);
     for ((scale, zero_point), ((inverse, min), max)) in slices.scale.iter().zip(slices.zero_point).zip(outs) {
         *inverse = 1.0 / scale;
-        *min = to_f32(qmin - zero_point) * scale;
+        *min = -(to_f32(zero_point - qmin) * scale);
         *max = to_f32(qmax - zero_point) * scale;
         ordinary &= (*scale >= *ORDINARY.start()) & (*scale <= *ORDINARY.end());
     }

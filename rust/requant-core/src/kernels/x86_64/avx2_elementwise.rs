@@ -45,9 +45,17 @@ impl ElementwiseKernel for Avx2Elementwise {
         unsafe { quantize(x, divisors, rounding, out) }
     }
 
-    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
+    fn dequantize(&self, q: Integers<'_>, slices: Slices<'_>, stream: bool, out: &mut [f32]) {
         // SAFETY: an `Avx2Elementwise` exists only where its features were detected.
-        unsafe { dequantize(q, slices, out) }
+        unsafe {
+            if stream {
+                dequantize::<true>(q, slices, out);
+                // So that whoever is told that this call has returned sees what it wrote.
+                _mm_sfence();
+            } else {
+                dequantize::<false>(q, slices, out);
+            }
+        }
     }
 
     fn fake_quantize(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [f32]) {
@@ -124,12 +132,12 @@ fn quantize(x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: Integers
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dequantize(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
+fn dequantize<const STREAM: bool>(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
     match q {
-        Integers::I8(q) => map::<Dequantize<i8>>(q, slices, out),
-        Integers::U8(q) => map::<Dequantize<u8>>(q, slices, out),
-        Integers::I16(q) => map::<Dequantize<i16>>(q, slices, out),
-        Integers::U16(q) => map::<Dequantize<u16>>(q, slices, out),
+        Integers::I8(q) => map::<Dequantize<i8, STREAM>>(q, slices, out),
+        Integers::U8(q) => map::<Dequantize<u8, STREAM>>(q, slices, out),
+        Integers::I16(q) => map::<Dequantize<i16, STREAM>>(q, slices, out),
+        Integers::U16(q) => map::<Dequantize<u16, STREAM>>(q, slices, out),
     }
 }
 

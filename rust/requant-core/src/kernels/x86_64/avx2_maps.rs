@@ -1,8 +1,12 @@
 //! What the AVX2 kernels do to values, vector by vector.
 
-use std::arch::x86_64::{_mm256_setzero_ps, _mm256_setzero_si256};
+use std::arch::x86_64::{
+    __m256i, _mm256_castps_si256, _mm256_or_si256, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_testz_si256,
+};
 
-use super::avx2_values::{Lanes, load, real, store, store_8_integers, store_32, store_32_bytes, store_32_integers};
+use super::avx2_values::{
+    Lanes, bytes, load, real, store, store_8_integers, store_32, store_32_integers, stream_32, unordered,
+};
 use crate::{
     affine::{Integer, Rounding},
     kernels::{
@@ -18,6 +22,8 @@ pub(super) trait Map {
     type Y: Copy;
     type Params<'a>: Params;
 
+    /// May be wrong where the result has a bit set: [`Self::eight`] never is.
+    ///
     /// # Safety
     /// The CPU has AVX2 and FMA, and `params` are those of `first + 32` values at least.
     unsafe fn block<const RUN: usize>(
@@ -25,7 +31,7 @@ pub(super) trait Map {
         params: &Self::Params<'_>,
         first: usize,
         out: &mut [Self::Y; 32],
-    );
+    ) -> __m256i;
 
     /// # Safety
     /// The CPU has AVX2 and FMA, and `params` are those of `first + 8` values at least.
@@ -39,6 +45,9 @@ pub(super) trait Map {
     /// Fewer than eight, to which `params` belong.
     fn rest(x: &[Self::X], params: Self::Params<'_>, out: &mut [Self::Y]);
 }
+
+/// Blocks that are done again, eight by eight, where one of them may be wrong: a test for each would be noticed.
+const GROUP: usize = 16;
 
 /// The run of values that all belong to the first slice.
 const WHOLE: usize = usize::MAX;
@@ -65,9 +74,22 @@ fn in_vectors<M: Map, const RUN: usize>(x: &[M::X], params: M::Params<'_>, out: 
     // All arrays have as many, or this panics: that is what the unsafe calls rely on.
     let params = params.part(0, x.len().div_ceil(RUN));
     let ((blocks, rest), (outs, out_rest)) = (x.as_chunks::<32>(), out.as_chunks_mut::<32>());
-    for (b, (x, out)) in blocks.iter().zip(outs).enumerate() {
-        // SAFETY: the features are this function's own, and `params` are those of all of `x`.
-        unsafe { M::block::<RUN>(x, &params, 32 * b, out) };
+    for (g, (blocks, outs)) in blocks.chunks(GROUP).zip(outs.chunks_mut(GROUP)).enumerate() {
+        let (first, mut doubtful) = (32 * GROUP * g, _mm256_setzero_si256());
+        for (b, (x, out)) in blocks.iter().zip(outs.iter_mut()).enumerate() {
+            // SAFETY: the features are this function's own, and `params` are those of all of `x`.
+            doubtful = _mm256_or_si256(doubtful, unsafe { M::block::<RUN>(x, &params, first + 32 * b, out) });
+        }
+        if _mm256_testz_si256(doubtful, doubtful) == 0 {
+            let (eights, outs) = (
+                blocks.as_flattened().as_chunks().0,
+                outs.as_flattened_mut().as_chunks_mut().0,
+            );
+            for (v, (x, out)) in eights.iter().zip(outs).enumerate() {
+                // SAFETY: as above.
+                unsafe { M::eight::<RUN>(x, &params, first + 8 * v, out) };
+            }
+        }
     }
     let first = 32 * blocks.len();
     let ((eights, rest), outs) = (rest.as_chunks::<8>(), out_rest.as_chunks_mut::<8>().0);
@@ -103,17 +125,23 @@ impl<Q: Integer, const FORMULA: u8> Map for Quantize<Q, FORMULA> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn block<const RUN: usize>(x: &[f32; 32], divisors: &Divisors<'_>, first: usize, out: &mut [Q; 32]) {
-        // SAFETY: as the caller promised.
-        let lanes = [0, 8, 16, 24].map(|v| unsafe { Lanes::at::<RUN>(divisors, first + v) });
-        let mut reals = [_mm256_setzero_ps(); 4];
-        for (v, x) in x.as_chunks().0.iter().enumerate() {
-            reals[v] = load(x);
-        }
+    unsafe fn block<const RUN: usize>(
+        x: &[f32; 32],
+        divisors: &Divisors<'_>,
+        first: usize,
+        out: &mut [Q; 32],
+    ) -> __m256i {
         if Q::TYPE.bits() == 8 {
-            return store_32_bytes::<Q, FORMULA>(&lanes, reals, divisors.slices.limits, out);
+            // SAFETY: as the caller promised.
+            return unsafe { bytes::<Q, FORMULA, RUN>(x, divisors, first, out) };
         }
-        store_32_integers([0, 1, 2, 3].map(|v| lanes[v].integers::<FORMULA>(reals[v])), out);
+        let mut q = [_mm256_setzero_si256(); 4];
+        for (v, x) in x.as_chunks().0.iter().enumerate() {
+            // SAFETY: as the caller promised.
+            q[v] = unsafe { Lanes::at::<RUN>(divisors, first + 8 * v) }.integers::<FORMULA>(load(x));
+        }
+        store_32_integers(q, out);
+        _mm256_setzero_si256()
     }
 
     #[inline]
@@ -140,13 +168,19 @@ impl<const FORMULA: u8> Map for FakeQuantize<FORMULA> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn block<const RUN: usize>(x: &[f32; 32], divisors: &Divisors<'_>, first: usize, out: &mut [f32; 32]) {
+    unsafe fn block<const RUN: usize>(
+        x: &[f32; 32],
+        divisors: &Divisors<'_>,
+        first: usize,
+        out: &mut [f32; 32],
+    ) -> __m256i {
         let mut reals = [_mm256_setzero_ps(); 4];
         for (v, x) in x.as_chunks().0.iter().enumerate() {
             // SAFETY: as the caller promised.
-            reals[v] = unsafe { Lanes::at::<RUN>(divisors, first + 8 * v) }.reals::<FORMULA>(load(x));
+            reals[v] = unsafe { Lanes::at::<RUN>(divisors, first + 8 * v) }.reals_of_numbers::<FORMULA>(load(x));
         }
         store_32(reals, out);
+        _mm256_castps_si256(unordered(x))
     }
 
     #[inline]
@@ -173,7 +207,12 @@ impl<const FORMULA: u8> Map for InRange<FORMULA> {
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn block<const RUN: usize>(x: &[f32; 32], divisors: &Divisors<'_>, first: usize, out: &mut [bool; 32]) {
+    unsafe fn block<const RUN: usize>(
+        x: &[f32; 32],
+        divisors: &Divisors<'_>,
+        first: usize,
+        out: &mut [bool; 32],
+    ) -> __m256i {
         let mut inside = [_mm256_setzero_si256(); 4];
         for (v, x) in x.as_chunks().0.iter().enumerate() {
             // SAFETY: as the caller promised.
@@ -182,6 +221,7 @@ impl<const FORMULA: u8> Map for InRange<FORMULA> {
         }
         // SAFETY: a bool is a byte, and only zeros and ones are written to it.
         store_32_integers(inside, unsafe { &mut *out.as_mut_ptr().cast::<[u8; 32]>() });
+        _mm256_setzero_si256()
     }
 
     #[inline]
@@ -198,22 +238,28 @@ impl<const FORMULA: u8> Map for InRange<FORMULA> {
     }
 }
 
-pub(super) struct Dequantize<Q>(Q);
+/// Written past the caches where `STREAM`; other memory accesses wait for that only behind a store fence.
+pub(super) struct Dequantize<Q, const STREAM: bool>(Q);
 
-impl<Q: Integer> Map for Dequantize<Q> {
+impl<Q: Integer, const STREAM: bool> Map for Dequantize<Q, STREAM> {
     type X = Q;
     type Y = f32;
     type Params<'a> = Slices<'a>;
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn block<const RUN: usize>(q: &[Q; 32], slices: &Slices<'_>, first: usize, out: &mut [f32; 32]) {
+    unsafe fn block<const RUN: usize>(q: &[Q; 32], slices: &Slices<'_>, first: usize, out: &mut [f32; 32]) -> __m256i {
         let mut reals = [_mm256_setzero_ps(); 4];
         for (v, q) in q.as_chunks().0.iter().enumerate() {
             // SAFETY: as the caller promised.
             reals[v] = unsafe { real::<Q, RUN>(q, slices, first + 8 * v) };
         }
-        store_32(reals, out);
+        if STREAM {
+            stream_32(reals, out);
+        } else {
+            store_32(reals, out);
+        }
+        _mm256_setzero_si256()
     }
 
     #[inline]
@@ -224,6 +270,6 @@ impl<Q: Integer> Map for Dequantize<Q> {
     }
 
     fn rest(q: &[Q], slices: Slices<'_>, out: &mut [f32]) {
-        Generic.dequantize(Q::borrowed(q), slices, out);
+        Generic.dequantize(Q::borrowed(q), slices, STREAM, out);
     }
 }

@@ -32,7 +32,8 @@ use crate::{
 /// The parameters of 8 values.
 ///
 /// Values are clamped to `min` and `max`, the reals of the outermost integers, before anything else. These are rounded, which
-/// moves their quotients by less than 2^-5 of a step: they still become those integers, as all beyond them would.
+/// moves their quotients by less than 2^-5 of a step: they still become those integers, as all beyond them would. `min` has a
+/// sign and `max` has none, zeros too.
 #[derive(Clone, Copy)]
 pub(super) struct Lanes {
     scale: __m256,
@@ -64,7 +65,7 @@ impl Lanes {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn origin<const FORMULA: u8>(&self) -> __m256i {
-        if matches!(FORMULA, PER_TENSOR | PER_CHANNEL) {
+        if with_origin(FORMULA) {
             self.zero_point
         } else {
             _mm256_setzero_si256()
@@ -102,19 +103,26 @@ impl Lanes {
         _mm256_add_epi32(self.steps::<FORMULA>(x), self.zero_point)
     }
 
-    /// The level, rounded to nearest even; 0 stands for NaN. At most the largest integer's, and as small as the real is: what is
-    /// below every 32-bit integer, or has a quotient that is infinite or NaN for being so, becomes the smallest.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn rounded_level<const FORMULA: u8>(&self, x: __m256) -> __m256i {
-        let x = _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_ORD_Q>(x, x));
-        _mm256_cvtps_epi32(self.level::<FORMULA>(_mm256_min_ps(self.max, x)))
-    }
-
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn reals<const FORMULA: u8>(&self, x: __m256) -> __m256 {
         _mm256_mul_ps(_mm256_cvtepi32_ps(self.steps::<FORMULA>(x)), self.scale)
+    }
+
+    /// [`Self::reals`] where `x` is not NaN. Fewer instructions wait for one port: floats compare like integers where they are
+    /// positive, and backwards where they are not. Adding 0 takes the sign from -0.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn reals_of_numbers<const FORMULA: u8>(&self, x: __m256) -> __m256 {
+        let x = _mm256_min_epi32(_mm256_castps_si256(x), _mm256_castps_si256(self.max));
+        let x = _mm256_castsi256_ps(_mm256_min_epu32(x, _mm256_castps_si256(self.min)));
+        let v = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.level::<FORMULA>(x));
+        let steps = if with_origin(FORMULA) {
+            _mm256_sub_ps(v, _mm256_cvtepi32_ps(self.zero_point))
+        } else {
+            v
+        };
+        _mm256_fmadd_ps(steps, self.scale, _mm256_setzero_ps())
     }
 
     /// 1 or 0. Where the quotient overflows it is infinite or NaN, so outside.
@@ -133,38 +141,64 @@ impl Lanes {
     }
 }
 
-/// Writes the integers of 32 reals in a type of 8 bits, whose `limits` may be narrower.
-///
-/// Saturating arithmetic of 16 bits takes the place of comparing with the smallest integer, and costs less: half the additions,
-/// and one comparison of bytes.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn store_32_bytes<Q: Integer, const FORMULA: u8>(
-    lanes: &[Lanes; 4],
-    x: [__m256; 4],
-    limits: (i32, i32),
-    out: &mut [Q; 32],
-) {
-    let words = [0, 2].map(|v| {
-        let [a, b] = [v, v + 1].map(|v| lanes[v].rounded_level::<FORMULA>(x[v]));
-        let words = _mm256_packs_epi32(a, b);
-        if matches!(FORMULA, PER_TENSOR | PER_CHANNEL) {
-            return words;
-        }
-        _mm256_adds_epi16(words, _mm256_packs_epi32(lanes[v].zero_point, lanes[v + 1].zero_point))
-    });
-    let smallest = _mm256_set1_epi8(i8::narrow(limits.0));
-    let bytes = if Q::TYPE.signed() {
-        _mm256_max_epi8(_mm256_packs_epi16(words[0], words[1]), smallest)
-    } else {
-        _mm256_max_epu8(_mm256_packus_epi16(words[0], words[1]), smallest)
-    };
-    store_packed_bytes(bytes, out);
-}
-
 const PER_TENSOR: u8 = Rounding::TorchPerTensor as u8;
 const PER_CHANNEL: u8 = Rounding::TorchPerChannel as u8;
 const FAKE_QUANTIZE: u8 = Rounding::TorchFakeQuantize as u8;
+
+/// Whether the formula adds the zero point before it rounds.
+const fn with_origin(formula: u8) -> bool {
+    matches!(formula, PER_TENSOR | PER_CHANNEL)
+}
+
+/// The 8-bit integers of 32 values, by saturation: what lies below the words becomes the lowest of them, and so does NaN, which
+/// is why that word is a doubtful one. Only the largest reals have to be clamped before.
+///
+/// # Safety
+/// `divisors` are those of `first + 32` values at least.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn bytes<Q: Integer, const FORMULA: u8, const RUN: usize>(
+    x: &[f32; 32],
+    divisors: &Divisors<'_>,
+    first: usize,
+    out: &mut [Q; 32],
+) -> __m256i {
+    let (mut levels, mut zero_points) = ([_mm256_setzero_si256(); 4], [_mm256_setzero_si256(); 4]);
+    for (v, x) in x.as_chunks().0.iter().enumerate() {
+        // SAFETY: as the caller promised.
+        let lanes = unsafe { Lanes::at::<RUN>(divisors, first + 8 * v) };
+        // Where `x` is NaN, it is what is given.
+        levels[v] = _mm256_cvtps_epi32(lanes.level::<FORMULA>(_mm256_min_ps(lanes.max, load(x))));
+        zero_points[v] = lanes.zero_point;
+    }
+    let mut a = _mm256_packs_epi32(levels[0], levels[1]);
+    let mut b = _mm256_packs_epi32(levels[2], levels[3]);
+    let lowest = _mm256_min_epi16(a, b);
+    if !with_origin(FORMULA) {
+        a = _mm256_adds_epi16(a, _mm256_packs_epi32(zero_points[0], zero_points[1]));
+        b = _mm256_adds_epi16(b, _mm256_packs_epi32(zero_points[2], zero_points[3]));
+    }
+    let qmin = _mm256_set1_epi8(i8::narrow(divisors.slices.limits.0));
+    let bytes = if Q::TYPE.signed() {
+        _mm256_max_epi8(_mm256_packs_epi16(a, b), qmin)
+    } else {
+        _mm256_max_epu8(_mm256_packus_epi16(a, b), qmin)
+    };
+    store_32_bytes(bytes, out);
+    _mm256_cmpeq_epi16(lowest, _mm256_set1_epi16(i16::MIN))
+}
+
+/// A bit in each place where one of 32 values is NaN.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn unordered(x: &[f32; 32]) -> __m256 {
+    let mut doubtful = _mm256_setzero_ps();
+    for [a, b] in x.as_chunks::<8>().0.as_chunks::<2>().0 {
+        // One comparison finds a NaN in either.
+        doubtful = _mm256_or_ps(doubtful, _mm256_cmp_ps::<_CMP_UNORD_Q>(load(a), load(b)));
+    }
+    doubtful
+}
 
 /// The reals of the eight integers from `first` on.
 ///
@@ -250,7 +284,7 @@ pub(super) fn store_32_integers<Q: Integer>(v: [__m256i; 4], out: &mut [Q; 32]) 
         _ => (_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3])),
     };
     if Q::TYPE.bits() == 16 {
-        let out = out.as_mut_ptr().cast::<__m256i>();
+        let words = out.as_mut_ptr().cast::<__m256i>();
         // Packing works in halves of 128 bits: quads of words lie in the order 0 2 1 3.
         let (low, high) = (
             _mm256_permute4x64_epi64::<0b11_01_10_00>(low),
@@ -258,8 +292,8 @@ pub(super) fn store_32_integers<Q: Integer>(v: [__m256i; 4], out: &mut [Q; 32]) 
         );
         // SAFETY: `out` is 32 integers of 2 bytes, so 64 writable bytes, and `storeu` needs no alignment.
         unsafe {
-            _mm256_storeu_si256(out, low);
-            _mm256_storeu_si256(out.add(1), high);
+            _mm256_storeu_si256(words, low);
+            _mm256_storeu_si256(words.add(1), high);
         }
     } else {
         let bytes = if signed {
@@ -267,18 +301,19 @@ pub(super) fn store_32_integers<Q: Integer>(v: [__m256i; 4], out: &mut [Q; 32]) 
         } else {
             _mm256_packus_epi16(low, high)
         };
-        store_packed_bytes(bytes, out);
+        store_32_bytes(bytes, out);
     }
 }
 
 /// Writes 32 bytes that were packed twice.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_packed_bytes<Q: Integer>(bytes: __m256i, out: &mut [Q; 32]) {
+fn store_32_bytes<Q: Integer>(bytes: __m256i, out: &mut [Q; 32]) {
     // Groups of 4 bytes lie in the order 0 4 1 5 2 6 3 7 of these.
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let bytes = _mm256_permutevar8x32_epi32(bytes, order);
     // SAFETY: `out` is 32 integers of at least 1 byte, and `storeu` needs no alignment.
-    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(bytes, order)) };
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes) };
 }
 
 /// Writes 8 integers that lie in `Q`.
@@ -309,6 +344,23 @@ pub(super) fn store_8_integers<Q: Integer>(v: __m256i, out: &mut [Q; 8]) {
 pub(super) fn store_32(v: [__m256; 4], out: &mut [f32; 32]) {
     for (v, out) in v.into_iter().zip(out.as_chunks_mut().0) {
         store(v, out);
+    }
+}
+
+/// [`store_32`] past the caches, where memory is aligned as numpy's is.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn stream_32(v: [__m256; 4], out: &mut [f32; 32]) {
+    if !out.as_ptr().addr().is_multiple_of(16) {
+        return store_32(v, out);
+    }
+    for (v, out) in v.into_iter().zip(out.as_chunks_mut::<8>().0) {
+        let out = out.as_mut_ptr();
+        // SAFETY: 8 writable floats, at a multiple of 16 bytes as all multiples of 8 floats from there are.
+        unsafe {
+            _mm_stream_ps(out, _mm256_castps256_ps128(v));
+            _mm_stream_ps(out.add(4), _mm256_extractf128_ps::<1>(v));
+        }
     }
 }
 
