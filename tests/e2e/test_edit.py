@@ -55,6 +55,21 @@ def test_raw_pixels_in_and_integer_scores_out_keep_the_accuracy(digits: Path, tm
     assert np.abs(reals - np.clip(float_logits, -24, 24)).max() <= scores.scale
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_layer_that_stays_float_stays_so_behind_an_integer_input(*, last: bool) -> None:
+    """Behind a DequantizeLinear with one scale onnxruntime would make the float layer integer."""
+    net = Net()
+    x = net.input("x", ["n", 8, 8, 3] if last else ["n", 3, 8, 8])
+    x = net.op("Transpose", x, perm=[0, 3, 1, 2]) if last else x
+    model = net.model(net.conv(net.op("Relu", net.conv(x, 3, 8, name="stem")), 8, 4))
+    quantized = requant.quantize(model, samples(model, 8), exclude="stem", threads=1)
+    editor = requant.ModelEditor(quantized.data)
+    with pytest.raises(requant.ConfigError, match="no scale follows"):
+        editor.convert_input_type("x", "uint8")
+    editor.convert_input_type("x", "uint8", scale=0.02, zero_point=128)
+    assert editor.finish().differences == {model.graph.output[0].name: 0.0}
+
+
 def test_a_refused_conversion_changes_nothing(small: bytes) -> None:
     editor = requant.ModelEditor(small)
     with pytest.raises(requant.ConfigError, match="nothing was converted"):

@@ -12,6 +12,7 @@ that this would undo, by giving out what that one reads. Ops that only change th
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from requant.onnx.passes.cleanup import drop_unused
 from requant.types import QuantType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -62,7 +63,7 @@ def integer_input(graph: Graph, name: str, wanted: Wanted) -> tuple[Graph, Bound
         if (node, index) not in floats:
             edit.hand_on(node, edit.value)
     if floats:
-        reals = edit.dequantized(boundary)
+        reals = edit.dequantized(boundary, apart=not quantizers)
         for node, index in floats:
             node.replace_input_with(index, reals)
     return edit.finish(boundary)
@@ -133,8 +134,9 @@ class _Edit:
             reason = (
                 f"is quantized in {len(known)} ways ({ways})" if known else "is float: no scale follows from the model"
             )
-            other = "mean and std" if self.kind == "input" else "a range"
-            raise ConfigError(f"{self.where} {reason}", hint=f"give scale and zero_point, or {other}")
+            pixels = "scale and zero_point (scale=0.00392157 for pixels from 0 to 1), or mean and std"
+            hint = f"give {pixels}" if self.kind == "input" else "give scale and zero_point, or a range"
+            raise ConfigError(f"{self.where} {reason}", hint=hint)
         ((scale, zero_point, dtype),) = known
         wanted = self.wanted.dtype
         if dtype.bits != wanted.bits:
@@ -149,10 +151,21 @@ class _Edit:
         scale, zero_point = float(params.scale), int(params.zero_point)
         return Boundary(self.kind, self.name, params.scheme.dtype, scale, zero_point, exact=exact)
 
-    def dequantized(self, boundary: Boundary) -> ir.Value:
-        """The reals that the integer input stands for."""
+    def dequantized(self, boundary: Boundary, *, apart: bool) -> ir.Value:
+        """The reals that the integer input stands for; ``apart`` from integers, where they are to stay reals.
+
+        There the same scale stands for each index of an axis: behind one scale onnxruntime would quantize a float layer
+        itself (see ``Target.requantizes``).
+        """
         shape = self.value.shape
-        steps: list[tuple[str, tuple[NDArray[Any], ...]]] = [("DequantizeLinear", self._parameters(boundary))]
+        parameters = self._parameters(boundary)
+        sizes = [(i, size) for i, size in enumerate(shape or ()) if i > 0 and isinstance(size, int) and size > 1]
+        attributes: dict[str, int] = {}
+        if apart and sizes:
+            axis, size = sizes[0]
+            parameters = tuple(np.repeat(array, size) for array in parameters)
+            attributes = {"axis": axis}
+        steps: list[tuple[str, tuple[NDArray[Any], ...]]] = [("DequantizeLinear", parameters)]
         rank = 1 if shape is None else len(shape)
         if any(boundary.mean):
             steps.append(("Sub", (boundary.along_axis(boundary.mean, rank),)))
@@ -167,6 +180,7 @@ class _Edit:
                 constants,
                 ir.TensorType(ir.DataType.FLOAT),
                 free_name(f"{self.name}_float", self.taken),
+                attributes=attributes if op_type == "DequantizeLinear" else {},
             )
             nodes.append(node)
             current = node.outputs[0]
@@ -242,12 +256,20 @@ class _Edit:
         return params.scale, params.zero_point
 
     def _node(
-        self, op_type: str, value: ir.Value, constants: tuple[NDArray[Any], ...], kind: ir.TensorType, output: str
+        self,
+        op_type: str,
+        value: ir.Value,
+        constants: tuple[NDArray[Any], ...],
+        kind: ir.TensorType,
+        output: str,
+        *,
+        attributes: Mapping[str, int] = MappingProxyType({}),
     ) -> ir.Node:
         result = ir.Value(name=output, shape=self.value.shape, type=kind)
         inputs = [value, *(self._initializer(array) for array in constants)]
         self.added.append(op_type)
-        return ir.node(op_type, inputs, outputs=[result], name=free_name(f"{self.name}_{op_type}", self.taken))
+        name = free_name(f"{self.name}_{op_type}", self.taken)
+        return ir.node(op_type, inputs, dict(attributes), outputs=[result], name=name)
 
     def _initializer(self, array: NDArray[Any]) -> ir.Value:
         name = free_name(f"{self.name}_constant", self.taken)
