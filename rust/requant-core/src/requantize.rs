@@ -208,7 +208,7 @@ impl Requantizer {
 }
 
 /// The parameters of neighbouring columns.
-pub(crate) struct Columns<M, const W: usize> {
+pub struct Columns<M, const W: usize> {
     pub(crate) multipliers: [M; W],
     pub(crate) bias: [i32; W],
     pub(crate) zero_point: i32,

@@ -5,8 +5,10 @@
 //! under the name of the set in [`crate::kernels`] that it belongs to.
 
 use crate::{
-    gemm::{Bytes, Strip},
+    affine::Integer,
+    gemm::{Bytes, BytesMut, Strip},
     kernels,
+    requantize::{Apply, Columns},
 };
 
 /// Channels that are computed side by side.
@@ -14,6 +16,18 @@ pub const LANES: usize = 16;
 
 /// A pair of i16 for each of neighbouring channels: the low half from the upper of two rows.
 pub type Pairs = [i32; LANES];
+
+/// What a row of outputs is computed from: `sum[i][c] = sum over t of x[taps[t] + i][c] * weights[t][c]`, a product of pairs
+/// being the sum of both products, which lie within i32, as all sums do.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// Pixels of pair rows.
+    pub x: &'a [Pairs],
+    /// Where each tap of the first output lies.
+    pub taps: &'a [usize],
+    /// Of each tap.
+    pub weights: &'a [Pairs],
+}
 
 /// The part of the depthwise convolution that depends on the instruction set.
 pub trait DepthwiseKernel: Send + Sync {
@@ -24,9 +38,17 @@ pub trait DepthwiseKernel: Send + Sync {
     /// none. Both have `out.len()` pixels; of channels beyond the end of a line anything may become.
     fn interleave(&self, lines: [Option<Bytes<'_>>; 2], step: usize, zero_point: i32, out: &mut [Pairs]);
 
-    /// `sums[i][c] = sum over t of x[taps[t] + i][c] * weights[t][c]`, a product of pairs being the sum of both products,
-    /// which lie within i32, as all sums do.
-    fn multiply(&self, x: &[Pairs], taps: &[usize], weights: &[Pairs], sums: &mut [[i32; LANES]]);
+    /// Writes the sums of a row.
+    fn multiply(&self, row: Row<'_>, sums: &mut [[i32; LANES]]);
+
+    /// Requantizes the sums of a row instead: pixel `i` begins at `i * step` of `out`, whose last one ends it. Scaled, and
+    /// their bias added, they lie within i32.
+    fn requantize(&self, row: Row<'_>, columns: &Columns<f32, LANES>, out: BytesMut<'_>, step: usize) {
+        match out {
+            BytesMut::U8(out) => requantize(self, row, columns, out, step),
+            BytesMut::I8(out) => requantize(self, row, columns, out, step),
+        }
+    }
 
     /// Turns sums into results. A kernel overrides this to have the same code compiled for its instruction set.
     fn finish(&self, strip: Strip<'_, '_>) {
@@ -38,6 +60,24 @@ registry_of_inner_loops! { DepthwiseKernel,
     #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_depthwise::probe,
     kernels::generic_depthwise::probe,
+}
+
+/// Pixel for pixel.
+fn requantize<Q: Integer>(
+    kernel: &(impl DepthwiseKernel + ?Sized),
+    row: Row<'_>,
+    columns: &Columns<f32, LANES>,
+    out: &mut [Q],
+    step: usize,
+) {
+    for (i, out) in out.chunks_mut(step).enumerate() {
+        let mut sums = [[0; LANES]];
+        let x = &row.x[i..];
+        kernel.multiply(Row { x, ..row }, &mut sums);
+        for (out, result) in out.iter_mut().zip(columns.apply(sums[0])) {
+            *out = Q::narrow(result);
+        }
+    }
 }
 
 /// Two i16 as a dword.

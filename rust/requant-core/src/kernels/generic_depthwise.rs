@@ -1,6 +1,6 @@
 //! The definition of the depthwise convolution's inner loops, in plain Rust.
 
-use super::depthwise::{DepthwiseKernel, LANES, Pairs, pair};
+use super::depthwise::{DepthwiseKernel, LANES, Pairs, Row, pair};
 use crate::{affine::Integer, gemm::Bytes};
 
 pub(super) struct Generic;
@@ -25,7 +25,7 @@ impl DepthwiseKernel for Generic {
         }
     }
 
-    fn multiply(&self, x: &[Pairs], taps: &[usize], weights: &[Pairs], sums: &mut [[i32; LANES]]) {
+    fn multiply(&self, Row { x, taps, weights }: Row<'_>, sums: &mut [[i32; LANES]]) {
         for (i, sums) in sums.iter_mut().enumerate() {
             *sums = [0; LANES];
             for (tap, weights) in taps.iter().zip(weights) {

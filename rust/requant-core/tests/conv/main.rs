@@ -374,3 +374,62 @@ fn results_are_those_of_the_sums() {
         }
     }
 }
+
+#[test]
+fn depthwise_results_are_those_of_the_sums_for_any_width_and_scale() {
+    for (at, width) in (1..=14).enumerate() {
+        let (channels, size) = ([16, 47, 83, 160][at % 4], [3, 5, 2][at % 3]);
+        let attributes = Attributes {
+            groups: channels,
+            strides: [1 + at % 2, 1 + at / 2 % 2],
+            pads: [size / 2; 4],
+            ..PLAIN
+        };
+        let case = Case::new(
+            [1, 7, width, channels],
+            [channels, 1, size, size],
+            attributes,
+            [at % 2, 1],
+            true,
+        );
+        let (x, w) = case.operands();
+        let images = Images::new(x.bytes(), case.images, case.x_zero_point).unwrap();
+        let bias: Vec<i32> = (0..channels as i32).map(|j| j * 97 - 3_000).collect();
+        // The last scales carry sums beyond i32.
+        for scale in [1e-12, 0.003, 7.0, 1e5, 1e30] {
+            let scale: Vec<f32> = (0..channels).map(|j| scale * (1.0 + j as f32)).collect();
+            let scales = Scales {
+                a: 0.3,
+                b: &scale,
+                y: 2.9,
+            };
+            let new = |dtype, zero_point| {
+                let requantizer = Requantizer::new(Rounding::HalfEvenFloat, scales, dtype, zero_point).unwrap();
+                requantizer.with_bias(bias.clone())
+            };
+            let unsigned = new(QuantType::U8, 131);
+            let signed = new(QuantType::I8, -5).with_clamp(-5, 60).unwrap();
+            for kernels in all() {
+                let conv = case.pack(kernels, &w);
+                let length = conv.output_shape(case.images).unwrap().iter().product();
+                let (mut sums, mut u, mut s) = (vec![0; length], vec![0; length], vec![0; length]);
+                conv2d(images, &conv, Output::I32(&mut sums), 1).unwrap();
+                conv2d(images, &conv, Output::U8(&mut u, &unsigned), 1).unwrap();
+                conv2d(images, &conv, Output::I8(&mut s, &signed), 2).unwrap();
+                for (at, &sum) in sums.iter().enumerate() {
+                    let column = at % channels;
+                    assert_eq!(
+                        i32::from(u[at]),
+                        unsigned.apply(sum, column),
+                        "{conv:?} at {at}: {sum}, {scale:?}"
+                    );
+                    assert_eq!(
+                        i32::from(s[at]),
+                        signed.apply(sum, column),
+                        "{conv:?} at {at}: {sum}, {scale:?}"
+                    );
+                }
+            }
+        }
+    }
+}
