@@ -21,6 +21,7 @@ from requant.quantized import QuantizedModel
 from requant.ranges import RangeView
 from requant.timing import Timing
 from requant.trials import Score
+from requant.walk import Step
 
 FOLDER = Path(__file__).parent / "schemas"
 
@@ -54,6 +55,7 @@ _NAMES = {
     "Timing": Timing,
     "TokenFigures": comparison.TokenFigures,
     "Score": Score,
+    "Step": Step,
     "OutputQuality": report.OutputQuality,
     "QuantConfig": QuantConfig,
     "QuantizedModel": QuantizedModel,
