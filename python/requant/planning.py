@@ -51,26 +51,26 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     The nodes named in ``left_out`` stay float, for the reason given there.
     """
     target = get_target(config.target)
-    whole = _Planner(graph, config, target, {}).plan()
-    slower = _presumed(graph, config, target, whole)
-    if not slower and not left_out:
-        return whole
+    plan = _Planner(graph, config, target, {}).plan()
+    faster = dict.fromkeys(_presumed(graph, config, target, plan), FASTER)
+    if faster:
+        part = _Planner(graph, config, target, faster).plan()
+        plan, faster = (part, faster) if part.nodes else (plan, {})  # where nothing would be left, that is what to do
+    if not left_out:
+        return plan
     # What stays float for speed does not depend on ``left_out``: so a part has nothing that the whole has not.
-    return _Planner(graph, config, target, {**dict.fromkeys(slower, FASTER), **left_out}).plan()
+    return _Planner(graph, config, target, {**faster, **left_out}).plan()
 
 
 def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPlan) -> list[str]:
-    """The nodes of ``whole`` to leave in float for the sake of speed: none where nothing would be left.
+    """The nodes of ``whole`` to leave in float for the sake of speed.
 
     Where latency is measured nothing is presumed, and a user who names a node means it.
     """
     if config.optimize == "latency":
         return []
     meant = insisted(graph.all_nodes(), config.ordered_rules)
-    slower = [name for name in presumably_slower(graph, whole, target) if name not in meant]
-    if not slower or _Planner(graph, config, target, dict.fromkeys(slower, FASTER)).plan().nodes:
-        return slower
-    return []
+    return [name for name in presumably_slower(graph, whole, target) if name not in meant]
 
 
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
