@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::BlockScheme;
-use crate::{Error, Result};
+use crate::{Result, error::check_length};
 
 /// A matrix of weights in blocks along its rows, in the layout that [`super`] draws.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,10 +139,7 @@ impl BlockView<'_> {
             ("scales", blocks, self.scales.len()),
             ("zero_points", zeros, self.zero_points.len()),
         ] {
-            let expected = self.n.saturating_mul(per_row);
-            if got != expected {
-                return Err(Error::Length { what, expected, got });
-            }
+            check_length(what, self.n.saturating_mul(per_row), got)?;
         }
         Ok(())
     }
@@ -153,10 +150,7 @@ impl BlockView<'_> {
     /// Lengths that do not fit.
     pub fn dequantize_into(&self, out: &mut [f32]) -> Result<()> {
         self.check()?;
-        let (what, expected, got) = ("out", self.n * self.k, out.len());
-        if got != expected {
-            return Err(Error::Length { what, expected, got });
-        }
+        check_length("out", self.n * self.k, out.len())?;
         self.fill(out);
         Ok(())
     }
