@@ -1,6 +1,13 @@
 //! What the calibration search looks up: every set of kernels gives the bits of the generic one, and that one what it says.
 
-use requant_core::kernels::{self, Kernels, Piece, Tail};
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "tests know their numbers"
+)]
+
+use requant_core::kernels::{self, Corners, Kernels, Piece, Tail};
 
 /// Tables of a side with these counts.
 fn tables(counts: &[f64]) -> (Vec<Tail>, Vec<Piece>) {
@@ -135,6 +142,94 @@ fn cells_and_excesses_are_right() {
                     (got - excess).abs() <= 1e-9 * (excess + all),
                     "{side} {step}: {got} {excess}"
                 );
+            }
+        }
+    }
+}
+
+/// Mass, bins and `n ln(n)` beyond each bin, and zeros.
+fn sums_beyond(counts: &[f64], zeros: usize) -> [Vec<f64>; 3] {
+    let of = |f: fn(f64) -> f64| {
+        let mut sums = vec![0.0; counts.len() + zeros];
+        for i in (0..counts.len()).rev() {
+            sums[i] = sums[i + 1] + if counts[i] > 0.0 { f(counts[i]) } else { 0.0 };
+        }
+        sums
+    };
+    [of(|n| n), of(|_| 1.0), of(|n| n * n.ln())]
+}
+
+#[test]
+fn runs_lose_what_they_lose() {
+    let generic = kernels::by_name("generic").expect("always present");
+    for counts in sides() {
+        for width in [0, 1, 2, 5, 17] {
+            let sums = sums_beyond(&counts, width + 3);
+            let lost = |kernels: &dyn Kernels| {
+                let mut lost = vec![f32::NAN; counts.len() + 2];
+                kernels.lose(sums.each_ref().map(Vec::as_slice), width, &mut lost);
+                lost
+            };
+            let all: f64 = counts.iter().sum();
+            for (i, lost) in lost(generic).iter().enumerate() {
+                let run: Vec<f64> = counts
+                    .iter()
+                    .skip(i)
+                    .take(width)
+                    .copied()
+                    .filter(|n| *n > 0.0)
+                    .collect();
+                let mass: f64 = run.iter().sum();
+                let even = mass / f64::from(u32::try_from(run.len().max(1)).expect("small"));
+                let want: f64 = run.iter().map(|n| n * (n / even).ln()).sum();
+                assert!(
+                    (f64::from(*lost) - want).abs() <= 1e-6 * want + 1e-11 * all,
+                    "{i} {width}: {lost} {want}"
+                );
+            }
+            for kernels in kernels::available() {
+                assert_eq!(lost(kernels), lost(generic), "{} {width}", kernels.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn cells_lie_between_their_corners() {
+    let generic = kernels::by_name("generic").expect("always present");
+    // A function of both ends that is linear in each.
+    let f = |i: f64, j: f64| 3.0 * i - 2.0 * j + 0.25 * i * j;
+    for bins in [1usize, 40, 300] {
+        for step in [1.0, 1.3, 2.5, 7.999_999, 8.0, 13.37] {
+            let width = step as usize;
+            let corners: Vec<Corners> = [width + 1, width]
+                .into_iter()
+                .flat_map(|width| {
+                    (0..=bins).map(move |i| {
+                        let (i, j) = (i as f64, (i + width) as f64);
+                        Corners([f(i, j), f(i + 1.0, j), f(i, j + 1.0), f(i + 1.0, j + 1.0)].map(|v| v as f32))
+                    })
+                })
+                .collect();
+            for (first, count) in [(1, 0), (1, 7), (1, 16), (2, 100), (9, 33)] {
+                let cells = |kernels: &dyn Kernels| {
+                    let mut out = vec![f32::NAN; count];
+                    kernels.interpolate(&corners, width, step, first, &mut out);
+                    out
+                };
+                for (k, got) in (first..).zip(cells(generic)) {
+                    let (inner, outer) = ((k as f64 - 0.5) * step, (k as f64 + 0.5) * step);
+                    if inner < bins as f64 {
+                        let want = f(inner, outer);
+                        assert!(
+                            (f64::from(got) - want).abs() <= 1e-5 * (1.0 + outer * outer),
+                            "{k} {step}: {got} {want}"
+                        );
+                    }
+                }
+                for kernels in kernels::available() {
+                    assert_eq!(cells(kernels), cells(generic), "{} {step}", kernels.name());
+                }
             }
         }
     }

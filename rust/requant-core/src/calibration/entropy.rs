@@ -29,10 +29,11 @@
 //! * Histograms have over 2,048 bins where all values have one sign. With 128 bins for 128 levels, onnxruntime's default,
 //!   one candidate exists, and the method is minmax.
 //!
-//! Candidates are ruled out by what their clipping costs at least, before their cells are looked at; that never changes
-//! the result.
+//! Candidates are ruled out by what their clipping costs at least, and then by what their cells lose at least (see [`losses`]), of which
+//! no more are looked at than it takes. Only what is left is computed; that never changes the result.
 
 mod cells;
+mod losses;
 
 use std::ops::RangeInclusive;
 
@@ -41,33 +42,67 @@ use crate::{
     Range,
     kernels::{self, Kernels, density::ln},
 };
-use cells::Cells;
+use cells::{BLOCK, Cells};
 
 pub(super) const NAME: &str = "entropy";
 
 pub(super) fn range(request: &Request) -> Range {
-    let (window, total) = (Window::new(request), request.model.total);
-    let mut sides = Sides::new(&request.model, &window);
-    // Differences below this are rounding.
-    let resolution = 1e-12 * total;
-    let mut best = (f64::INFINITY, request.widened(request.stats.min(), request.stats.max()));
+    let window = Window::new(request);
+    let mut search = Search {
+        request,
+        window: &window,
+        sides: Sides::new(&request.model, &window),
+        best: (f64::INFINITY, request.widened(request.stats.min(), request.stats.max())),
+    };
     for step in window.steps().filter(|step| *step >= 1.0) {
-        let Some(splits) = sides.rule_out(&window, step, best.0) else {
-            continue;
+        search.consider(step);
+    }
+    search.best.1
+}
+
+/// A search, with the least cost so far and the range that it is of.
+struct Search<'a> {
+    request: &'a Request<'a>,
+    window: &'a Window,
+    sides: Sides,
+    best: (f64, Range),
+}
+
+impl Search<'_> {
+    /// Looks at all splits of a step.
+    fn consider(&mut self, step: f64) {
+        let sides = &mut self.sides;
+        // Differences below this are rounding, and no divergence is negative.
+        let resolution = 1e-12 * sides.total;
+        if self.best.0 <= resolution {
+            return;
+        }
+        let Some(splits) = sides.rule_out(self.window, step, self.best.0) else {
+            return;
         };
         sides.begin(step);
-        for above in sides.cut(splits, best.0) {
-            if sides.least(above) < best.0 {
-                let (cost, clipped) = sides.cost(above);
-                let cost = cost + total * ln(1.0 - clipped / total);
-                if cost < best.0 - resolution {
-                    best = (cost, window.range(request, step, (window.levels - above, above)));
-                }
+        let Some(splits) = sides.bound_losses(splits, self.best.0) else {
+            return;
+        };
+        for (i, above) in splits.enumerate() {
+            if sides.least[i] + sides.least_ends(above) >= self.best.0 {
+                continue;
+            }
+            let ends = sides.ends(above);
+            if sides.least[i] + ends >= self.best.0 {
+                continue;
+            }
+            let cost = sides.lost(above) + ends;
+            if cost < self.best.0 - resolution {
+                let split = (self.window.levels - above, above);
+                self.best = (cost, self.window.range(self.request, step, split));
             }
         }
     }
-    best.1
 }
+
+/// What is taken off a bound for its rounding: a share of what f32 sums up, and that of each value in differences of sums.
+const ROUNDING: (f64, f64) = (1e-5, 1e-11);
 
 /// Both sides of zero, cut with one step. A split of the levels is named by how many are above zero.
 struct Sides {
@@ -75,8 +110,12 @@ struct Sides {
     positive: Cells,
     /// Levels other than zero.
     levels: usize,
+    /// All values.
+    total: f64,
     /// What the level of zero loses.
     centre: f64,
+    /// What the cells of each split lose at least.
+    least: Vec<f64>,
     kernels: &'static dyn Kernels,
 }
 
@@ -88,7 +127,9 @@ impl Sides {
             negative: cells(&model.negative),
             positive: cells(&model.positive),
             levels: window.levels,
+            total: model.total,
             centre: 0.0,
+            least: Vec::new(),
             kernels: kernels::current(),
         }
     }
@@ -108,55 +149,115 @@ impl Sides {
         self.centre = cells::centre(&self.negative, &self.positive);
     }
 
-    /// Cuts cells, from zero outwards, until nothing is left of the splits or all cells of the rest are cut: the splits at both ends are
-    /// left out as soon as they cannot cost less than `best`.
-    fn cut(&mut self, splits: RangeInclusive<usize>, best: f64) -> RangeInclusive<usize> {
+    /// What the cells of each split lose at least, but of those splits that are certain to cost `best`.
+    fn bound_losses(&mut self, splits: RangeInclusive<usize>, best: f64) -> Option<RangeInclusive<usize>> {
         let (mut first, mut last) = splits.into_inner();
-        while first <= last && self.least_of(first, last) < best {
-            let whole = (first, last);
-            while first <= last && self.least(first) >= best {
-                first += 1;
+        let (mut budget, mut ends) = (best - self.centre + ROUNDING.1 * self.total, f64::NEG_INFINITY);
+        // The cells of all splits, from zero outwards.
+        let (mut below, mut above) = (0, 0);
+        loop {
+            for (side, done, levels) in [
+                (&mut self.negative, &mut below, self.levels - last),
+                (&mut self.positive, &mut above, first),
+            ] {
+                let count = (levels - *done).min(BLOCK);
+                if count > 0 {
+                    budget -= sum(&side.losses(*done + 1, count, self.kernels));
+                    *done += count;
+                }
             }
-            while first < last && self.least(last) >= best {
-                last -= 1;
+            if ends >= budget {
+                return None;
             }
-            if (first, last) != whole {
-                continue;
+            let is_done = below == self.levels - last && above == first;
+            if is_done || ends == f64::NEG_INFINITY {
+                let whole = (first, last);
+                first = first.max(self.positive.least_levels(budget - self.negative.least()));
+                last = last.min(self.levels - self.negative.least_levels(budget - self.positive.least()));
+                ends = self.least_ends_of(first, last);
+                if ends >= budget {
+                    return None;
+                }
+                if is_done && (first, last) == whole {
+                    break;
+                }
             }
-            if self.negative.done() >= self.levels - first && self.positive.done() >= last {
-                return first..=last;
-            }
-            self.negative.advance(self.levels - first, self.kernels);
-            self.positive.advance(last, self.kernels);
         }
-        RangeInclusive::new(1, 0)
+        // Those that only some of them have. As long as `best` is infinite, all are NaN, and nothing is ruled out.
+        self.least.clear();
+        self.least.resize(last - first + 1, best - budget);
+        add_running(&mut self.positive, first, self.least.iter_mut(), self.kernels);
+        add_running(
+            &mut self.negative,
+            self.levels - last,
+            self.least.iter_mut().rev(),
+            self.kernels,
+        );
+        Some(first..=last)
     }
 
-    /// What any of these splits costs at least, by the cells that have been cut.
-    fn least_of(&self, first: usize, last: usize) -> f64 {
-        let below = self.levels - last;
-        let lost = self.centre + self.negative.lost(below) + self.positive.lost(first);
-        lost + self.negative.least_beyond(below) + self.positive.least_beyond(first)
+    /// What the ends of these splits cost at least; infinity where there are none.
+    fn least_ends_of(&self, first: usize, last: usize) -> f64 {
+        /// Splits that are bounded together.
+        const FEW: usize = 4;
+        let mut least = f64::INFINITY;
+        for from in (first..=last).step_by(FEW) {
+            let to = last.min(from + FEW - 1);
+            least = least.min(self.negative.least_end_before(self.levels - from) + self.positive.least_end_before(to));
+        }
+        least
     }
 
-    /// What a split costs at least, by the cells that have been cut.
-    fn least(&self, above: usize) -> f64 {
+    /// What the ends of a split cost at least, with `N ln((N - T) / N)`.
+    fn least_ends(&self, above: usize) -> f64 {
+        self.negative.least_end(self.levels - above) + self.positive.least_end(above)
+    }
+
+    /// What the ends of a split cost, with `N ln((N - T) / N)`.
+    fn ends(&self, above: usize) -> f64 {
         let below = self.levels - above;
-        self.lost(above) + self.negative.least_end(below) + self.positive.least_end(above)
+        let clipped = self.negative.clipped(below) + self.positive.clipped(above);
+        self.negative.end(below) + self.positive.end(above) + self.total * ln(1.0 - clipped / self.total)
     }
 
-    /// What a split, all of whose cells are cut, costs but for `N ln((N - T) / N)`, and how many values it clips.
-    fn cost(&self, above: usize) -> (f64, f64) {
-        let below = self.levels - above;
-        (
-            self.lost(above) + self.negative.end(below) + self.positive.end(above),
-            self.negative.clipped(below) + self.positive.clipped(above),
-        )
+    /// What the cells of a split lose.
+    fn lost(&mut self, above: usize) -> f64 {
+        let below = self.negative.lost(self.levels - above, self.kernels);
+        self.centre + below + self.positive.lost(above, self.kernels)
     }
+}
 
-    fn lost(&self, above: usize) -> f64 {
-        self.centre + self.negative.lost(self.levels - above) + self.positive.lost(above)
+/// Adds to each but the first of `least` what the cells beyond `level` lose at least, one more to each than to the one before.
+fn add_running<'a>(
+    side: &mut Cells,
+    level: usize,
+    least: impl ExactSizeIterator<Item = &'a mut f64>,
+    kernels: &dyn Kernels,
+) {
+    let (mut lost, mut block) = (0.0, [0.0; BLOCK]);
+    let count = least.len() - 1;
+    for (i, least) in least.skip(1).enumerate() {
+        if i % BLOCK == 0 {
+            block = side.losses(level + i + 1, BLOCK.min(count - i), kernels);
+        }
+        lost += surely(block[i % BLOCK]);
+        *least += lost;
     }
+}
+
+fn sum(block: &[f32; BLOCK]) -> f64 {
+    let mut lanes = [0.0; 8];
+    for eight in block.as_chunks::<8>().0 {
+        for (lane, lost) in lanes.iter_mut().zip(eight) {
+            *lane += lost;
+        }
+    }
+    lanes.into_iter().map(surely).sum()
+}
+
+/// What a sum in f32 is at least, before rounding.
+fn surely(lost: f32) -> f64 {
+    f64::from(lost) * (1.0 - ROUNDING.0)
 }
 
 /// How many levels to put above zero, given the least that each side takes and the most that it has a use for.

@@ -53,15 +53,21 @@ impl Window {
     /// Steps, in bins, that of the full range first: a few from wide to narrow, then all. What the few have found lets most
     /// of the others be ruled out early.
     pub(super) fn steps(&self) -> impl Iterator<Item = f64> {
-        self.descending().step_by(64).chain(self.descending())
+        self.few().chain(self.all())
     }
 
+    /// A few of the steps.
+    pub(super) fn few(&self) -> impl Iterator<Item = f64> {
+        self.all().step_by(64)
+    }
+
+    /// All of them.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "at most the bins of a histogram"
     )]
-    fn descending(&self) -> impl Iterator<Item = f64> {
+    pub(super) fn all(&self) -> impl Iterator<Item = f64> {
         (1..=self.extent.ceil() as usize)
             .rev()
             .map(|i| to_f64(i).min(self.extent) * self.unit)

@@ -29,6 +29,11 @@ pub struct Piece {
     pub excess_sq: f64,
 }
 
+/// Something of the runs of bins `i..j`, `i + 1..j`, `i..j + 1` and `i + 1..j + 1`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[repr(C, align(16))]
+pub struct Corners(pub [f32; 4]);
+
 /// Partial sums of [`Kernels::excess`](super::Kernels::excess): term `k` is added to lane `k mod LANES`, and the lanes
 /// are added by halves.
 pub(super) const LANES: usize = 8;
@@ -62,6 +67,43 @@ pub(super) fn spread_cells(edges: &[Tail], spreads: &mut [f64]) {
     for (edges, spread) in edges.windows(2).zip(spreads) {
         let (mass, bins) = (edges[0].mass - edges[1].mass, edges[0].bins - edges[1].bins);
         *spread = if mass > 0.0 { mass * log_ratio(mass, bins) } else { 0.0 };
+    }
+}
+
+/// See [`Kernels::lose`](super::Kernels::lose).
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "rounded to f32")]
+pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
+    let [mass, bins, n_log_n] = sums.map(|sums| &sums[..lost.len() + width]);
+    for (i, lost) in lost.iter_mut().enumerate() {
+        let [mass, bins, n_log_n] = [mass, bins, n_log_n].map(|sums| sums[i] - sums[i + width]);
+        let spread = if mass > 0.0 { mass * log_ratio(mass, bins) } else { 0.0 };
+        *lost = (n_log_n - spread).max(0.0) as f32;
+    }
+}
+
+/// See [`Kernels::interpolate`](super::Kernels::interpolate).
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the index of a bin, and a part of one"
+)]
+pub(super) fn interpolate(corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
+    let (wide, narrow) = corners.split_at(corners.len() / 2);
+    for (k, out) in (first..).zip(out) {
+        let (inner, outer) = ((to_f64(k) - 0.5) * step, (to_f64(k) + 0.5) * step);
+        let i = inner.floor();
+        let is_wide = outer.floor() - i > to_f64(width);
+        let (corners, j) = if is_wide {
+            (wide, i + to_f64(width + 1))
+        } else {
+            (narrow, i + to_f64(width))
+        };
+        let [none, from, to, both] = corners[(i as usize).min(corners.len() - 1)].0;
+        // Each weight is rounded by itself: no term is the difference of larger ones.
+        let (x, rest_x) = ((inner - i) as f32, (i + 1.0 - inner) as f32);
+        let (y, rest_y) = ((outer - j) as f32, (j + 1.0 - outer) as f32);
+        *out = rest_y * (rest_x * none + x * from) + y * (rest_x * to + x * both);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The definition of every kernel, in plain Rust.
 
-use super::{BINS, Counters, Kernels, LANES, Piece, Summary, Tail, Terms, WAYS, density};
+use super::{BINS, Corners, Counters, Kernels, LANES, Piece, Summary, Tail, Terms, WAYS, density};
 use crate::requantize::round_half_even;
 
 pub(super) struct Generic;
@@ -30,6 +30,14 @@ impl Kernels for Generic {
 
     fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
         density::cut(tails, step, first, edges, spreads);
+    }
+
+    fn lose(&self, sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
+        density::lose(sums, width, lost);
+    }
+
+    fn interpolate(&self, corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
+        density::interpolate(corners, width, step, first, out);
     }
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {

@@ -65,7 +65,7 @@ mod x86_64;
 
 use std::sync::OnceLock;
 
-pub use density::{Piece, Tail};
+pub use density::{Corners, Piece, Tail};
 
 use crate::Result;
 
@@ -136,6 +136,23 @@ pub trait Kernels: Send + Sync {
     /// `tails` has an entry for each bin and a zero at the end, at least two entries; there is one edge more than `spreads`.
     fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
         self.base().cut(tails, step, first, edges, spreads);
+    }
+
+    /// What runs of `width` bins lose when they are made even: `sum n ln n - M ln(M / s)`, at least 0, for the run that begins with
+    /// each bin.
+    ///
+    /// `sums` are mass `M`, bins `s` and `sum n ln n` of each bin and all beyond it, with `width` entries more than `lost`.
+    fn lose(&self, sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
+        self.base().lose(sums, width, lost);
+    }
+
+    /// For the cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first` on, what the corners of the bins that a cell's
+    /// edges lie in say between them: linear in each edge.
+    ///
+    /// The second half of `corners` is for runs of `width` bins, which is the whole part of `step`, and the first for those of one more;
+    /// a bin beyond the last of a half counts as the last.
+    fn interpolate(&self, corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
+        self.base().interpolate(corners, width, step, first, out);
     }
 
     /// Sum of the excess over `(k + 1/2) step`, for `count` of `k` from `first` on; `pieces`, of which there is at least one, end

@@ -1,16 +1,19 @@
 //! One side of zero, cut into the cells of levels.
 
+use super::losses::Losses;
 use crate::{
     calibration::model::Side,
     kernels::{
         Kernels, Tail,
-        density::{beyond, ln, locate, to_f64},
+        density::{beyond, ln, locate, log_ratio, to_f64},
     },
 };
 
-/// Cells that are cut at once, and of which whole multiples are.
-const BLOCK: usize = 16;
-const VECTORS: usize = 8;
+/// Kernels take whole multiples of so many cells at once.
+const VECTORS: usize = 16;
+
+/// Cells that are looked at together.
+pub(super) const BLOCK: usize = 32;
 
 fn n_log_n(n: f64) -> f64 {
     if n > 0.0 { n * ln(n) } else { 0.0 }
@@ -20,8 +23,9 @@ fn n_log_n(n: f64) -> f64 {
 pub(super) fn centre(negative: &Cells, positive: &Cells) -> f64 {
     let (mut mass, mut bins, mut n_log_n) = (0.0, 0.0, 0.0);
     for side in [negative, positive] {
-        mass += side.tails[0].mass - side.edges[0].mass;
-        bins += side.tails[0].bins - side.edges[0].bins;
+        let beyond = side.beyond(0);
+        mass += side.tails[0].mass - beyond.mass;
+        bins += side.tails[0].bins - beyond.bins;
         n_log_n += side.n_log_n[0] - side.first_edge;
     }
     if mass > 0.0 {
@@ -50,14 +54,13 @@ pub(super) struct Cells {
     step: f64,
     /// `n ln(n)` beyond the edge of the level of zero.
     first_edge: f64,
+    losses: Losses,
     /// What lies beyond each level's cell, as far as it has been cut: up to level `done`.
     edges: Vec<Tail>,
     /// `M ln(M / s)` of each level's cell, and of all up to it.
     spreads: Vec<f64>,
     sums: Vec<f64>,
     done: usize,
-    /// What the cells up to there lose.
-    lost: f64,
 }
 
 impl Cells {
@@ -76,6 +79,7 @@ impl Cells {
             fullest[i - 1] = fullest[i - 1].max(fullest[i]);
         }
         Self {
+            losses: Losses::new(&tails, &beyond, widest),
             tails,
             n_log_n: beyond,
             counts: side.counts.clone(),
@@ -90,7 +94,6 @@ impl Cells {
             spreads: vec![0.0; levels + VECTORS],
             sums: vec![0.0; levels + VECTORS],
             done: 0,
-            lost: 0.0,
         }
     }
 
@@ -116,6 +119,14 @@ impl Cells {
         bound.beyond[bound.innermost]
     }
 
+    /// The least number of levels whose end costs at most `budget`, of those that are not ruled out.
+    pub(super) fn least_levels(&self, budget: f64) -> usize {
+        let bound = &self.bounds[self.bound];
+        let first = bound.innermost;
+        let worse = bound.before[first..self.counts.len()].partition_point(|cost| *cost > budget);
+        levels_to(first + worse, self.step)
+    }
+
     /// Leaves out the ends whose clipping alone costs more than `budget`; budgets only shrink.
     pub(super) fn rule_out(&mut self, budget: f64) {
         let bound = &mut self.bounds[self.bound];
@@ -124,42 +135,21 @@ impl Cells {
     }
 
     /// The least number of levels that is not ruled out, and the least that clips nothing.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "at most the number of bins"
-    )]
     pub(super) fn levels(&self, step: f64) -> (usize, usize) {
-        let levels = |bins: usize| {
-            let least = (to_f64(bins) / step - 0.5).max(0.0);
-            let whole = least as usize;
-            whole + usize::from(to_f64(whole) < least)
-        };
-        (levels(self.bounds[self.bound].innermost), levels(self.counts.len()))
+        let innermost = self.bounds[self.bound].innermost;
+        (levels_to(innermost, step), levels_to(self.counts.len(), step))
     }
 
     /// What ending with a level costs at least, with its share of `N ln(1 - T / N)`, beyond its cells.
     pub(super) fn least_end(&self, level: usize) -> f64 {
-        let least = self.bounds[self.bound]
-            .least
-            .get(self.bin(level))
-            .copied()
-            .unwrap_or(0.0);
-        if level > self.done || least > 0.0 {
-            return least;
-        }
-        // The bound is of little use close to zero, but here the cell is known.
-        let clipped = self.clipped(level);
-        self.end(level) - clipped * share(clipped, self.total)
+        let least = &self.bounds[self.bound].least;
+        least.get(self.bin(level)).copied().unwrap_or(0.0)
     }
 
-    /// The same of ending with this level or a later one.
-    pub(super) fn least_beyond(&self, level: usize) -> f64 {
-        self.bounds[self.bound]
-            .beyond
-            .get(self.bin(level))
-            .copied()
-            .unwrap_or(0.0)
+    /// The same of ending with this level or an earlier one that is not ruled out.
+    pub(super) fn least_end_before(&self, level: usize) -> f64 {
+        let before = &self.bounds[self.bound].before;
+        before[self.bin(level).min(self.counts.len())]
     }
 
     /// The bin that a level's cell ends in.
@@ -168,20 +158,34 @@ impl Cells {
         self.edge(level) as usize
     }
 
-    /// Begins to cut with a step.
+    /// Begins with a step.
     pub(super) fn begin(&mut self, step: f64) {
-        (self.step, self.done, self.lost) = (step, 0, 0.0);
-        self.edges[0] = beyond(&self.tails, self.edge(0));
+        (self.step, self.done) = (step, 0);
         self.first_edge = self.n_log_n_beyond(0);
     }
 
-    /// Cuts the cells up to `level`, or a few more, but at most a block of them.
-    pub(super) fn advance(&mut self, level: usize, kernels: &dyn Kernels) {
-        if level <= self.done {
-            return;
+    /// What each cell of `count` levels, at most a block of them, from `first` on loses at least, but for rounding.
+    pub(super) fn losses(&mut self, first: usize, count: usize, kernels: &dyn Kernels) -> [f32; BLOCK] {
+        let mut lost = [0.0; BLOCK];
+        let whole = count.next_multiple_of(VECTORS);
+        self.losses.of(self.step, first, &mut lost[..whole], kernels);
+        lost[count..].fill(0.0);
+        lost
+    }
+
+    /// What the cells up to a level lose.
+    pub(super) fn lost(&mut self, level: usize, kernels: &dyn Kernels) -> f64 {
+        if level > self.done {
+            self.cut(level, kernels);
         }
+        self.first_edge - self.n_log_n_beyond(level) - self.sums[level]
+    }
+
+    /// Cuts the cells up to `level`, or a few more.
+    fn cut(&mut self, level: usize, kernels: &dyn Kernels) {
+        self.edges[0] = self.beyond(0);
         let first = self.done + 1;
-        let last = level.min(self.done + BLOCK).next_multiple_of(VECTORS);
+        let last = level.next_multiple_of(VECTORS);
         let (edges, spreads) = (&mut self.edges[first - 1..=last], &mut self.spreads[first..=last]);
         kernels.cut(&self.tails, self.step, first, edges, spreads);
         let mut sum = self.sums[first - 1];
@@ -190,30 +194,16 @@ impl Cells {
             *total = sum;
         }
         self.done = last;
-        self.lost = self.lost_exactly(last);
     }
 
-    /// How many levels have been cut.
-    pub(super) fn done(&self) -> usize {
-        self.done
-    }
-
-    /// What the cells up to a level lose, as far as they have been cut.
-    pub(super) fn lost(&self, level: usize) -> f64 {
-        if level >= self.done {
-            self.lost
-        } else {
-            self.lost_exactly(level)
-        }
-    }
-
-    fn lost_exactly(&self, level: usize) -> f64 {
-        self.first_edge - self.n_log_n_beyond(level) - self.sums[level]
-    }
-
-    /// How many values lie beyond a level that has been cut.
+    /// How many values lie beyond a level.
     pub(super) fn clipped(&self, level: usize) -> f64 {
-        self.edges[level].mass
+        self.beyond(level).mass
+    }
+
+    /// What lies beyond a level's cell.
+    fn beyond(&self, level: usize) -> Tail {
+        beyond(&self.tails, self.edge(level))
     }
 
     /// The outer edge of a level's cell.
@@ -230,7 +220,7 @@ impl Cells {
     /// What clipping to the last cell costs.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
     pub(super) fn end(&self, level: usize) -> f64 {
-        let outside = self.edges[level];
+        let outside = self.beyond(level);
         let clipped = outside.mass;
         if clipped == 0.0 {
             return 0.0;
@@ -238,7 +228,7 @@ impl Cells {
         if level == 0 || clipped > self.total / 4.0 {
             return f64::INFINITY; // all values of this side would be clipped to zero, or too many
         }
-        let inside = self.edges[level - 1];
+        let inside = self.beyond(level - 1);
         let (cell, bins) = (inside.mass - clipped, inside.bins - outside.bins);
         if cell <= 0.0 {
             return f64::INFINITY; // with no mass in the cell, Q has nothing where P has the clipped values
@@ -248,7 +238,7 @@ impl Cells {
         let length = (edge - to_f64(i)).min(1.0);
         let bin = self.tails[i].mass - self.tails[i + 1].mass;
         let mass = bin * length + clipped;
-        let density = self.spreads[level] / cell;
+        let density = log_ratio(cell, bins);
         let joined = mass * ln(mass / length) - (self.n_log_n[i] - self.n_log_n[i + 1]) * length;
         if bin > 0.0 {
             joined - clipped * density
@@ -258,6 +248,18 @@ impl Cells {
             joined - clipped * (density - spread) + cell * spread
         }
     }
+}
+
+/// The least number of levels whose cells reach so many bins.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "at most the number of bins"
+)]
+fn levels_to(bins: usize, step: f64) -> usize {
+    let least = (to_f64(bins) / step - 0.5).max(0.0);
+    let whole = least as usize;
+    whole + usize::from(to_f64(whole) < least)
 }
 
 /// The share `c` of an end that clips `t` in what is clipped: `N ln(1 - T / N) >= -c t - c u`, if `u` is clipped at the other end.
@@ -282,6 +284,8 @@ fn share(clipped: f64, total: f64) -> f64 {
 /// nothing, by the log-sum inequality.
 struct Bound {
     least: Vec<f64>,
+    /// The least of all bins up to this one that are not ruled out, and at last of not clipping: an end may cost less than nothing.
+    before: Vec<f64>,
     /// The least of this bin and all beyond it, or of not clipping.
     beyond: Vec<f64>,
     /// No end that lies in an earlier bin can win.
@@ -318,8 +322,14 @@ impl Bound {
             least[i] = n_log_n(m + t) - n_log_n(m) - t * (log_q + c);
             beyond[i] = beyond[i].min(least[i]);
         }
+        let mut before = least.clone();
+        before.push(0.0);
+        for i in innermost + 1..=bins {
+            before[i] = before[i].min(before[i - 1]);
+        }
         Self {
             least,
+            before,
             beyond,
             innermost,
         }
@@ -341,7 +351,7 @@ mod tests {
             state ^= state << 17;
             state % below
         };
-        let mut bounded = 0;
+        let (mut bounded, mut lost_sum, mut bound_sum) = (0, 0.0, 0.0);
         for case in 0..300 {
             let (slope, size, holes) = (0.7 + 0.03 * f64::from(case % 10), 10f64.powi(case % 5), random(4));
             let counts: Vec<f64> = (0..60)
@@ -358,24 +368,36 @@ mod tests {
                 cells.bound(step);
                 cells.begin(step);
                 let (_, most) = cells.levels(step);
-                // By the bounds alone, and then with the cells known.
-                let before: Vec<_> = (1..=most).map(|level| cells.least_end(level)).collect();
-                let beyond = cells.least_beyond(1);
-                while cells.done() < most {
-                    cells.advance(most, kernels::current());
-                }
-                for (level, least) in (1..=most).zip(before) {
-                    let clipped = cells.clipped(level);
-                    let cost = cells.end(level) - clipped * share(clipped, total);
-                    let what = format!("case {case}, step {step}, level {level}: {cost} {least}");
-                    assert!(cells.lost(level) >= cells.lost(level - 1) - 1e-9 * total, "{what}");
-                    assert!(cost >= beyond - 1e-9 * total, "{what}");
-                    assert!(cost >= least - 1e-9 * total, "{what}");
-                    assert!(cost >= cells.least_end(level) - 1e-9 * total, "{what}");
+                let mut lost_before = cells.lost(0, kernels::current());
+                let mut costs = f64::INFINITY;
+                for level in 1..=most {
+                    let (clipped, lost) = (cells.clipped(level), cells.lost(level, kernels::current()));
+                    let (cost, least) = (
+                        cells.end(level) - clipped * share(clipped, total),
+                        cells.least_end(level),
+                    );
+                    let bound = f64::from(cells.losses(level, 1, kernels::current())[0]);
+                    let what = format!(
+                        "case {case}, step {step}, level {level}: {cost} {least}, {lost} {lost_before} {bound}"
+                    );
+                    let rounding = 1e-9 * total;
+                    assert!(
+                        bound >= 0.0 && lost - lost_before >= bound * (1.0 - 1e-5) - rounding,
+                        "{what}"
+                    );
+                    assert!(cost >= least - rounding, "{what}");
+                    costs = costs.min(cost);
+                    assert!(costs >= cells.least_end_before(level) - rounding, "{what}");
+                    assert!(cost >= cells.least() - rounding, "{what}");
+                    let enough = cells.least_levels(cost + rounding);
+                    assert!(level >= enough, "{what} {enough}");
                     bounded += usize::from(cost.is_finite() && least > 0.2 * cost && cost > 0.0);
+                    (lost_sum, bound_sum) = (lost_sum + lost - lost_before, bound_sum + bound);
+                    lost_before = lost;
                 }
             }
         }
+        assert!(bound_sum > 0.8 * lost_sum, "{bound_sum} of {lost_sum}");
         assert!(bounded > 100, "bounds that bite: {bounded}");
     }
 

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::{avx2_bytes, avx2_density, avx2_extrema, avx2_tally};
-use crate::kernels::{Counters, Kernels, Piece, Summary, Tail, Terms};
+use crate::kernels::{Corners, Counters, Kernels, Piece, Summary, Tail, Terms};
 
 /// Proof that AVX2, FMA and POPCNT were detected: only [`probe`] makes one.
 struct Avx2(());
@@ -42,6 +42,16 @@ impl Kernels for Avx2 {
     fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
         // SAFETY: as above.
         unsafe { avx2_density::cut(tails, step, first, edges, spreads) }
+    }
+
+    fn lose(&self, sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { avx2_density::lose(sums, width, lost) }
+    }
+
+    fn interpolate(&self, corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { avx2_density::interpolate(corners, width, step, first, out) }
     }
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {

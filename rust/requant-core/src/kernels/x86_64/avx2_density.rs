@@ -9,8 +9,9 @@
 )]
 use std::arch::x86_64::*;
 
+use super::avx2::{load, store_f32};
 use crate::kernels::{
-    Piece, Tail,
+    Corners, Piece, Tail,
     density::{self, BIAS, EXPONENT, HALF_UP, LANES, MAGIC, SERIES, TWO_52, ZERO, to_f64},
     generic::add_halves,
 };
@@ -79,6 +80,126 @@ fn spread(mass: __m256d, log: __m256d) -> [f64; 4] {
     let has_mass = _mm256_cmp_pd::<_CMP_GT_OQ>(mass, _mm256_setzero_pd());
     let spreads = _mm256_and_pd(_mm256_mul_pd(mass, log), has_mass);
     to_array(_mm256_permute4x64_pd::<0xd8>(spreads))
+}
+
+/// The definition: its loop has no look-ups, so that the compiler finds the vectors.
+#[target_feature(enable = "avx2")]
+pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
+    density::lose(sums, width, lost);
+}
+
+/// First where all cells lie, then what is there: together they are too long a chain, as above.
+#[target_feature(enable = "avx2")]
+pub(super) fn interpolate(corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
+    let (blocks, rest) = out.as_chunks_mut::<PLACES>();
+    let mut places = Places {
+        at: [0; PLACES],
+        x: [[0.0; PLACES]; 2],
+        y: [[0.0; PLACES]; 2],
+    };
+    for (k, out) in (first..).step_by(PLACES).zip(&mut *blocks) {
+        places.find(k, step, width, corners.len() / 2);
+        places.look_up(corners, out);
+    }
+    density::interpolate(corners, width, step, first + PLACES * blocks.len(), rest);
+}
+
+/// Cells whose places are found before they are looked up.
+const PLACES: usize = 16;
+
+/// Where cells lie: their corners, and how far each edge is from the inner and the outer end of its bin.
+struct Places {
+    at: [i32; PLACES],
+    x: [[f32; PLACES]; 2],
+    y: [[f32; PLACES]; 2],
+}
+
+impl Places {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn find(&mut self, first: usize, step: f64, width: usize, bins: usize) {
+        let [bins, width] = [bins, width].map(|len| _mm256_set1_pd(to_f64(len)));
+        let one = _mm256_set1_pd(1.0);
+        let mut k = _mm256_add_pd(_mm256_set1_pd(to_f64(first)), _mm256_setr_pd(0.0, 1.0, 2.0, 3.0));
+        for four in 0..PLACES / 4 {
+            let (inner, outer) = (edges(k, -0.5, step), edges(k, 0.5, step));
+            let (i, j) = (_mm256_floor_pd(inner), _mm256_floor_pd(outer));
+            let is_wide = _mm256_cmp_pd::<_CMP_GT_OQ>(_mm256_sub_pd(j, i), width);
+            let j = _mm256_add_pd(i, _mm256_add_pd(width, _mm256_and_pd(is_wide, one)));
+            let within = _mm256_min_pd(i, _mm256_sub_pd(bins, one));
+            let place = _mm256_add_pd(within, _mm256_andnot_pd(is_wide, bins));
+            let at = &mut self.at.as_chunks_mut::<4>().0[four];
+            // SAFETY: `at` is 16 writable bytes, and `storeu` needs no alignment.
+            unsafe { _mm_storeu_si128(at.as_mut_ptr().cast(), _mm256_cvttpd_epi32(place)) };
+            for (weights, edge, bin) in [(&mut self.x, inner, i), (&mut self.y, outer, j)] {
+                let [from, to] = weights
+                    .each_mut()
+                    .map(|weights| &mut weights.as_chunks_mut::<4>().0[four]);
+                store_4(_mm256_cvtpd_ps(_mm256_sub_pd(edge, bin)), from);
+                store_4(_mm256_cvtpd_ps(_mm256_sub_pd(_mm256_add_pd(bin, one), edge)), to);
+            }
+            k = _mm256_add_pd(k, _mm256_set1_pd(4.0));
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn look_up(&self, corners: &[Corners], out: &mut [f32; PLACES]) {
+        for (eight, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let at = self.at.as_chunks::<8>().0[eight].map(|at| &corners[at.cast_unsigned() as usize]);
+            // One of the first four in each low half, one of the others in each high half.
+            let [a, b, c, d] = [0, 1, 2, 3].map(|lane| pair(at[lane], at[lane + 4]));
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            let (none, from) = (low_pairs(ab, cd), high_pairs(ab, cd));
+            let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            let (to, both) = (low_pairs(ab, cd), high_pairs(ab, cd));
+            let weights = |of: &[[f32; PLACES]; 2]| of.each_ref().map(|of| load(&of.as_chunks().0[eight]));
+            let (x, y) = (weights(&self.x), weights(&self.y));
+            store_f32(between([between([none, from], x), between([to, both], x)], y), out);
+        }
+    }
+}
+
+/// `(k + offset) step` of each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn edges(k: __m256d, offset: f64, step: f64) -> __m256d {
+    _mm256_mul_pd(_mm256_add_pd(k, _mm256_set1_pd(offset)), _mm256_set1_pd(step))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pair(a: &Corners, b: &Corners) -> __m256 {
+    // SAFETY: a `Corners` is 4 readable floats, by its representation, and `loadu` needs no alignment.
+    unsafe { _mm256_set_m128(_mm_loadu_ps(b.0.as_ptr()), _mm_loadu_ps(a.0.as_ptr())) }
+}
+
+/// In each half, the first two of `a` and of `b`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn low_pairs(a: __m256, b: __m256) -> __m256 {
+    _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
+}
+
+/// In each half, the last two of `a` and of `b`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn high_pairs(a: __m256, b: __m256) -> __m256 {
+    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
+}
+
+/// The mean of two, by the distances from the first and to the second.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn between(of: [__m256; 2], [from, to]: [__m256; 2]) -> __m256 {
+    _mm256_add_ps(_mm256_mul_ps(to, of[0]), _mm256_mul_ps(from, of[1]))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_4(v: __m128, out: &mut [f32; 4]) {
+    // SAFETY: `out` is 16 writable bytes, and `storeu` needs no alignment.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), v) }
 }
 
 #[target_feature(enable = "avx2")]
