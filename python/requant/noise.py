@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 _FEW = 8  # samples that prove nothing
+#: Times the noise, and the noise itself, of a model that is broken, however few samples say so.
+_BROKEN, _LOUD = 10.0, 0.01
 
 
 class Noise:
@@ -63,11 +65,14 @@ class Noise:
 def clearly_more(noise: Array, other: Array) -> bool:
     """Whether the ``noise [samples]`` of one model is above that ``other`` by more than chance explains.
 
-    That is, on average by more than two standard errors of the difference; never on a few samples.
+    That is, on average by more than two standard errors of the difference; on a few samples only if it is ten times as
+    much and above -20 dB.
     """
     differences = noise - other
     if not np.isfinite(noise).all():
         return bool(np.isfinite(other).all())
+    if noise.size and noise.mean() > max(_BROKEN * other.mean(), _LOUD):
+        return True
     if len(noise) < _FEW:
         return False
     return bool(differences.mean() > 2 * differences.std(ddof=1) / math.sqrt(len(noise)))

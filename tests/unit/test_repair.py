@@ -186,10 +186,13 @@ def test_more_noise_is_clear_where_chance_does_not_explain_it() -> None:
         d = [float(a) - float(b) for a, b in zip(noise, other, strict=True)]
         mean = sum(d) / samples
         spread = sum((each - mean) ** 2 for each in d) / max(samples - 1, 1)
-        assert clearly_more(noise, other) == (samples >= 8 and mean > 2 * (spread / samples) ** 0.5)
+        tenfold = sum(noise) > 10 * sum(other) and sum(noise) > 0.01 * samples
+        assert clearly_more(noise, other) == (tenfold or (samples >= 8 and mean > 2 * (spread / samples) ** 0.5))
     once = np.array([100.0, *[1.0] * 15])
     assert not clearly_more(once, np.full(16, 2.0))  # one sample proves nothing
     assert clearly_more(np.array([np.inf, 1.0]), np.ones(2))
+    assert clearly_more(np.array([0.02]), np.array([0.001]))  # of -30 dB, -17 dB
+    assert not clearly_more(np.array([0.002]), np.array([0.0001]))  # still -27 dB
 
 
 def changing(count: int) -> np.ndarray:
