@@ -172,8 +172,9 @@ impl Sides {
             let is_done = below == self.levels - last && above == first;
             if is_done || ends == f64::NEG_INFINITY {
                 let whole = (first, last);
+                let least_below = self.negative.least_levels(budget - self.positive.least());
                 first = first.max(self.positive.least_levels(budget - self.negative.least()));
-                last = last.min(self.levels - self.negative.least_levels(budget - self.positive.least()));
+                last = last.min(self.levels.checked_sub(least_below)?);
                 ends = self.least_ends_of(first, last);
                 if ends >= budget {
                     return None;

@@ -8,14 +8,18 @@
 //! ```
 //!
 //! The difference is of second order: where counts scatter by chance it is about 1 / s^2 of what is lost. All cells of a step are `width` bins
-//! wide or one more, where `width` is its whole part; so the steps between two whole numbers share a table of corners.
+//! wide or one more, where `width` is its whole part; so the steps between two whole numbers share a table of corners. Cells of many bins are
+//! few, as those of 4-bit types: to compute them takes less than their tables would.
 
 use crate::kernels::{Corners, Kernels, Tail};
+
+/// No tables are made of wider cells; those of 8-bit types have at most 33 bins.
+const WIDEST: usize = 33;
 
 pub(super) struct Losses {
     /// Mass, bins and `n ln(n)` of each bin and all beyond it, and zeros for the widest cell.
     sums: [Vec<f64>; 3],
-    /// The largest width.
+    /// The largest width that has a table.
     widest: usize,
     /// `F(i, i + width)` of the widths in use, for all `i` up to two beyond the last bin.
     runs: Vec<Vec<f32>>,
@@ -26,7 +30,7 @@ pub(super) struct Losses {
 impl Losses {
     /// `tails` and `n_log_n` have an entry for each bin and a zero.
     pub(super) fn new(tails: &[Tail], n_log_n: &[f64], widest: f64) -> Self {
-        let widest = whole(widest) + 1;
+        let widest = whole(widest).min(WIDEST) + 1;
         let len = tails.len() + widest + 2;
         let padded = |sums: &mut dyn Iterator<Item = f64>| {
             let mut padded = Vec::with_capacity(len);
@@ -46,9 +50,12 @@ impl Losses {
         }
     }
 
-    /// What each cell from that of level `first` on loses at least, but for rounding. `step` is at least one bin.
+    /// What each cell from that of level `first` on loses at least, but for rounding: 0 where there is no table. `step` is at least one bin.
     pub(super) fn of(&mut self, step: f64, first: usize, out: &mut [f32], kernels: &dyn Kernels) {
         let (width, len) = (whole(step), self.len());
+        if width >= self.widest {
+            return out.fill(0.0);
+        }
         let wide = (self.widest - width - 1) * len;
         while self.corners.len() < wide + 2 * len {
             self.extend(self.widest - self.corners.len() / len, kernels);
