@@ -104,6 +104,11 @@ impl Search<'_> {
 /// What is taken off a bound for its rounding: a share of what f32 sums up, and that of each value in differences of sums.
 const ROUNDING: (f64, f64) = (1e-5, 1e-11);
 
+/// Cells after which splits are left out for the first time.
+const FIRST: usize = 2 * BLOCK;
+/// So many splits are worth a look at their ends before that.
+const FEW: usize = 8;
+
 /// Both sides of zero, cut with one step. A split of the levels is named by how many are above zero.
 struct Sides {
     negative: Cells,
@@ -152,10 +157,29 @@ impl Sides {
     /// What the cells of each split lose at least, but of those splits that are certain to cost `best`.
     fn bound_losses(&mut self, splits: RangeInclusive<usize>, best: f64) -> Option<RangeInclusive<usize>> {
         let (mut first, mut last) = splits.into_inner();
-        let (mut budget, mut ends) = (best - self.centre + ROUNDING.1 * self.total, f64::NEG_INFINITY);
-        // The cells of all splits, from zero outwards.
+        let mut budget = best - self.centre + ROUNDING.1 * self.total;
+        // The cells of all splits that have been looked at, from zero outwards.
         let (mut below, mut above) = (0, 0);
-        loop {
+        let mut ends = if last - first < FEW {
+            self.least_ends_of(first, last)
+        } else {
+            f64::NEG_INFINITY
+        };
+        while ends < budget {
+            let is_done = below == self.levels - last && above == first;
+            if is_done || below + above >= FIRST && ends == f64::NEG_INFINITY {
+                let whole = (first, last);
+                let least_below = self.negative.least_levels(budget - self.positive.least());
+                first = first.max(self.positive.least_levels(budget - self.negative.least()));
+                last = last.min(self.levels.checked_sub(least_below)?);
+                if (first, last) != whole || ends == f64::NEG_INFINITY {
+                    ends = self.least_ends_of(first, last);
+                    continue;
+                }
+                if is_done {
+                    break;
+                }
+            }
             for (side, done, levels) in [
                 (&mut self.negative, &mut below, self.levels - last),
                 (&mut self.positive, &mut above, first),
@@ -166,23 +190,9 @@ impl Sides {
                     *done += count;
                 }
             }
-            if ends >= budget {
-                return None;
-            }
-            let is_done = below == self.levels - last && above == first;
-            if is_done || ends == f64::NEG_INFINITY {
-                let whole = (first, last);
-                let least_below = self.negative.least_levels(budget - self.positive.least());
-                first = first.max(self.positive.least_levels(budget - self.negative.least()));
-                last = last.min(self.levels.checked_sub(least_below)?);
-                ends = self.least_ends_of(first, last);
-                if ends >= budget {
-                    return None;
-                }
-                if is_done && (first, last) == whole {
-                    break;
-                }
-            }
+        }
+        if ends >= budget {
+            return None;
         }
         // Those that only some of them have. As long as `best` is infinite, all are NaN, and nothing is ruled out.
         self.least.clear();
@@ -199,14 +209,8 @@ impl Sides {
 
     /// What the ends of these splits cost at least; infinity where there are none.
     fn least_ends_of(&self, first: usize, last: usize) -> f64 {
-        /// Splits that are bounded together.
-        const FEW: usize = 4;
-        let mut least = f64::INFINITY;
-        for from in (first..=last).step_by(FEW) {
-            let to = last.min(from + FEW - 1);
-            least = least.min(self.negative.least_end_before(self.levels - from) + self.positive.least_end_before(to));
-        }
-        least
+        let ends = (first..=last).map(|above| self.least_ends(above));
+        ends.fold(f64::INFINITY, f64::min)
     }
 
     /// What the ends of a split cost at least, with `N ln((N - T) / N)`.

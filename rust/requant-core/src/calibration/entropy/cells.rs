@@ -123,7 +123,7 @@ impl Cells {
     pub(super) fn least_levels(&self, budget: f64) -> usize {
         let bound = &self.bounds[self.bound];
         let first = bound.innermost;
-        let worse = bound.before[first..self.counts.len()].partition_point(|cost| *cost > budget);
+        let worse = bound.before[first..].partition_point(|cost| *cost > budget);
         levels_to(first + worse, self.step)
     }
 
@@ -144,12 +144,6 @@ impl Cells {
     pub(super) fn least_end(&self, level: usize) -> f64 {
         let least = &self.bounds[self.bound].least;
         least.get(self.bin(level)).copied().unwrap_or(0.0)
-    }
-
-    /// The same of ending with this level or an earlier one that is not ruled out.
-    pub(super) fn least_end_before(&self, level: usize) -> f64 {
-        let before = &self.bounds[self.bound].before;
-        before[self.bin(level).min(self.counts.len())]
     }
 
     /// The bin that a level's cell ends in.
@@ -284,7 +278,7 @@ fn share(clipped: f64, total: f64) -> f64 {
 /// nothing, by the log-sum inequality.
 struct Bound {
     least: Vec<f64>,
-    /// The least of all bins up to this one that are not ruled out, and at last of not clipping: an end may cost less than nothing.
+    /// The least of all bins up to this one that are not ruled out.
     before: Vec<f64>,
     /// The least of this bin and all beyond it, or of not clipping.
     beyond: Vec<f64>,
@@ -323,8 +317,7 @@ impl Bound {
             beyond[i] = beyond[i].min(least[i]);
         }
         let mut before = least.clone();
-        before.push(0.0);
-        for i in innermost + 1..=bins {
+        for i in innermost + 1..bins {
             before[i] = before[i].min(before[i - 1]);
         }
         Self {
@@ -369,7 +362,6 @@ mod tests {
                 cells.begin(step);
                 let (_, most) = cells.levels(step);
                 let mut lost_before = cells.lost(0, kernels::current());
-                let mut costs = f64::INFINITY;
                 for level in 1..=most {
                     let (clipped, lost) = (cells.clipped(level), cells.lost(level, kernels::current()));
                     let (cost, least) = (
@@ -386,8 +378,6 @@ mod tests {
                         "{what}"
                     );
                     assert!(cost >= least - rounding, "{what}");
-                    costs = costs.min(cost);
-                    assert!(costs >= cells.least_end_before(level) - rounding, "{what}");
                     assert!(cost >= cells.least() - rounding, "{what}");
                     let enough = cells.least_levels(cost + rounding);
                     assert!(level >= enough, "{what} {enough}");
