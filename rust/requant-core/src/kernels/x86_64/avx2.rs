@@ -1,11 +1,5 @@
 //! AVX2 with FMA: Haswell, Zen and later.
 
-#[allow(
-    clippy::wildcard_imports,
-    reason = "the names are long and their prefix is unmistakable"
-)]
-use std::arch::x86_64::*;
-
 use super::{avx2_bytes, avx2_density, avx2_extrema, avx2_tally};
 use crate::kernels::{Corners, Counters, Kernels, Piece, Summary, Tail, Terms};
 
@@ -68,18 +62,4 @@ impl Kernels for Avx2 {
         // SAFETY: as above.
         unsafe { avx2_bytes::look_up(table, x, out) }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn load(x: &[f32; 8]) -> __m256 {
-    // SAFETY: `x` is 8 readable floats, and `loadu` needs no alignment.
-    unsafe { _mm256_loadu_ps(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn store_f32(v: __m256, out: &mut [f32; 8]) {
-    // SAFETY: `out` is 8 writable floats, and `storeu` needs no alignment.
-    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
 }

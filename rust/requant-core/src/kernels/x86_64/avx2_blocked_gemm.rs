@@ -19,6 +19,7 @@
 )]
 use std::arch::{asm, x86_64::*};
 
+use super::avx2_values::{load, store};
 use crate::{
     gemm::blocked::{Quantized, Rows, quantize},
     kernels::{
@@ -414,18 +415,4 @@ fn widen(x: &[u8; 8]) -> __m256i {
 fn load_bytes(x: &[u8; 32]) -> __m256i {
     // SAFETY: `x` is 32 readable bytes, and `loadu` needs no alignment.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(x: &[f32; 8]) -> __m256 {
-    // SAFETY: `x` is 32 readable bytes, and `loadu` needs no alignment.
-    unsafe { _mm256_loadu_ps(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(v: __m256, out: &mut [f32; 8]) {
-    // SAFETY: `out` is 32 writable bytes, and `storeu` needs no alignment.
-    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
 }

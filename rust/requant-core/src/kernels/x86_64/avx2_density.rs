@@ -9,7 +9,7 @@
 )]
 use std::arch::x86_64::*;
 
-use super::avx2::{load, store_f32};
+use super::avx2_values::{load, store as store_f32};
 use crate::kernels::{
     Corners, Piece, Tail,
     density::{self, BIAS, EXPONENT, HALF_UP, LANES, MAGIC, SERIES, TWO_52, ZERO, to_f64},

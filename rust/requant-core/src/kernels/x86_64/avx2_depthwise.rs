@@ -14,7 +14,7 @@
 )]
 use std::arch::x86_64::*;
 
-use super::avx2_lanes::Avx2Lanes;
+use super::{avx2_lanes::Avx2Lanes, avx2_values::load as load_f32};
 use crate::{
     affine::Integer,
     gemm::{Bytes, BytesMut, Strip},
@@ -263,13 +263,6 @@ fn store(v: [__m256i; 2], out: &mut [i32; LANES]) {
         _mm256_storeu_si256(halves[0].as_mut_ptr().cast(), v[0]);
         _mm256_storeu_si256(halves[1].as_mut_ptr().cast(), v[1]);
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_f32(x: &[f32; 8]) -> __m256 {
-    // SAFETY: `x` is 32 readable bytes, and `loadu` needs no alignment.
-    unsafe { _mm256_loadu_ps(x.as_ptr()) }
 }
 
 /// The first of `out`.

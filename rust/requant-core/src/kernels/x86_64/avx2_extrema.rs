@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::slice;
 
-use super::avx2::{load, store_f32};
+use super::avx2_values::{load, store as store_f32};
 use crate::kernels::generic;
 
 /// Vectors in flight: a minimum takes as long as four of them.

@@ -6,7 +6,7 @@
 )]
 use std::{arch::x86_64::*, slice};
 
-use super::avx2::load;
+use super::avx2_values::load;
 use crate::{
     kernels::{
         generic_low_bit as generic,

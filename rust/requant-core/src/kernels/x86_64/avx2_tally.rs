@@ -10,7 +10,7 @@
 )]
 use std::arch::x86_64::*;
 
-use super::avx2::{load, store_f32};
+use super::avx2_values::{load, store as store_f32};
 use crate::kernels::{
     Counters, LANES, Summary, WAYS,
     generic::{self, Lanes},
