@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from requant.errors import ConfigError, MissingFileError, closest
 from requant.rules import Rule, as_rules
 from requant.targets import TARGETS, get_target
 from requant.types import PerTensor, QuantScheme, QuantType
+from requant.values import check_choice, check_type, plain, strings, to_toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -148,14 +148,14 @@ class QuantConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", as_rules(self.rules))
         for name in ("include", "exclude", "in_float"):
-            object.__setattr__(self, name, _strings(name, getattr(self, name)))
+            object.__setattr__(self, name, strings(name, getattr(self, name)))
         for field in fields(self):
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
-            _check_type(field.name, getattr(self, field.name), str(field.type))
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+            check_type(field.name, getattr(self, field.name), str(field.type))
         for name, choices in _CHOICES.items():
             if getattr(self, name) is not None:
                 low_bit = self.weight_only is not None and name == "activations"
-                _check_choice(name, getattr(self, name), LOW_BIT_ACTIVATIONS if low_bit else choices)
+                check_choice(name, getattr(self, name), LOW_BIT_ACTIVATIONS if low_bit else choices)
         self._check_rules()
         self._check_numbers()
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
@@ -176,7 +176,7 @@ class QuantConfig:
             if value is not None and value < low:
                 raise ConfigError(f"{name} is {value}, expected at least {low}")
         if isinstance(self.smooth, str):
-            _check_choice("smooth", self.smooth, SMOOTH)
+            check_choice("smooth", self.smooth, SMOOTH)
         elif not 0 <= self.smooth <= 1:
             raise ConfigError(f"smooth is {self.smooth}, expected an alpha from 0 to 1, or one of {', '.join(SMOOTH)}")
         if not 0 < self.percentile <= 100:
@@ -185,15 +185,15 @@ class QuantConfig:
     def _check_rules(self) -> None:
         for rule in self.rules:
             if rule.method is not None:
-                _check_choice(f"rule {rule.match!r}: method", rule.method, _CHOICES["method"])
+                check_choice(f"rule {rule.match!r}: method", rule.method, _CHOICES["method"])
             if rule.bits is not None and f"int{rule.bits}" not in _CHOICES["weight_only"]:
                 raise ConfigError(f"rule {rule.match!r}: bits is {rule.bits!r}, expected 2, 3, 4 or 8")
             if rule.algorithm is not None:
-                _check_choice(f"rule {rule.match!r}: algorithm", rule.algorithm, _CHOICES["algorithm"])
+                check_choice(f"rule {rule.match!r}: algorithm", rule.algorithm, _CHOICES["algorithm"])
             if rule.block_size is not None and rule.block_size not in BLOCK_SIZES[1:]:
                 raise ConfigError(f"rule {rule.match!r}: block_size is {rule.block_size}, expected 16 to 256")
             if rule.dtype is not None:
-                _check_choice(f"rule {rule.match!r}: dtype", rule.dtype, _CHOICES["activations"])
+                check_choice(f"rule {rule.match!r}: dtype", rule.dtype, _CHOICES["activations"])
 
     def _check_low_bit(self) -> None:
         if self.format == "qoperator":
@@ -349,9 +349,9 @@ class QuantConfig:
         """The options as a recipe that ``from_recipe`` reads back."""
         options = self.to_dict()
         rules = options.pop("rules", ())
-        lines = [f"{name} = {_toml(value)}\n" for name, value in options.items()]
+        lines = [f"{name} = {to_toml_value(value)}\n" for name, value in options.items()]
         for rule in rules:
-            lines += ["\n[[rules]]\n", *(f"{name} = {_toml(value)}\n" for name, value in rule.items())]
+            lines += ["\n[[rules]]\n", *(f"{name} = {to_toml_value(value)}\n" for name, value in rule.items())]
         return "".join(lines)
 
 
@@ -387,13 +387,6 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"unknown option {name!r}{closest(name, known)}", hint=f"options: {', '.join(known)}")
 
 
-def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{what} is {value!r}{closest(str(value), choices)}", hint=f"choose one of {', '.join(choices)}"
-        )
-
-
 def _refuse_static(names: Iterable[str]) -> None:
     """Refuse options of static quantization in a dynamic configuration."""
     for name in sorted(names):
@@ -427,42 +420,3 @@ def _refuse_low_bit(config: QuantConfig, names: Iterable[str]) -> None:
                 f"rule {rule.match!r}: bits, algorithm and block_size belong to weight-only quantization",
                 hint="leave them out, or say weight_only='int4' (--weight-only int4)",
             )
-
-
-def _check_type(name: str, value: object, annotation: str) -> None:
-    if annotation.startswith("tuple"):
-        return  # checked when it was made one
-    kinds: Any = {
-        "str": str,
-        "bool": bool,
-        "int": int,
-        "float": (int, float),
-        "int | None": (int, type(None)),
-        "float | None": (int, float, type(None)),
-        "str | None": (str, type(None)),
-        "bool | None": (bool, type(None)),
-        "str | float": (str, int, float),
-    }[annotation]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and not annotation.startswith("bool")):
-        raise ConfigError(f"{name} is {value!r}, expected {annotation.replace('| None', 'or unset')}")
-
-
-def _plain(value: object) -> object:
-    """NumPy's scalars as Python's."""
-    return value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
-
-
-def _strings(name: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
-        raise ConfigError(f"{name} is {value!r}, expected names, op types or regular expressions")
-    return tuple(value)
