@@ -43,6 +43,7 @@ LAYERS = (
         "charts",
         "targets",
         "rules",
+        "values",
         "config",
         "stored",
         "safetensors",
