@@ -6,9 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 from requant.onnx.graph import int_attribute, rank
+from requant.onnx.passes.shapes import assumed, is_size
 from requant.partition import Times, faster_in_float
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
     from requant.onnx.graph import Graph
@@ -16,8 +19,8 @@ if TYPE_CHECKING:
     from requant.targets import Cost, Target
 
 _SPATIAL = 2  # the first axis behind batch and channels
-#: What is assumed of an axis of free size other than the batch.
-_FREE = 64
+#: What is assumed of a tensor of unknown rank.
+_UNKNOWN = (64, 64)
 #: Microseconds that a conversion takes however small the tensor is.
 _CALL = 8.0
 #: What integers may lose on a node, in microseconds and as a share, before it counts: what no estimate can tell.
@@ -28,10 +31,11 @@ DEPTHWISE = "depthwise Conv"
 def presumably_slower(graph: Graph, plan: QuantPlan, target: Target) -> list[str]:
     """The nodes of ``plan`` that ``target`` presumably runs faster in float, conversions included.
 
-    Estimated from shapes alone; axes of free size count as 64, a free batch as 1.
+    Estimated from shapes alone (``assumed``).
     """
     if not target.costs:
         return []
+    sizes = assumed(graph.model)
     in_float, quantized = {}, {}
     by_name = {node.name: node for node in graph.nodes}
     for planned in plan.nodes:
@@ -43,31 +47,34 @@ def presumably_slower(graph: Graph, plan: QuantPlan, target: Target) -> list[str
             # Nothing says that it is slower: a product never is, and what moves values costs little on either side.
             in_float[planned.name] = math.inf if planned.weight is not None else 0.0
             continue
-        in_float[planned.name] = estimate(node, costs[0])
-        quantized[planned.name] = max(0.0, estimate(node, costs[1]) * (1 - _SHARE) - _DOUBT)
+        in_float[planned.name] = estimate(node, costs[0], sizes)
+        quantized[planned.name] = max(0.0, estimate(node, costs[1], sizes) * (1 - _SHARE) - _DOUBT)
 
     def crossing(value: ir.Value) -> float:
-        return _CALL + 1e-3 * target.crossing * math.prod(_sizes(value))
+        return _CALL + 1e-3 * target.crossing * math.prod(sizes.get(value.name or "", _UNKNOWN))
 
     return faster_in_float(graph, plan, Times(in_float, quantized), crossing)
 
 
-def estimate(node: ir.Node, cost: Cost) -> float:
-    """Microseconds that ``node`` takes by ``cost``, apart from the call."""
-    output = _sizes(node.outputs[0])
+def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) -> float:
+    """Microseconds that ``node`` takes by ``cost``, apart from the call, where its tensors have these ``sizes``."""
+
+    def size(value: ir.Value | None) -> tuple[int, ...]:
+        return sizes.get((value and value.name) or "", _UNKNOWN)
+
+    output = size(node.outputs[0])
     elements = math.prod(output)
     if node.op_type == "GlobalAveragePool":
-        return 1e-3 * cost.window * math.prod(_sizes(node.inputs[0]))
+        return 1e-3 * cost.window * math.prod(size(node.inputs[0]))
     if node.op_type != "Conv":
         return 1e-3 * (cost.output * elements + cost.window * elements * math.prod(_kernel(node)))
-    channels = output[1]
-    weight = _sizes(node.inputs[1])
+    weight = size(node.inputs[1])
+    channels = weight[0]
     taps = elements // channels * math.prod(weight[_SPATIAL:])  # positions of all windows
     group = int_attribute(node, "group", 1)
     together = -(-channels // group // cost.lanes) * cost.lanes * group
-    window = taps * weight[1] * group
     per_tap = cost.tap + weight[1] * (cost.window * group + cost.product * together)
-    return 1e-3 * (cost.output * elements + taps * per_tap) if window else 0.0
+    return 1e-3 * (cost.output * elements + taps * per_tap)
 
 
 def _kind(node: ir.Node) -> str:
@@ -86,18 +93,10 @@ def _kernel(node: ir.Node) -> tuple[int, ...]:
     return () if attribute is None else tuple(attribute.as_ints())
 
 
-def _sizes(value: ir.Value | None) -> tuple[int, ...]:
-    """The shape of ``value``, with something in place of each free size; of an unknown one nothing is said."""
-    if value is None or value.shape is None:
-        return (_FREE, _FREE)
-    sizes = (size if isinstance(size, int) else (1 if axis == 0 else _FREE) for axis, size in enumerate(value.shape))
-    return tuple(sizes) or (1,)
-
-
 def elements(value: ir.Value | None, first: int = 0) -> int | None:
     """Elements of ``value`` from axis ``first`` on, a free batch counted as 1; None where a size is not known."""
     if value is None or value.shape is None:
         return None
-    sizes = [1 if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(value.shape)]
-    known = [size for size in sizes[first:] if isinstance(size, int)]
+    sizes = [1 if axis == 0 and not is_size(size) else size for axis, size in enumerate(value.shape)]
+    known = [size for size in sizes[first:] if is_size(size)]
     return math.prod(known) if len(known) == len(sizes[first:]) else None

@@ -13,6 +13,7 @@ from tests.quantized import Quantized
 from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.onnx.passes.shapes import assumed
 from requant.planning import build_plan
 from requant.runtime import optimized
 from requant.serialized import SerializedModel
@@ -114,10 +115,42 @@ def test_costs_are_those_of_the_shapes() -> None:
     """By hand: 8 x 8 places, 9 taps, 6 input channels to each of 2 groups, 5 outputs each, taken 8 at a time."""
     net = Net()
     model = net.model(net.conv(net.input("x", ["n", 12, 8, 8]), 12, 10, group=2))
-    (node,) = prepare(Graph.load(model))[0].nodes
+    graph = prepare(Graph.load(model))[0]
+    (node,) = graph.nodes
     places, taps = 64, 9
     expected = places * (10 * 2.0 + taps * (3.0 + 12 * 0.5 + 6 * 16 * 0.25))
-    assert estimate(node, Cost(output=2.0, tap=3.0, window=0.5, product=0.25, lanes=8)) == pytest.approx(expected / 1e3)
+    cost, sizes = Cost(output=2.0, tap=3.0, window=0.5, product=0.25, lanes=8), assumed(graph.model)
+    assert estimate(node, cost, sizes) == pytest.approx(expected / 1e3)
+
+
+def shrinking(*shape: int | str) -> onnx.ModelProto:
+    """Convolutions with stride, and a Resize back to the input's size."""
+    net = Net()
+    x = net.input("x", shape)
+    for channels in (3, 8, 32):
+        x = net.op("Relu", net.conv(x, channels, 4 * channels if channels > 3 else 8, strides=[2, 2]))
+    scales = net.const([1.0, 1.0, 8.0, 8.0])
+    return net.model(net.conv(net.op("Resize", x, "", scales, mode="nearest", name="back"), 128, 8, name="last"))
+
+
+@pytest.mark.parametrize("shape", [("n", 3, "h", "w"), (-1, 3, -1, -1), ("n", 3, 256, "w")])
+def test_free_sizes_are_those_of_an_image_at_the_input_and_shrink_with_the_layers(shape: tuple[int | str, ...]) -> None:
+    fixed, free = (prepare(Graph.load(model))[0] for model in (shrinking(1, 3, 256, 256), shrinking(*shape)))
+    shapes = {value.name: value.shape for node in free.nodes for value in node.outputs}
+    assert assumed(free.model) == assumed(fixed.model)
+    assert assumed(free.model)[free.nodes[2].outputs[0].name or ""] == (1, 32, 64, 64)
+    assert {value.name: value.shape for node in free.nodes for value in node.outputs} == shapes
+    assert build_plan(free, QuantConfig()).skipped == build_plan(fixed, QuantConfig()).skipped
+
+
+def test_other_free_sizes_count_64_and_so_do_those_that_nobody_can_tell() -> None:
+    net = Net()
+    x = net.input("x", ["n", "time", 8])
+    y = net.op("NonZero", x)
+    graph = prepare(Graph.load(net.model(net.op("Exp", x), y)))[0]
+    sizes = assumed(graph.model)
+    assert sizes["x"] == (1, 64, 8)
+    assert sizes[y] == (3, 64)
 
 
 def pooled(between: Callable[[Net, str], str], size: int) -> onnx.ModelProto:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeGuard
 
+import onnx_ir as ir
 from onnx_ir.passes import common
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
+#: What is assumed of an axis of free size; of one behind batch and channels in an input of rank 4.
+_FREE, _PIXELS = 64, 256
+_IMAGE = 4
 
 
 def doubt(model: ir.Model) -> int:
@@ -66,3 +68,34 @@ def _is_known(value: ir.Value) -> bool:
 
 def _known(model: ir.Model) -> int:
     return sum(v.shape is not None and v.dtype is not None for node in model.graph for v in node.outputs)
+
+
+def assumed(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """Shapes of the main graph's tensors, by name, with a usual size in place of each that is free.
+
+    Of an input, the batch is 1, an image has 256 x 256 pixels, and other axes count 64. The shapes of the other tensors
+    are inferred from that, so that layers shrink as they do in use; what nobody can tell counts 64, too. Tensors of
+    unknown rank are left out.
+    """
+    if any(not is_size(dim) for value in model.graph.inputs for dim in list(value.shape or ())[1:]):
+        model = model.clone()
+        for value in model.graph.inputs:
+            if value.shape is not None:
+                value.shape = ir.Shape(_filled(value.shape, pixels=len(value.shape) == _IMAGE))
+        for node in model.graph.all_nodes():
+            for value in node.outputs:
+                value.shape = None
+        infer(model)
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(v for n in model.graph for v in n.outputs)]
+    return {value.name or "": _filled(value.shape) for value in values if value.shape is not None}
+
+
+def _filled(shape: ir.Shape, *, pixels: bool = False) -> tuple[int, ...]:
+    """``shape`` with something in place of each size that is not known; ``pixels``: it is that of an image."""
+    instead = (1, _FREE, *[_PIXELS if pixels else _FREE] * len(shape))
+    return tuple(size if is_size(size) else usual for size, usual in zip(shape, instead, strict=False))
+
+
+def is_size(size: object) -> TypeGuard[int]:
+    """Whether an axis has a known size; files in use say -1 where it is free."""
+    return isinstance(size, int) and size >= 0
