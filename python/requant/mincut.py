@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Network:
         """The nodes on the source's side of a minimum cut; of several cuts the one with the fewest."""
         while self._augment():
             pass
-        levels = self._levels()
+        levels = self._levels()  # the sink is out of reach, so that this finds all that is not
         return {name for name, node in self._index.items() if levels[node] >= 0}
 
     def _node(self, name: Hashable) -> int:
@@ -50,17 +49,21 @@ class Network:
             self._room.append(capacity)
 
     def _levels(self) -> list[int]:
-        """Distance of each node from the source along arcs with room; -1 where there is no way."""
+        """Distance of each node from the source along arcs with room; -1 where there is no way.
+
+        Nodes that are not nearer than the sink have -1, too: no shortest way leads through them.
+        """
         levels = [-1] * len(self._arcs)
         levels[_SOURCE] = 0
-        queue = deque([_SOURCE])
-        while queue:
-            node = queue.popleft()
+        reached = [_SOURCE]
+        for node in reached:
+            if node == _SINK:
+                break
             for arc in self._arcs[node]:
                 head = self._head[arc]
                 if levels[head] < 0 and self._room[arc] > _EPSILON:
                     levels[head] = levels[node] + 1
-                    queue.append(head)
+                    reached.append(head)
         return levels
 
     def _augment(self) -> bool:
