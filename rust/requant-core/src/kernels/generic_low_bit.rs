@@ -1,6 +1,8 @@
 //! The definition of the inner loops of low-bit weight quantization, in plain Rust.
 
-use super::low_bit::{Fit, Grids, LowBitKernel, Split, Weighted};
+use std::ops::Range;
+
+use super::low_bit::{Columns, Fit, Grids, LowBitKernel, Split, Weighted};
 use crate::weights::Grid;
 
 pub(super) struct Generic;
@@ -13,6 +15,10 @@ pub(super) fn probe() -> Option<&'static dyn LowBitKernel> {
 impl LowBitKernel for Generic {
     fn name(&self) -> &'static str {
         "generic"
+    }
+
+    fn turn(&self, from: Columns<'_>, pitch: usize, to: &mut [f32]) {
+        turn(from, 0..from.rows, 0..from.columns, pitch, to);
     }
 
     fn ranges(&self, x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool {
@@ -42,6 +48,21 @@ impl LowBitKernel for Generic {
 
     fn split(&self, block: Weighted<'_>, grid: Grid, beta: f32, limits: (f32, f32)) -> Split {
         split(block, grid, beta, limits)
+    }
+}
+
+/// Floats to a cache line.
+pub(super) const LINE: usize = 16;
+
+/// What [`LowBitKernel::turn`] writes, of some rows and columns: a line at a time, from lines that are read for the
+/// next columns again.
+pub(super) fn turn(from: Columns<'_>, rows: Range<usize>, columns: Range<usize>, pitch: usize, to: &mut [f32]) {
+    for first in rows.clone().step_by(LINE) {
+        for column in columns.clone() {
+            for row in first..rows.end.min(first + LINE) {
+                to[column * pitch + row] = from.values[row * from.pitch + column];
+            }
+        }
     }
 }
 

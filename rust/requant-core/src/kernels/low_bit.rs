@@ -20,6 +20,19 @@ pub struct Grids<'a> {
     pub limits: (f32, f32),
 }
 
+/// Some neighbouring columns of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    /// From the first value of the first of them on.
+    pub values: &'a [f32],
+    /// How far apart rows begin.
+    pub pitch: usize,
+    /// Values to a column.
+    pub rows: usize,
+    /// How many columns.
+    pub columns: usize,
+}
+
 /// Values of one block with their weights, in whole vectors of 8: what is added has weight 0.
 #[derive(Debug, Clone, Copy)]
 pub struct Weighted<'a> {
@@ -62,6 +75,9 @@ pub struct Split {
 pub trait LowBitKernel: Send + Sync {
     /// The name of the set that it belongs to, as `REQUANT_ISA` takes it.
     fn name(&self) -> &'static str;
+
+    /// Writes columns as rows, which begin `pitch` apart in `to`; what lies between them is left as it is.
+    fn turn(&self, from: Columns<'_>, pitch: usize, to: &mut [f32]);
 
     /// Smallest and largest value of each run. False, and they are of no use, where one is NaN or infinite.
     fn ranges(&self, x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool;

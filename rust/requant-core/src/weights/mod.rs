@@ -32,6 +32,7 @@ use choose::{Block, Chooser};
 
 use crate::{
     Error, Result,
+    error::check_length,
     kernels::low_bit::{self, LowBitKernel},
     threads,
 };
@@ -80,9 +81,6 @@ impl Algorithm {
     }
 }
 
-/// Rows that are worked on together.
-const STRIP: usize = 16;
-
 /// Quantizes `rows`: chooses a grid for each block by `algorithm`, and rounds to it.
 ///
 /// `importance` weighs the squared errors of each column, as second moments of what the weights are multiplied with do;
@@ -127,11 +125,10 @@ pub fn quantize_with(
     let (size, limits) = (scheme.block_size(k), scheme.real_limits());
     let mut weights = BlockWeights::zeros(scheme, rows.n(), k);
     let finite = AtomicBool::new(true);
-    threads::for_each(threads, weights.strips(STRIP), |mut strip| {
+    threads::for_each(threads, weights.strips(rows.together()), |mut strip| {
         let (mut space, mut grids) = (Vec::new(), RowGrids::default());
         let mut chooser = Chooser::new(kernel, scheme, algorithm, importance);
-        let piece = rows.piece(strip.rows.clone(), &mut space);
-        for (i, row) in piece.chunks_exact(k.max(1)).enumerate() {
+        for (i, row) in rows.piece(kernel, strip.rows.clone(), &mut space).enumerate() {
             if !chooser.choose(row, size, 0, &mut grids) {
                 finite.store(false, Ordering::Relaxed);
                 return;
@@ -149,10 +146,7 @@ pub fn quantize_with(
 
 fn check_importance(importance: Option<&[f32]>, k: usize) -> Result<()> {
     let Some(weights) = importance else { return Ok(()) };
-    if weights.len() != k {
-        let (what, expected, got) = ("importance", k, weights.len());
-        return Err(Error::Length { what, expected, got });
-    }
+    check_length("importance", k, weights.len())?;
     match weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
         Some(index) => Err(Error::Importance {
             value: weights[index],

@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    error::check_length,
+    kernels::low_bit::{Columns, LowBitKernel},
+};
 
 /// Floats to a cache line.
-const SIDE: usize = 16;
+const LINE: usize = 16;
 
 /// A matrix of weights, an output channel to a row.
 #[derive(Debug, Clone, Copy)]
@@ -31,11 +35,7 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// Another number of values.
     pub fn new(values: &'a [f32], (n, k): (usize, usize), layout: Layout) -> Result<Self> {
-        let expected = n.saturating_mul(k);
-        if values.len() != expected {
-            let (what, got) = ("rows", values.len());
-            return Err(Error::Length { what, expected, got });
-        }
+        check_length("rows", n.saturating_mul(k), values.len())?;
         Ok(Self { values, n, k, layout })
     }
 
@@ -49,35 +49,39 @@ impl<'a> Rows<'a> {
         self.k
     }
 
-    /// Some rows in one piece, written to `space` where they do not lie so.
-    pub(super) fn piece<'s>(&self, rows: Range<usize>, space: &'s mut Vec<f32>) -> &'s [f32]
-    where
-        'a: 's,
-    {
-        if self.layout == Layout::Rows {
-            return &self.values[rows.start * self.k..rows.end * self.k];
+    /// How many rows to work on at a time: of columns in memory several lines, as each lies in a page of its own.
+    pub(super) fn together(&self) -> usize {
+        match self.layout {
+            Layout::Rows => LINE,
+            Layout::Columns => 4 * LINE,
         }
-        space.clear();
-        space.resize(rows.len() * self.k, 0.0);
-        // Squares of whole cache lines, as rows lie so far apart that their lines drive each other out.
-        let mut square = [[0f32; SIDE]; SIDE];
-        for first in (0..self.k).step_by(SIDE) {
-            let depth = first..self.k.min(first + SIDE);
-            for left in (0..rows.len()).step_by(SIDE) {
-                let width = SIDE.min(rows.len() - left);
-                for (k, line) in depth.clone().zip(&mut square) {
-                    let from = k * self.n + rows.start + left;
-                    line[..width].copy_from_slice(&self.values[from..from + width]);
-                }
-                for row in 0..width {
-                    let to = &mut space[(left + row) * self.k + first..][..depth.len()];
-                    for (to, line) in to.iter_mut().zip(&square) {
-                        *to = line[row];
-                    }
-                }
+    }
+
+    /// Some rows, turned by `kernel` into `space` where each does not lie in one piece.
+    pub(super) fn piece<'s>(
+        &'s self,
+        kernel: &dyn LowBitKernel,
+        rows: Range<usize>,
+        space: &'s mut Vec<f32>,
+    ) -> impl Iterator<Item = &'s [f32]> {
+        let (n, k) = (self.n, self.k);
+        let (values, pitch) = match self.layout {
+            Layout::Rows => (&self.values[rows.start * k..rows.end * k], k),
+            Layout::Columns => {
+                // Rows a power of two apart would share their lines of the cache.
+                let pitch = k + LINE;
+                space.resize(rows.len() * pitch, 0.0);
+                let columns = Columns {
+                    values: self.values.get(rows.start..).unwrap_or_default(),
+                    pitch: n,
+                    rows: k,
+                    columns: rows.len(),
+                };
+                kernel.turn(columns, pitch, space);
+                (&space[..], pitch)
             }
-        }
-        space
+        };
+        values.chunks_exact(pitch.max(1)).map(move |row| &row[..k])
     }
 
     /// The error for the first value that is not finite.

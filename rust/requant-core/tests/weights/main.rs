@@ -12,7 +12,7 @@ mod naive;
 use proptest::prelude::*;
 use requant_core::{
     Error,
-    kernels::low_bit::{self, Fit, Grids, Weighted},
+    kernels::low_bit::{self, Columns, Fit, Grids, Weighted},
     weights::{ALGORITHMS, Algorithm, BlockScheme, BlockWeights, Grid, Layout, Rows, quantize, quantize_with},
 };
 
@@ -162,6 +162,36 @@ fn kernels_agree_on_values_that_no_search_tries() {
         }
         for kernel in low_bit::available() {
             assert_eq!(ranges(kernel, &x), ranges(low_bit::by_name("generic").unwrap(), &x));
+        }
+    }
+}
+
+#[test]
+fn columns_are_turned_into_rows() {
+    const UNTOUCHED: f32 = -7.0;
+    for rows in [0, 1, 7, 8, 9, 16, 31, 40] {
+        for columns in [0, 1, 5, 8, 13, 16, 24] {
+            let (width, pitch) = (columns + 3, rows + 2);
+            let values: Vec<f32> = (0..rows * width).map(|i| i as f32).collect();
+            let from = Columns {
+                values: &values,
+                pitch: width,
+                rows,
+                columns,
+            };
+            for kernel in low_bit::available() {
+                let mut to = vec![UNTOUCHED; columns * pitch];
+                kernel.turn(from, pitch, &mut to);
+                for (at, v) in to.iter().enumerate() {
+                    let (column, row) = (at / pitch, at % pitch);
+                    let want = if row < rows {
+                        values[row * width + column]
+                    } else {
+                        UNTOUCHED
+                    };
+                    assert_eq!(*v, want, "{}: {rows} x {columns} at {row}, {column}", kernel.name());
+                }
+            }
         }
     }
 }

@@ -4,13 +4,13 @@
     clippy::wildcard_imports,
     reason = "the names are long and their prefix is unmistakable"
 )]
-use std::{arch::x86_64::*, slice};
+use std::{arch::x86_64::*, array, slice};
 
-use super::avx2_values::load;
+use super::avx2_values::{load, store};
 use crate::{
     kernels::{
         generic_low_bit as generic,
-        low_bit::{Fit, Grids, LowBitKernel, Split, Weighted},
+        low_bit::{Columns, Fit, Grids, LowBitKernel, Split, Weighted},
     },
     weights::{BlockScheme, Grid, RowGrids},
 };
@@ -26,6 +26,11 @@ pub(in crate::kernels) fn probe() -> Option<&'static dyn LowBitKernel> {
 impl LowBitKernel for Avx2LowBit {
     fn name(&self) -> &'static str {
         "avx2"
+    }
+
+    fn turn(&self, from: Columns<'_>, pitch: usize, to: &mut [f32]) {
+        // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
+        unsafe { turn(from, pitch, to) }
     }
 
     fn ranges(&self, x: &[f32], run: usize, lo: &mut [f32], hi: &mut [f32]) -> bool {
@@ -63,6 +68,65 @@ impl LowBitKernel for Avx2LowBit {
         // SAFETY: an `Avx2LowBit` exists only where AVX2 was detected.
         unsafe { split(block, grid, beta, limits) }
     }
+}
+
+/// Side of the squares that are turned in registers.
+const SIDE: usize = 8;
+/// Rows from which on lines are called for: they lie too far apart for the hardware to foresee.
+const AHEAD: usize = 24;
+
+#[target_feature(enable = "avx2")]
+fn turn(from: Columns<'_>, pitch: usize, to: &mut [f32]) {
+    let (rows, columns) = (from.rows - from.rows % SIDE, from.columns - from.columns % SIDE);
+    for row in (0..rows).step_by(SIDE) {
+        for i in 0..SIDE {
+            let ahead = from.values.as_ptr().wrapping_add((row + AHEAD + i) * from.pitch);
+            for line in (0..columns).step_by(generic::LINE) {
+                prefetch(ahead.wrapping_add(line));
+            }
+        }
+        for column in (0..columns).step_by(SIDE) {
+            let square = array::from_fn(|i| load(vector(from.values, (row + i) * from.pitch + column)));
+            for (i, v) in transpose(square).into_iter().enumerate() {
+                let at = (column + i) * pitch + row;
+                let out = to[at..].first_chunk_mut().expect("a row has `rows` values");
+                store(v, out);
+            }
+        }
+    }
+    generic::turn(from, 0..rows, columns..from.columns, pitch, to);
+    generic::turn(from, rows..from.rows, 0..from.columns, pitch, to);
+}
+
+#[inline]
+fn vector(x: &[f32], at: usize) -> &[f32; 8] {
+    x[at..].first_chunk().expect("a row has `columns` values")
+}
+
+/// Pairs of rows, then pairs of these, are interleaved in the halves; the halves are exchanged last.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose(rows: [__m256; SIDE]) -> [__m256; SIDE] {
+    let quad = |a: __m256, b: __m256, c: __m256, d: __m256| {
+        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (more_ab, more_cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
+            _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
+            _mm256_shuffle_ps::<0b01_00_01_00>(more_ab, more_cd),
+            _mm256_shuffle_ps::<0b11_10_11_10>(more_ab, more_cd),
+        ]
+    };
+    let [a, b, c, d, e, f, g, h] = rows;
+    let (above, below) = (quad(a, b, c, d), quad(e, f, g, h));
+    array::from_fn(|i| {
+        let (above, below) = (above[i % 4], below[i % 4]);
+        if i < 4 {
+            _mm256_permute2f128_ps::<0x20>(above, below)
+        } else {
+            _mm256_permute2f128_ps::<0x31>(above, below)
+        }
+    })
 }
 
 #[target_feature(enable = "avx2")]

@@ -97,14 +97,14 @@ impl<'a> Sweep<'a> {
         let mut panels: Vec<Option<Panel>> = (0..n.div_ceil(LANES)).map(|_| None).collect();
         threads::for_each(threads, panels.iter_mut().enumerate().collect(), |(at, panel)| {
             let mut space = Vec::new();
-            let piece = self.rows.piece(at * LANES..n.min((at + 1) * LANES), &mut space);
             let mut made = Panel {
                 weights: vec![[0.0; LANES]; k],
                 codes: vec![[0; LANES]; k],
                 grids: vec![LaneGrids::default(); self.scheme.blocks(k)],
             };
             let mut chooser = self.chooser();
-            for (lane, row) in piece.chunks_exact(k.max(1)).enumerate() {
+            let rows = at * LANES..n.min((at + 1) * LANES);
+            for (lane, row) in self.rows.piece(chooser.kernel, rows, &mut space).enumerate() {
                 for (weights, column) in made.weights.iter_mut().zip(&self.order) {
                     weights[lane] = row[*column];
                 }
