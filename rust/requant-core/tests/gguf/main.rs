@@ -8,6 +8,7 @@
 )]
 
 mod naive;
+mod weighted;
 
 use proptest::prelude::*;
 use requant_core::{
@@ -72,6 +73,31 @@ fn super_blocks_are_what_the_search_finds() {
     }
     for name in SUPER {
         check_against_naive(name, &x);
+    }
+}
+
+#[test]
+fn importance_brings_the_weighted_error_near_the_least() {
+    let x = noise(16 * 256, 21);
+    let importance: Vec<f32> = noise(x.len(), 22).iter().map(|v| 9.0 * v * v + 0.05).collect();
+    // Scales of few bits cost something, too: the more, the finer the levels.
+    for (name, size, levels, mins, most) in [
+        ("q2_k", 16, (0, 3), true, 1.2),
+        ("q3_k", 16, (-4, 3), false, 1.1),
+        ("q4_k", 32, (0, 15), true, 1.15),
+        ("q5_k", 32, (0, 31), true, 1.4),
+        ("q6_k", 16, (-32, 31), false, 1.4),
+    ] {
+        let dtype: BlockType = name.parse().unwrap();
+        let error = |given: Option<&[f32]>| {
+            let got = decoded(dtype, &encoded(dtype, &x, x.len(), given, 1));
+            weighted::error(&x, &got, &importance)
+        };
+        let (without, with) = (error(None), error(Some(&importance)));
+        let blocks = x.chunks(size).zip(importance.chunks(size));
+        let least: f64 = blocks.map(|(x, w)| weighted::least(x, w, levels, mins)).sum();
+        assert!(with < without, "{name}: {with} is not less than {without}");
+        assert!(with < most * least, "{name}: {with} is far from {least}");
     }
 }
 
