@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from requant.charts import bar_chart
+from requant.documents import document_of
 from requant.errors import ConfigError
 from requant.onnx.ops import OPS, Kind
 from requant.onnx.saving import self_contained
@@ -88,7 +89,7 @@ class Sensitivity:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return document_of(self, SCHEMA)
 
     def to_svg(self) -> str:
         """A bar chart of the shares of the noise: one self-contained SVG element."""

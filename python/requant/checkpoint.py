@@ -16,13 +16,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.documents import document_of
 from requant.errors import ConfigError, DataError, ModelError
 from requant.files import check_outputs
 from requant.lowbit import ALGORITHMS, BlockScheme, quantize_blocks
@@ -95,7 +96,7 @@ class CheckpointReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return document_of(self, SCHEMA)
 
 
 def quantize_checkpoint(

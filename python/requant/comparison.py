@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from requant.config import QuantConfig
 from requant.data import open_data
+from requant.documents import document_of
 from requant.errors import ConfigError
 from requant.evaluation import check_interface, load
 from requant.footprint import peak_memory
@@ -132,7 +133,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
-        return {"schema": SCHEMA, **asdict(self), "worst": [tensor.name for tensor in self.worst]}
+        return document_of(self, SCHEMA, worst=[tensor.name for tensor in self.worst])
 
     def to_html(self) -> str:
         """One self-contained page, at most 500 KB."""

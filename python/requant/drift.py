@@ -9,13 +9,14 @@ quantization, whose ranges come from each request alone.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from requant import ops
+from requant.documents import document_of
 from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.ranges import view_range
@@ -137,7 +138,7 @@ class Drift:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return document_of(self, SCHEMA)
 
     def to_html(self) -> str:
         """One self-contained page, at most 500 KB."""

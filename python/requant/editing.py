@@ -10,6 +10,7 @@ import numpy as np
 
 from requant import ops
 from requant.boundary import Wanted, as_dtype
+from requant.documents import finite
 from requant.errors import ConfigError, ModelError, VerificationError
 from requant.files import check_outputs, write_atomically
 from requant.onnx.editing import integer_input, integer_output
@@ -70,13 +71,14 @@ class EditedModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the bytes, as JSON types; ``schema`` is its version."""
-        return {
+        found = {
             "schema": SCHEMA,
             "model": self.model,
             "bytes": len(self.data),
             "boundaries": [boundary.to_dict() for boundary in self.boundaries],
             "differences": None if self.differences is None else dict(self.differences),
         }
+        return finite(found)
 
 
 def _in_words(difference: float, *, steps: bool) -> str:

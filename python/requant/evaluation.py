@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from requant.config import QuantConfig
 from requant.data import open_data
+from requant.documents import document_of
 from requant.errors import DataError, VerificationError
 from requant.metrics import Against, Case, get_metric
 from requant.report import Accuracy
@@ -59,7 +60,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return document_of(self, SCHEMA)
 
 
 def evaluate(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from requant.bitsearch import BitSearch
 from requant.concluding import Given, Held
+from requant.documents import finite
 from requant.errors import ConfigError, DataError, VerificationError
 from requant.evaluation import check_labels, measure
 from requant.metrics import Against, get_metric
@@ -74,7 +75,8 @@ class Kept:
         """What was walked and found, as JSON types; the model's own report is not part of it."""
         names = ("target", "share", "met", "kept", "evaluated", "chosen", "interrupted")
         found = {name: getattr(self, name) for name in names}
-        return {"schema": SCHEMA, **found, "config": self.config.to_dict(), "steps": [asdict(s) for s in self.steps]}
+        steps = [asdict(step) for step in self.steps]
+        return finite({"schema": SCHEMA, **found, "config": self.config.to_dict(), "steps": steps})
 
     def to_html(self) -> str:
         """One self-contained page: the model's report, and every model that was tried; at most 500 KB."""

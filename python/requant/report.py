@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from requant.documents import document_of, json_text
 from requant.pages.page import fragment, page
 from requant.pages.results import quantization
 
@@ -107,11 +107,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
-        return {"schema": SCHEMA, **asdict(self), "worst": [tensor.name for tensor in self.worst]}
+        return document_of(self, SCHEMA, worst=[tensor.name for tensor in self.worst])
 
     def to_json(self) -> str:
         """``to_dict`` as a JSON document."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        return json_text(self.to_dict())
 
     def summary(self) -> list[tuple[str, str]]:
         """The headline figures, a label and a text each."""

@@ -64,7 +64,7 @@ _PLAIN: dict[Any, dict[str, Any]] = {
     str: {"type": "string"},
     bool: {"type": "boolean"},
     int: {"type": "integer"},
-    float: {"type": "number"},
+    float: {"type": ["number", "null"]},  # null: not finite
     type(None): {"type": "null"},
     Any: {},
 }
@@ -103,7 +103,9 @@ def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if hint in _PLAIN:
         return _PLAIN[hint]
     if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
+        kinds = [kind for kind in arguments if kind is not type(None) or float not in arguments]  # a float may be null
+        found = [_schema(kind, definitions) for kind in kinds]
+        return found[0] if len(found) == 1 else {"anyOf": found}
     if origin is tuple:
         return {"type": "array", "items": _schema(arguments[0], definitions)}
     if origin is Mapping:

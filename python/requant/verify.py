@@ -153,10 +153,11 @@ class Distance:
         if not np.isfinite(got).all():
             self.noise = math.inf
             return
-        self.signal += float(np.sum(expected**2))
-        self.other += float(np.sum(got**2))
-        self.dot += float(np.sum(expected * got))
-        self.noise += float(np.sum((expected - got) ** 2))
+        with np.errstate(over="ignore"):  # of doubles whose squares are none
+            self.signal += float(np.sum(expected**2))
+            self.other += float(np.sum(got**2))
+            self.dot += float(np.sum(expected * got))
+            self.noise += float(np.sum((expected - got) ** 2))
         self.peak = max(self.peak, float(np.max(np.abs(expected - got), initial=0.0)))
 
     @property

@@ -60,8 +60,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], where: st
     if "type" in schema:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         good = {"number": number, "integer": number and isinstance(value, int)}
-        if not good.get(schema["type"], isinstance(value, kinds.get(schema["type"], ()))):
-            yield f"{where} is {value!r}, not {schema['type']}"
+        allowed = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+        if not any(good.get(kind, isinstance(value, kinds.get(kind, ()))) for kind in allowed):
+            yield f"{where} is {value!r}, not {' or '.join(allowed)}"
             return
     if isinstance(value, dict):
         yield from (f"{where} lacks {key}" for key in schema.get("required", ()) if key not in value)

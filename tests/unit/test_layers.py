@@ -46,6 +46,7 @@ LAYERS = (
         "values",
         "config",
         "stored",
+        "documents",
         "safetensors",
     ),
     (

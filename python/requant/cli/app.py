@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from requant.cli import checkpoint, compare, drift, edit, evaluate, gguf, keep, sensitivity, show
 from requant.cli.options import config_of, data_options
 from requant.cli.parser import parse
+from requant.documents import json_text
 from requant.errors import RequantError
 
 if TYPE_CHECKING:
@@ -145,14 +145,14 @@ def _quantize(args: argparse.Namespace) -> int:
     walked = {} if kept is None else {"keep": kept.to_dict()}
     document = {**result.report.to_dict(), **walked}
     if args.report:
-        write_atomically(args.report, (json.dumps(document, indent=1) + "\n").encode())
+        write_atomically(args.report, json_text(document).encode())
     if args.html:
         write_atomically(args.html, result.report.to_html(kept).encode())
     if args.save_recipe:
         write_atomically(args.save_recipe, config.to_toml().encode())
     if args.json:
         shown = {"shown": [asdict(view) for view in views]} if views else {}
-        print(json.dumps({**document, **shown, "output": str(output)}, indent=1))
+        print(json_text({**document, **shown, "output": str(output)}), end="")
     elif not args.quiet:
         render.report(result.report, output)
         if kept is not None:
@@ -171,7 +171,7 @@ def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:
     if args.command == "quantize":
         refuse_hopeless(inspection)
     if args.json:
-        print(json.dumps(render.inspection_to_dict(inspection), indent=1))
+        print(json_text(render.inspection_to_dict(inspection)), end="")
     elif not args.quiet:
         render.inspection(inspection)
     return 0
@@ -193,7 +193,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     ranges = table.all_ranges(config)
     table.save(args.output, ranges)
     if args.json:
-        print(json.dumps({"schema": 1, "output": args.output, "samples": table.samples, "ranges": ranges}, indent=1))
+        print(json_text({"schema": 1, "output": args.output, "samples": table.samples, "ranges": ranges}), end="")
     elif not args.quiet:
         render.table(table, ranges, args.output)
     return 0
@@ -205,7 +205,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     findings = examine()
     if args.json:
-        print(json.dumps({"schema": 1, **findings}, indent=1))
+        print(json_text({"schema": 1, **findings}), end="")
     elif not args.quiet:
         render.doctor(findings)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ def run(args: argparse.Namespace, config: QuantConfig) -> int:
     import requant
     from requant.checkpoint import EXCLUDED
     from requant.cli import render
+    from requant.documents import json_text
 
     if config.weight_only is None:
         raise ConfigError(
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, config: QuantConfig) -> int:
         threads=config.threads,
     )
     if args.json:
-        print(json.dumps(report.to_dict(), indent=1))
+        print(json_text(report.to_dict()), end="")
     elif not args.quiet:
         render.checkpoint(report)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     import requant
     from requant.cli import render, terminal
     from requant.cli.options import whole_data_options
+    from requant.documents import json_text
     from requant.files import check_outputs, write_atomically
 
     check_outputs([args.html], [args.float, args.quantized, args.data])
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         write_atomically(args.html, result.to_html().encode())
     if args.json:
-        print(json.dumps(result.to_dict(), indent=1))
+        print(json_text(result.to_dict()), end="")
     elif not args.quiet:
         render.comparison(result)
     return 0

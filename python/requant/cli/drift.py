@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -35,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     import requant
     from requant.cli import terminal
     from requant.cli.options import whole_data_options
+    from requant.documents import json_text
     from requant.files import check_outputs, write_atomically
 
     check_outputs([args.html], [args.model, args.data, args.table])
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         write_atomically(args.html, result.to_html().encode())
     if args.json:
-        print(json.dumps(result.to_dict(), indent=1, allow_nan=False))
+        print(json_text(result.to_dict()), end="")
     elif not args.quiet:
         show(result)
     return status(result)

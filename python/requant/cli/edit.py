@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Edit, verify, save, tell."""
     from requant.cli import render
+    from requant.documents import json_text
     from requant.editing import ModelEditor
     from requant.files import check_outputs
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         editor.convert_output_type(name, dtype, **options)
     edited = editor.save(args.output_file)
     if args.json:
-        print(json.dumps({**edited.to_dict(), "output": args.output_file}, indent=1))
+        print(json_text({**edited.to_dict(), "output": args.output_file}), end="")
     elif not args.quiet:
         render.edited(edited, args.output_file)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     import requant
     from requant.cli import render, terminal
     from requant.cli.options import whole_data_options
+    from requant.documents import json_text
 
     with terminal.progress(quiet=args.quiet or args.json, what="evaluating") as progress:
         result = requant.evaluate(
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if args.json:
-        print(json.dumps(result.to_dict(), indent=1))
+        print(json_text(result.to_dict()), end="")
     elif not args.quiet:
         render.evaluation(result)
     return 0

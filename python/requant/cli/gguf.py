@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from requant.gguf.names import TYPES
@@ -58,11 +57,12 @@ def _pair(text: str, name: str, sign: str, value: str) -> tuple[str, str]:
 def run(args: argparse.Namespace) -> int:
     """Write, tell."""
     from requant.cli import render, terminal
+    from requant.documents import json_text
 
     with terminal.progress(quiet=args.quiet or args.json, what="writing", unit="tensors") as progress:
         report = _unpack(args, progress) if args.source.endswith(".gguf") else _export(args, progress)
     if args.json:
-        print(json.dumps(report.to_dict(), indent=1))
+        print(json_text(report.to_dict()), end="")
     elif not args.quiet:
         render.gguf(report)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from requant.cli import evaluate
@@ -31,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     import requant
     from requant.cli import render, terminal
     from requant.cli.options import config_of, data_options
+    from requant.documents import json_text
     from requant.files import check_outputs, write_atomically
 
     config, options = config_of(args), data_options(args)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         write_atomically(args.html, result.to_html().encode())
     if args.json:
-        print(json.dumps(result.to_dict(), indent=1, allow_nan=False))
+        print(json_text(result.to_dict()), end="")
     elif not args.quiet:
         render.sensitivity(result)
     return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from requant.documents import document_of
 
 SCHEMA = 1
 
@@ -76,4 +78,4 @@ class GgufReport:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
         own = {"float_bytes": self.float_bytes, "bits_per_weight": self.bits_per_weight}
-        return {"schema": SCHEMA, **asdict(self), **own, "worst": [tensor.name for tensor in self.worst]}
+        return document_of(self, SCHEMA, **own, worst=[tensor.name for tensor in self.worst])
