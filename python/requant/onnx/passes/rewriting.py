@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 
+from requant.onnx.graph import int_attribute
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -53,7 +55,9 @@ class _Rule:
 
     def try_rewrite(self, model: ir.Model, graph: ir.Graph, node: ir.Node, **options: Any) -> Any:
         """What takes the place of what matches at ``node``; None if nothing does."""
-        return self._rule.try_rewrite(model, graph, node, **options) if node.op_type == self._op_type else None
+        if node.op_type != self._op_type or int_attribute(node, "training_mode", 0):  # no rule looks at the latter
+            return None
+        return self._rule.try_rewrite(model, graph, node, **options)
 
 
 def _rules(model: ir.Model) -> Sequence[Any]:
