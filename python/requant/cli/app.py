@@ -105,6 +105,8 @@ def _log_to_stderr(args: argparse.Namespace) -> None:
     logger.addHandler(_Handler())
     logger.setLevel(logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING)
     logger.propagate = False
+    for library in map(logging.getLogger, ("onnx", "onnx_ir", "onnxscript")):  # their remarks are not meant for users
+        library.handlers = library.handlers or [logging.NullHandler()]
 
 
 def _quantize(args: argparse.Namespace) -> int:
