@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from requant import ops
 from requant.errors import ConfigError, MissingDependencyError, MissingFileError, ModelError, first_line
 from requant.serialized import SerializedModel
@@ -245,6 +247,15 @@ def _take_ops(options: Any, library: str) -> None:
         ) from problem
 
 
+def as_array(output: object) -> NDArray[Any]:
+    """What a runtime gives for an output; sequences, maps and absent optionals as an array of one Python object."""
+    if isinstance(output, np.ndarray):
+        return output
+    boxed = np.empty((), object)
+    boxed[()] = output
+    return boxed
+
+
 class OrtRunner:
     """A session on the CPU."""
 
@@ -297,14 +308,14 @@ class OrtRunner:
             ModelError: onnxruntime fails on them.
         """
         try:
-            outputs: list[NDArray[Any]] = self._session.run(None, dict(feeds), self._run_options)
+            outputs = self._session.run(None, dict(feeds), self._run_options)
         except Exception as problem:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise ModelError(
                 f"onnxruntime failed on {shapes}: {first_line(problem)}",
                 hint="check these samples; a model that fixes its batch inside needs batch_size=1 (--batch-size 1)",
             ) from problem
-        return outputs
+        return [as_array(output) for output in outputs]
 
     def output_types(self) -> dict[str, str]:
         """The type of each output as onnxruntime calls it, such as ``tensor(float)``."""

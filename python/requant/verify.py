@@ -301,7 +301,8 @@ def one_sample(batch: Batch, inputs: Sequence[InputSpec]) -> Feeds:
 
 def zero_feeds(inputs: Iterable[InputSpec]) -> dict[str, NDArray[Any]]:
     """Zeros of a shape that fits each input (free dimensions are 1): enough to see that a model runs."""
-    return {
-        spec.name: np.zeros([d if isinstance(d, int) and d > 0 else 1 for d in spec.shape], spec.dtype)
-        for spec in inputs
-    }
+    feeds = {}
+    for spec in inputs:
+        shape = [d if isinstance(d, int) and d > 0 else 1 for d in spec.shape]
+        feeds[spec.name] = np.full(shape, "" if spec.dtype.kind == "O" else 0, spec.dtype)
+    return feeds

@@ -49,6 +49,8 @@ def check_dtype(spec: InputSpec, dtype: np.dtype[Any], shape: tuple[int, ...], w
         DataError: it cannot.
     """
     want = spec.dtype
+    if want.kind == "O" and dtype.kind in "OU":  # strings: numpy's own, or objects, which ``conform`` looks at
+        return
     both_floats = dtype.kind == want.kind == "f"
     both_integers = dtype.kind in _INTEGERS and want.kind in _INTEGERS
     if dtype.newbyteorder("=") == want.newbyteorder("=") and not dtype.hasobject and dtype.kind not in "SUc":
@@ -72,6 +74,8 @@ def conform(spec: InputSpec, x: Array, where: str) -> Array:
     Raises:
         DataError: a value is NaN or infinite, or does not fit the dtype.
     """
+    if spec.dtype.kind == "O":
+        return _strings(spec, x, where)
     want = spec.dtype.newbyteorder("=")
     result = x
     if x.dtype.newbyteorder("=") != want:
@@ -91,6 +95,17 @@ def conform(spec: InputSpec, x: Array, where: str) -> Array:
             hint=f"the first is {result[bad][0]} at index {_first(bad)}; remove or repair the sample",
         )
     return result
+
+
+def _strings(spec: InputSpec, x: Array, where: str) -> Array:
+    """``x`` as an array of Python strings, which is what runtimes take for tensors of strings."""
+    strings = np.ascontiguousarray(x.astype(object)).reshape(x.shape)
+    odd = [value for value in strings.flat if not isinstance(value, str)]
+    if odd:
+        raise mismatch(
+            f"input {spec.name!r} holds values that are no strings in {where}", spec, f"a {type(odd[0]).__name__}"
+        )
+    return strings
 
 
 def _all_finite(x: Array) -> bool:

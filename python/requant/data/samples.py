@@ -19,7 +19,7 @@ from requant.data.spec import InputSpec, batching_of, describe, fits, listed, mi
 from requant.errors import DataError, closest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from requant.data.convert import Array
     from requant.data.tables import Column, Table
@@ -65,8 +65,14 @@ class Samples:
         self._batching = batching_of(inputs)
         shapes = {spec.name: table.columns[spec.name].shape for spec in inputs}
         self._stacked = {s.name for s in inputs if len(shapes[s.name]) == len(s.shape) + 1}
+        empty: dict[str, set[object]] = {}
+        filled: set[object] = set()
         for spec in inputs:
-            self._check(spec, table.columns[spec.name])
+            sizes = self._check(spec, table.columns[spec.name])
+            if spec.shape:
+                empty[spec.name] = {dim for dim, size in sizes if not size}
+            filled |= {dim for dim, size in sizes if size and isinstance(dim, str)}
+        self._check_filled(empty, filled)
         self._shared: dict[str, Array] = {}
         counts = {s.name: shapes[s.name][0] for s in inputs if s.name in self._stacked or self._in_rows(s)}
         if len(set(counts.values())) > 1:
@@ -101,7 +107,8 @@ class Samples:
             self._shared[name] = conform(spec, whole, where)
         return self._shared[name]
 
-    def _check(self, spec: InputSpec, column: Column) -> None:
+    def _check(self, spec: InputSpec, column: Column) -> list[tuple[int | str | None, int]]:
+        """Check what ``column`` is; returns the dimensions of a sample with their sizes."""
         shape, stacked, where = column.shape, spec.name in self._stacked, self._table.where
         check_dtype(spec, column.dtype, shape, where)
         got = f"{describe(column.dtype, shape)} in {where}"
@@ -130,8 +137,22 @@ class Samples:
                 got,
                 _transposition(shape, sample, dims),
             )
-        if 0 in sample:
-            raise mismatch(f"input {spec.name!r} holds no values", f"{spec}, or a stack of them", got)
+        return list(zip(dims, sample, strict=True))
+
+    def _check_filled(self, empty: Mapping[str, set[object]], filled: set[object]) -> None:
+        """Refuse arrays without values: all of them, or one whose empty dimension is not empty in another.
+
+        A single input may be empty, as a language model's cache is before the first token.
+
+        Args:
+            empty: The dimensions of size 0 of each input that has dimensions.
+            filled: The dimensions of other sizes.
+        """
+        for spec in self._inputs:
+            if empty.get(spec.name) and (filled & empty[spec.name] or all(empty.values())):
+                column = self._table.columns[spec.name]
+                got = f"{describe(column.dtype, column.shape)} in {self._table.where}"
+                raise mismatch(f"input {spec.name!r} holds no values", f"{spec}, or a stack of them", got)
 
     def _check_labels(self) -> None:
         labels = self._table.labels

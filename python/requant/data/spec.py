@@ -36,7 +36,7 @@ class InputSpec:
 
     def __str__(self) -> str:
         dims = (d if fixed_size(d) is not None or isinstance(d, str) else "?" for d in self.shape)
-        return f"{self.dtype.name} [{', '.join(map(str, dims))}]"
+        return f"{type_name(self.dtype)} [{', '.join(map(str, dims))}]"
 
 
 def fixed_size(dim: int | str | None) -> int | None:
@@ -75,13 +75,13 @@ def batching_of(inputs: Sequence[InputSpec]) -> Batching:
         return Batching(rows=False)
     sizes = {fixed_size(shape[0]) for shape in shapes}
     known = sizes - {None}
-    if len(known) > 1 or (len(sizes) > 1 and known != {1}):
-        return Batching(rows=False)
-    if known:
-        return Batching(rows=True, fixed=known.pop())
     symbols = {shape[0] for shape in shapes if isinstance(shape[0], str)}
     elsewhere = {dim for shape in shapes for dim in shape[1:]}
-    return Batching(rows=not symbols & elsewhere and not any(map(_names_steps, symbols)))
+    if symbols & elsewhere or any(map(_names_steps, symbols)):
+        return Batching(rows=False)
+    if len(known) > 1 or (len(sizes) > 1 and known != {1}):
+        return Batching(rows=False)
+    return Batching(rows=True, fixed=known.pop() if known else None)
 
 
 def _names_steps(symbol: str) -> bool:
@@ -91,6 +91,11 @@ def _names_steps(symbol: str) -> bool:
 def mismatch(problem: str, expected: object, got: object, hint: str | None = None) -> DataError:
     """The error for data that does not fit: what is wrong, what was expected, what was got, the remedy."""
     return DataError(f"{problem}\n  expected {expected}\n  got {got}", hint=hint)
+
+
+def type_name(dtype: np.dtype[Any]) -> str:
+    """An element type in words; inputs that take strings have Python objects in numpy."""
+    return "string" if dtype.kind in "OU" else dtype.name
 
 
 def describe(dtype: np.dtype[Any], shape: Sequence[int]) -> str:

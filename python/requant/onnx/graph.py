@@ -126,6 +126,11 @@ class Graph:
         )
 
     def _input_shape(self, value: ir.Value) -> tuple[int | str | None, ...]:
+        if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+            raise ModelError(
+                f"input {value.name!r} of {self.origin} is a sequence or optional, expected a tensor",
+                hint="export the model with tensors as inputs",
+            )
         shape = _shape(value)
         if shape is None:
             raise ModelError(

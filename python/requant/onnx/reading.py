@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -81,6 +82,7 @@ def read_model(source: Model) -> ModelFile:
     external.locate()
     proto = _with_usable_versions(proto, origin)
     _check(proto, origin)
+    _densify(proto.graph, origin)
     files = (() if path is None else (path,)) + tuple(external.files)
     return ModelFile(proto, origin, files, size + sum(external.files.values()), digest, external.mapped)
 
@@ -316,6 +318,32 @@ def _check(proto: onnx.ModelProto, origin: str) -> None:
             f"{origin} is not a valid ONNX model: {_miswired(proto.graph) or first_line(problem)}",
             hint="export it again, and check the exporter's messages",
         ) from problem
+
+
+def _densify(graph: onnx.GraphProto, origin: str) -> None:
+    """Make plain initializers of sparse ones, which no op of ours and few of runtimes' know, here and in bodies.
+
+    Raises:
+        ModelError: one is too large for that, or lies in another file.
+    """
+    for sparse in graph.sparse_initializer:
+        shape, name = tuple(sparse.dims), sparse.values.name
+        if onnx.TensorProto.EXTERNAL in (sparse.values.data_location, sparse.indices.data_location):
+            raise ModelError(
+                f"{origin}: sparse initializer {name!r} lies in another file", hint="store it as a dense one"
+            )
+        values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
+        if math.prod(shape) * values.itemsize > _PROTOBUF_LIMIT:
+            raise ModelError(f"{origin}: sparse initializer {name!r} of shape {list(shape)} takes more than 2 GiB")
+        dense = np.zeros(shape, values.dtype)
+        if indices.ndim == 1:  # places in the flat array, else one row of coordinates for each value
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+        graph.initializer.append(onnx.numpy_helper.from_array(dense, name))
+    del graph.sparse_initializer[:]
+    for body in bodies(graph.node):
+        _densify(body, origin)
 
 
 def _miswired(graph: onnx.GraphProto) -> str:

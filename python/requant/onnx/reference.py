@@ -15,6 +15,7 @@ from onnx.reference.ops import op_dequantize_linear, op_quantize_linear
 
 from requant.errors import ModelError
 from requant.onnx.saving import self_contained
+from requant.runtime import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class ReferenceRunner:
                 outputs = self._evaluator.run(None, dict(feeds))
         except Exception as problem:
             raise ModelError(f"onnx.reference failed: {type(problem).__name__}: {problem}") from problem
-        return list(outputs)
+        return [as_array(output) for output in outputs]
 
     def stop(self) -> None:
         """Nothing to do: it runs Python code, which an interrupt reaches."""

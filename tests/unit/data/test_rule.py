@@ -11,6 +11,7 @@ import pytest
 from requant.data import DataOptions, InputSpec, open_data
 from requant.data.grouping import DEFAULT_BATCH_BYTES, DEFAULT_BATCH_ROWS
 from requant.data.spec import Batching, batching_of
+from requant.errors import DataError
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 
@@ -41,6 +42,8 @@ def shapes(data: Any, name: str = "x") -> list[tuple[int, ...]]:
         ([spec("n", 7), spec("n", "n", name="adjacency")], Batching(rows=False)),
         ([spec("batch", 5), spec(2, "batch", 9, name="state")], Batching(rows=False)),
         ([spec(2, 5), spec(3, 5, name="y")], Batching(rows=False)),
+        ([spec("t", 1, 8), spec(1, name="length")], Batching(rows=False)),
+        ([spec("n", 7), spec(1, "n", name="mask")], Batching(rows=False)),
         ([spec("sequence_length", 80)], Batching(rows=False)),
         ([spec("num_frames", 80)], Batching(rows=False)),
         ([spec("T", 80)], Batching(rows=False)),
@@ -229,6 +232,18 @@ def test_casts_that_keep_values(given: Any, wanted: np.dtype[Any]) -> None:
     x = next(open_data(given, [spec("n", 2, dtype=wanted)]).batches()).feeds["x"]
     assert x.dtype == wanted
     np.testing.assert_array_equal(x, given)
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_one_input_may_be_empty_where_no_other_says_otherwise(size: int) -> None:
+    inputs = [spec("n", 2), spec("n", "past", 3, name="cache"), spec("n", "past", name="mask")]
+    arrays = {"x": np.ones((4, 2)), "cache": np.ones((4, 0, 3)), "mask": np.ones((4, size))}
+    arrays = {name: x.astype(np.float32) for name, x in arrays.items()}
+    if size:
+        with pytest.raises(DataError, match="'cache' holds no values"):
+            open_data(arrays, inputs)
+    else:
+        assert shapes(open_data(arrays, inputs), "cache") == [(4, 0, 3)]
 
 
 def test_large_finite_values_whose_sum_overflows_are_fine() -> None:
