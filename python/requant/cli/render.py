@@ -111,7 +111,8 @@ def inspection(found: Inspection) -> None:
         console.print(_counts("Weights would be stored as int8", stored))
     if found.plan.tensors:
         console.print(
-            f"{len(found.plan.tensors)} activations become integer, {len(found.plan.calibrated)} need calibration data"
+            f"Activations that become integer: {len(found.plan.tensors)}, of which {len(found.plan.calibrated)} "
+            "need calibration data"
         )
     if found.plan.skipped:
         console.print(_reasons(found.plan.skipped))
