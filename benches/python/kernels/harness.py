@@ -3,6 +3,7 @@
 A row holds contestants that do the same work. Every round times each of them once, by CPU time of the thread, between
 two runs of a register-only loop of the multiply-add that the GEMM kernel in use is made of: a round in which that loop
 was slower than 94 % of its best is taken again, since something else had the core. Figures are medians over rounds.
+Where no round was quiet, they are of those in which that loop was fastest, and the row says so.
 """
 
 from __future__ import annotations
@@ -60,7 +61,16 @@ class Result:
     rates: dict[str, float]
     rounds: int
     rejected: int
+    #: Least share of its best speed that the peak loop reached around a round that counts.
+    quiet: float
     verdicts: list[tuple[Claim, float]] = field(default_factory=list)
+
+    @property
+    def disturbed(self) -> str:
+        """What has to be known of figures taken beside other work; empty where the core was quiet."""
+        if not self.quiet < QUIET:  # where there is no such loop its speed is no number
+            return ""
+        return f"disturbed: in its best {self.rounds} rounds the core ran at {self.quiet:.0%} of its speed or more"
 
     def as_dict(self) -> dict[str, Any]:
         """For the record."""
@@ -71,6 +81,7 @@ class Result:
             "note": self.row.note,
             "rounds": self.rounds,
             "rejected": self.rejected,
+            "quiet": round(self.quiet, 3),
             "rates": {name: round(rate, 4) for name, rate in self.rates.items()},
             "claims": [
                 {"own": c.own, "peer": c.peer, "at_least": c.at_least, "ratio": round(ratio, 3)}
@@ -100,9 +111,9 @@ def measure(row: Row, rounds: int) -> Result:
         start = row.clock()
         run()
         repeats[name] = max(1, round(SAMPLE_SECONDS / max(row.clock() - start, 1e-6)))
-    best, rejected = peak(), 0
-    kept: dict[str, list[float]] = {PEAK: [], **{name: [] for name in row.runs}}
-    for _ in range(rounds * TRIES):
+    best = peak()
+    taken: list[tuple[float, dict[str, float]]] = []
+    while len(taken) < rounds * TRIES:
         before, sample = peak(), {}
         for name, run in row.runs.items():
             run()  # the operands are in the cache, if they fit, and not those of the one before
@@ -112,18 +123,14 @@ def measure(row: Row, rounds: int) -> Result:
             sample[name] = row.amount * repeats[name] / (row.clock() - start) / 1e9
         after = peak()
         best = max(best, before, after)
-        if min(before, after) < QUIET * best:
-            rejected += 1
-            continue
-        kept[PEAK].append(statistics.fmean((before, after)))
-        for name, rate in sample.items():
-            kept[name].append(rate)
-        if len(kept[PEAK]) == rounds:
+        taken.append((min(before, after), {PEAK: statistics.fmean((before, after)), **sample}))
+        if sum(not slowest < QUIET * best for slowest, _ in taken) == rounds:
             break
-    if not kept[PEAK]:
-        raise SystemExit(f"{row.group} {row.name}: the core was never quiet; try again, or another --core")
+    taken.sort(key=lambda entry: entry[0], reverse=True)
+    counted = [entry for entry in taken if not entry[0] < QUIET * best] or taken[:rounds]
+    kept = {name: [sample[name] for _, sample in counted] for name in (PEAK, *row.runs)}
     rates = {name: statistics.median(values) for name, values in kept.items()}
-    result = Result(row, rates, len(kept[PEAK]), rejected)
+    result = Result(row, rates, len(counted), len(taken) - len(counted), counted[-1][0] / best)
     for claim in row.claims:
         ratios = [own / peer for own, peer in zip(kept[claim.own], kept[claim.peer], strict=True)]
         result.verdicts.append((claim, statistics.median(ratios)))
@@ -134,7 +141,8 @@ def show(result: Result) -> Iterator[str]:
     """Lines for people."""
     row, rates = result.row, result.rates
     again = f", {result.rejected} rounds taken again" if result.rejected else ""
-    yield f"{row.group}: {row.name}   ({result.rounds} quiet rounds{again})"
+    quiet = "" if result.disturbed else "quiet "
+    yield f"{row.group}: {row.name}   ({result.rounds} {quiet}rounds{again})"
     for name, rate in rates.items():
         if name != PEAK or row.unit == "op":
             share = f"{100 * rate / rates[PEAK]:6.0f} % of peak" if row.unit == "op" else ""
@@ -142,8 +150,8 @@ def show(result: Result) -> Iterator[str]:
     for claim, ratio in result.verdicts:
         met = "met" if ratio >= claim.at_least else "MISSED"
         yield f"    {claim.own} over {claim.peer}: {ratio:.2f}, aim {claim.at_least:g}: {met}"
-    if row.note:
-        yield f"    ({row.note})"
+    for note in filter(None, (row.note, result.disturbed)):
+        yield f"    ({note})"
 
 
 def markdown(results: list[Result]) -> Iterator[str]:
@@ -161,5 +169,5 @@ def markdown(results: list[Result]) -> Iterator[str]:
             )
     yield ""
     for result in results:
-        if result.row.note:
-            yield f"- {result.row.group}, {result.row.name}: {result.row.note}."
+        for note in filter(None, (result.row.note, result.disturbed)):
+            yield f"- {result.row.group}, {result.row.name}: {note}."
