@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests.models import MODELS
 
-from requant import placement, timing, verify, walk
+from requant.evaluation import timing, verify
+from requant.planning import placement
+from requant.search import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 from tests.models import Array, run, samples
 
+from requant.building.resolve import Resolved, resolve
 from requant.config import QuantConfig
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
-from requant.resolve import Resolved, resolve
+from requant.planning.build import build_plan
 from requant.types import Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
 
 class Quantized:

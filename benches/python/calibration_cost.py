@@ -78,10 +78,10 @@ def measure(model: str, data: str, cores: int, samples: int) -> dict[str, float]
     """Seconds of inference and of calibration, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from requant import QuantConfig
-    from requant.calibration import calibrate_graph
+    from requant.calibration.table import calibrate_graph
     from requant.data import DataOptions, open_data
     from requant.onnx.passes import prepare
-    from requant.planning import build_plan
+    from requant.planning.build import build_plan
     from requant.runtime import open_runner
     from requant.stages import load_float
 

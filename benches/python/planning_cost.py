@@ -16,13 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.models import Net
 
+from requant.building.dynamic import plan_whole, resolve_dynamic
+from requant.building.resolve import resolve
 from requant.config import QuantConfig
-from requant.dynamic import plan_whole, resolve_dynamic
 from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.resolve import resolve
 from requant.types import Range
 
 if TYPE_CHECKING:

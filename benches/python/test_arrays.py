@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import requant
-from requant import ops, packing
+from requant import ops
+from requant.arrays import packing
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from requant.arrays.lowbit import ALGORITHMS, BlockScheme, gptq, quantize_blocks
 from requant.gguf.blocks import BLOCK_TYPES, quantize_gguf
-from requant.lowbit import ALGORITHMS, BlockScheme, gptq, quantize_blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

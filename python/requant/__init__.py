@@ -16,21 +16,48 @@ from typing import TYPE_CHECKING
 from requant.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from requant.ablation import Sensitivity as Sensitivity, sensitivity as sensitivity
     from requant.api import (
         Inspection as Inspection,
         calibrate as calibrate,
         inspect as inspect,
         quantize as quantize,
     )
-    from requant.boundary import Boundary as Boundary
-    from requant.calibration import CalibrationTable as CalibrationTable
-    from requant.checkpoint import CheckpointReport as CheckpointReport, quantize_checkpoint as quantize_checkpoint
-    from requant.comparison import Comparison as Comparison, compare as compare
+    from requant.arrays.conv import PackedConv as PackedConv, qconv2d as qconv2d
+    from requant.arrays.layers import (
+        LookupTable as LookupTable,
+        qadd as qadd,
+        qaverage_pool as qaverage_pool,
+        qglobal_average_pool as qglobal_average_pool,
+        qmax_pool as qmax_pool,
+    )
+    from requant.arrays.lowbit import (
+        BlockScheme as BlockScheme,
+        BlockWeights as BlockWeights,
+        gptq as gptq,
+        quantize_blocks as quantize_blocks,
+    )
+    from requant.arrays.matmul import (
+        PackedBlocks as PackedBlocks,
+        PackedWeights as PackedWeights,
+        Requantizer as Requantizer,
+        qmatmul as qmatmul,
+    )
+    from requant.arrays.packing import (
+        pack_int2 as pack_int2,
+        pack_int4 as pack_int4,
+        unpack_int2 as unpack_int2,
+        unpack_int4 as unpack_int4,
+    )
+    from requant.calibration.ranges import RangeCost as RangeCost, RangeView as RangeView
+    from requant.calibration.table import CalibrationTable as CalibrationTable
+    from requant.checkpoint.quantize import (
+        CheckpointReport as CheckpointReport,
+        quantize_checkpoint as quantize_checkpoint,
+    )
     from requant.config import QuantConfig as QuantConfig
-    from requant.conv import PackedConv as PackedConv, qconv2d as qconv2d
     from requant.data import DataOptions as DataOptions, ImageOptions as ImageOptions
-    from requant.drift import Drift as Drift, TensorDrift as TensorDrift, Verdict as Verdict
+    from requant.drift.monitor import DriftMonitor as DriftMonitor, measure_drift as measure_drift
+    from requant.drift.verdict import Drift as Drift, TensorDrift as TensorDrift, Verdict as Verdict
     from requant.editing import EditedModel as EditedModel, ModelEditor as ModelEditor
     from requant.errors import (
         CalibrationError as CalibrationError,
@@ -45,7 +72,8 @@ if TYPE_CHECKING:
         RequantError as RequantError,
         VerificationError as VerificationError,
     )
-    from requant.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from requant.evaluation.compare import Comparison as Comparison, compare as compare
+    from requant.evaluation.evaluate import Evaluation as Evaluation, evaluate as evaluate
     from requant.gguf.blocks import (
         dequantize_gguf as dequantize_gguf,
         quantize_gguf as quantize_gguf,
@@ -54,28 +82,8 @@ if TYPE_CHECKING:
     from requant.gguf.reading import GgufFile as GgufFile, read_gguf as read_gguf
     from requant.gguf.report import GgufReport as GgufReport
     from requant.gguf.unpack import unpack_gguf as unpack_gguf
-    from requant.keeping import Kept as Kept, quantize_to_keep as quantize_to_keep
-    from requant.layers import (
-        LookupTable as LookupTable,
-        qadd as qadd,
-        qaverage_pool as qaverage_pool,
-        qglobal_average_pool as qglobal_average_pool,
-        qmax_pool as qmax_pool,
-    )
-    from requant.lowbit import (
-        BlockScheme as BlockScheme,
-        BlockWeights as BlockWeights,
-        gptq as gptq,
-        quantize_blocks as quantize_blocks,
-    )
-    from requant.matmul import (
-        PackedBlocks as PackedBlocks,
-        PackedWeights as PackedWeights,
-        Requantizer as Requantizer,
-        qmatmul as qmatmul,
-    )
-    from requant.monitor import DriftMonitor as DriftMonitor, measure_drift as measure_drift
     from requant.observers import Observer as Observer, ObserverSet as ObserverSet
+    from requant.onnx.boundary import Boundary as Boundary
     from requant.ops import (
         compute_params as compute_params,
         cpu_info as cpu_info,
@@ -87,17 +95,12 @@ if TYPE_CHECKING:
         quantize_array as quantize_array,
         quantize_packed as quantize_packed,
     )
-    from requant.packing import (
-        pack_int2 as pack_int2,
-        pack_int4 as pack_int4,
-        unpack_int2 as unpack_int2,
-        unpack_int4 as unpack_int4,
-    )
     from requant.quantized import QuantizedModel as QuantizedModel
-    from requant.ranges import RangeCost as RangeCost, RangeView as RangeView
     from requant.report import Report as Report
     from requant.rules import Rule as Rule
     from requant.runtime import register_custom_ops as register_custom_ops
+    from requant.search.ablation import Sensitivity as Sensitivity, sensitivity as sensitivity
+    from requant.search.keeping import Kept as Kept, quantize_to_keep as quantize_to_keep
     from requant.types import (
         Granularity as Granularity,
         PerBlock as PerBlock,
@@ -114,16 +117,16 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
-    "ablation": ("Sensitivity", "sensitivity"),
+    "search.ablation": ("Sensitivity", "sensitivity"),
     "api": ("Inspection", "calibrate", "inspect", "quantize"),
-    "boundary": ("Boundary",),
-    "calibration": ("CalibrationTable",),
-    "checkpoint": ("CheckpointReport", "quantize_checkpoint"),
-    "comparison": ("Comparison", "compare"),
+    "onnx.boundary": ("Boundary",),
+    "calibration.table": ("CalibrationTable",),
+    "checkpoint.quantize": ("CheckpointReport", "quantize_checkpoint"),
+    "evaluation.compare": ("Comparison", "compare"),
     "config": ("QuantConfig",),
-    "conv": ("PackedConv", "qconv2d"),
+    "arrays.conv": ("PackedConv", "qconv2d"),
     "data": ("DataOptions", "ImageOptions"),
-    "drift": ("Drift", "TensorDrift", "Verdict"),
+    "drift.verdict": ("Drift", "TensorDrift", "Verdict"),
     "editing": ("EditedModel", "ModelEditor"),
     "errors": (
         "CalibrationError",
@@ -138,17 +141,17 @@ _HOMES = {
         "RequantError",
         "VerificationError",
     ),
-    "evaluation": ("Evaluation", "evaluate"),
+    "evaluation.evaluate": ("Evaluation", "evaluate"),
     "gguf.blocks": ("dequantize_gguf", "quantize_gguf"),
     "gguf.export": ("export_gguf",),
     "gguf.reading": ("GgufFile", "read_gguf"),
     "gguf.report": ("GgufReport",),
     "gguf.unpack": ("unpack_gguf",),
-    "keeping": ("Kept", "quantize_to_keep"),
-    "layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
-    "lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),
-    "matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
-    "monitor": ("DriftMonitor", "measure_drift"),
+    "search.keeping": ("Kept", "quantize_to_keep"),
+    "arrays.layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
+    "arrays.lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),
+    "arrays.matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
+    "drift.monitor": ("DriftMonitor", "measure_drift"),
     "observers": ("Observer", "ObserverSet"),
     "ops": (
         "compute_params",
@@ -161,9 +164,9 @@ _HOMES = {
         "quantize_array",
         "quantize_packed",
     ),
-    "packing": ("pack_int2", "pack_int4", "unpack_int2", "unpack_int4"),
+    "arrays.packing": ("pack_int2", "pack_int4", "unpack_int2", "unpack_int4"),
     "quantized": ("QuantizedModel",),
-    "ranges": ("RangeCost", "RangeView"),
+    "calibration.ranges": ("RangeCost", "RangeView"),
     "report": ("Report",),
     "rules": ("Rule",),
     "runtime": ("register_custom_ops",),

@@ -6,19 +6,19 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from requant.calibration import calibrate_graph
+from requant.building.dynamic import plan_whole
+from requant.calibration.table import calibrate_graph
 from requant.concluding import Given, Held, conclude
 from requant.data import DataOptions, open_data
-from requant.dynamic import plan_whole
 from requant.errors import ConfigError, DataError
 from requant.metrics import get_metric
 from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.placement import place
-from requant.planning import build_plan, presumed_in_float
+from requant.planning.build import build_plan, presumed_in_float
+from requant.planning.placement import place
+from requant.planning.selection import left_in_float
 from requant.runtime import refuse_unknown
-from requant.selection import left_in_float
 from requant.stages import (
     Observed,
     Stopwatch,
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
-    from requant.calibration import CalibrationTable, Progress
+    from requant.calibration.table import CalibrationTable, Progress
     from requant.config import QuantConfig
     from requant.onnx.reading import Model
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
     from requant.quantized import QuantizedModel
 
 

@@ -6,15 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from requant.evaluation import measure_accuracy
-from requant.plan import Form
-from requant.quantized import QuantizedModel, view_tensor
-from requant.report import Report, by_quality
-from requant.runtime import saturates, unknown
-from requant.stages import Stopwatch, describe_data, source_notes, verification_batches
-from requant.targets import get_target
-from requant.types import QuantType
-from requant.verify import (
+from requant.evaluation.evaluate import measure_accuracy
+from requant.evaluation.verify import (
     check_model,
     compare_outputs,
     measure_latency,
@@ -23,6 +16,13 @@ from requant.verify import (
     weight_quality,
     zero_feeds,
 )
+from requant.planning.plan import Form
+from requant.quantized import QuantizedModel, view_tensor
+from requant.report import Report, by_quality
+from requant.runtime import saturates, unknown
+from requant.stages import Stopwatch, describe_data, source_notes, verification_batches
+from requant.targets import get_target
+from requant.types import QuantType
 from requant.version import __version__
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from requant.config import QuantConfig
     from requant.data import Batch, Dataset
+    from requant.evaluation.verify import Feeds
     from requant.metrics import Metric
     from requant.onnx.graph import Graph
-    from requant.placement import Candidate
+    from requant.planning.placement import Candidate
     from requant.report import Accuracy, Latency, OutputQuality
     from requant.stages import Observed
-    from requant.verify import Feeds
 
 #: How many activations the report shows the histogram of.
 _VIEWS = 12

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.boundary import Wanted, as_dtype
 from requant.documents import finite
 from requant.errors import ConfigError, ModelError, VerificationError
+from requant.evaluation.verify import zero_feeds
 from requant.files import check_outputs, write_atomically
+from requant.onnx.boundary import Wanted, as_dtype
 from requant.onnx.editing import integer_input, integer_output
 from requant.onnx.graph import Graph
 from requant.runtime import open_runner
 from requant.types import Range
-from requant.verify import zero_feeds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.boundary import Boundary
+    from requant.onnx.boundary import Boundary
     from requant.onnx.reading import Model
 
 SCHEMA = 1

@@ -43,7 +43,7 @@ from requant._requant import (
     unpack as unpack_into,
     unpack_blocks,
 )
-from requant.arrays import as_array, as_float32, as_reals, in_order, output, packed_bytes, real_dtype
+from requant.arrays.intake import as_array, as_float32, as_reals, in_order, output, packed_bytes, real_dtype
 from requant.errors import ConfigError, DataError
 from requant.types import (
     PerBlock,

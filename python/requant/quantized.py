@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from requant.calibration.ranges import view_range
 from requant.errors import ConfigError, closest
 from requant.files import check_outputs
 from requant.onnx.saving import save_model, self_contained
-from requant.ranges import view_range
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from requant.calibration import CalibrationTable
-    from requant.plan import QuantPlan
-    from requant.ranges import RangeView
+    from requant.calibration.ranges import RangeView
+    from requant.calibration.table import CalibrationTable
+    from requant.planning.plan import QuantPlan
     from requant.report import Report, TensorQuality
     from requant.serialized import SerializedModel
 

@@ -13,9 +13,9 @@ from requant.pages.results import quantization
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from requant.keeping import Kept
-    from requant.plan import Skip
-    from requant.ranges import RangeView
+    from requant.calibration.ranges import RangeView
+    from requant.planning.plan import Skip
+    from requant.search.keeping import Kept
 
 SCHEMA = 1
 

@@ -14,14 +14,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from requant import ablation, comparison, drift, evaluation, keeping, report
+from requant import report
+from requant.calibration.ranges import RangeView
 from requant.config import QuantConfig
-from requant.plan import Skip
+from requant.drift import verdict as drift
+from requant.evaluation import compare as comparison, evaluate as evaluation
+from requant.evaluation.timing import Timing
+from requant.planning.plan import Skip
 from requant.quantized import QuantizedModel
-from requant.ranges import RangeView
-from requant.timing import Timing
-from requant.trials import Score
-from requant.walk import Step
+from requant.search import ablation, keeping
+from requant.search.trials import Score
+from requant.search.walk import Step
 
 FOLDER = Path(__file__).parent / "schemas"
 

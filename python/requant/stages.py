@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from itertools import islice, tee
 from typing import TYPE_CHECKING, Any
 
-from requant.building import builder
-from requant.calibration import CalibrationTable, calibrate_graph
+from requant.building.build import builder
+from requant.building.proving import unproven
+from requant.building.resolve import check_weights
+from requant.calibration.gains import output_gains
+from requant.calibration.table import CalibrationTable, calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.errors import CalibrationError, DataError, ModelError
-from requant.evaluation import check_labels
-from requant.gains import output_gains
+from requant.evaluation.evaluate import check_labels
 from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import without_bfloat16
-from requant.proving import unproven
-from requant.resolve import check_weights
 from requant.runtime import unknown
 from requant.transforms import SAMPLES, Transformed, transform
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from requant.calibration import Progress
+    from requant.calibration.table import Progress
     from requant.data import Batch
     from requant.metrics import Metric
     from requant.onnx.passes import Preparation
     from requant.onnx.reading import Model
-    from requant.placement import Build
-    from requant.plan import QuantPlan
+    from requant.planning.placement import Build
+    from requant.planning.plan import QuantPlan
 
 #: Samples on which it is measured what errors of activations cost, about.
 _WEIGHED = 16

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.building import storage_notes
+from requant.building.build import storage_notes
 from requant.concluding import Given, Held
 from requant.data import open_data
 from requant.errors import ModelError
-from requant.evaluation import measure_accuracy
+from requant.evaluation.evaluate import measure_accuracy
+from requant.evaluation.verify import check_model, compare_outputs, decibels, is_large, measure_latency
 from requant.metrics import get_metric
 from requant.onnx.lowbit import insert_blocks, needed_opset, with_opset
 from requant.onnx.passes import prepare
@@ -34,7 +35,6 @@ from requant.stages import (
     source_notes,
     with_data_options,
 )
-from requant.verify import check_model, compare_outputs, decibels, is_large, measure_latency
 from requant.version import __version__
 from requant.weights import AUTO
 from requant.weights.arithmetic import arithmetic_of, describe_arithmetic
@@ -45,14 +45,14 @@ from requant.weights.resolve import round_weights, wants_data
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from requant.calibration import Progress
+    from requant.calibration.table import Progress
     from requant.config import QuantConfig
     from requant.data import Batch, DataOptions
+    from requant.evaluation.verify import Feeds, Runners
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
     from requant.serialized import SerializedModel
-    from requant.verify import Feeds, Runners
     from requant.weights.resolve import LayerError, Rounded
 
 #: Samples that layers are rounded by, where the config does not say.

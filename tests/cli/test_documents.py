@@ -15,7 +15,7 @@ from tests.models import Net, samples
 
 import requant
 from requant.cli import main
-from requant.plan import Skip
+from requant.planning.plan import Skip
 from requant.report import TensorQuality
 from requant.schema import DOCUMENTS, FOLDER, text_of
 

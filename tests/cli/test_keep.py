@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tests.cli.clear import assert_clear
 
-from requant import search
 from requant.cli import main
+from requant.search import floats as search
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))

@@ -13,9 +13,9 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.conformance.cases import collect, flat, op_type
 
-from requant.conv import PackedConv, qconv2d
-from requant.layers import qadd, qaverage_pool, qglobal_average_pool, qmax_pool
-from requant.matmul import Requantizer
+from requant.arrays.conv import PackedConv, qconv2d
+from requant.arrays.layers import qadd, qaverage_pool, qglobal_average_pool, qmax_pool
+from requant.arrays.matmul import Requantizer
 from requant.types import QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 if TYPE_CHECKING:

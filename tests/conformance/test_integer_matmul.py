@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.conformance.cases import collect, flat, op_type
 
-from requant.matmul import PackedWeights, Requantizer, qmatmul
+from requant.arrays.matmul import PackedWeights, Requantizer, qmatmul
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

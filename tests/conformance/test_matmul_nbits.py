@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from requant.matmul import PackedBlocks, qmatmul
+from requant.arrays.matmul import PackedBlocks, qmatmul
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

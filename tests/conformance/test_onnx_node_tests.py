@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from requant import ops, packing
+from requant import ops
+from requant.arrays import packing
 from requant.types import PerBlock, PerChannel, PerTensor, QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from requant import runtime
 from requant.onnx import graph as graphs
 from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
-from requant.planning import build_plan
+from requant.planning.build import build_plan
 
 if TYPE_CHECKING:
     from pathlib import Path

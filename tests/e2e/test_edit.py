@@ -18,7 +18,7 @@ from requant.onnx.editing import integer_input
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from requant.boundary import Boundary, Wanted
+    from requant.onnx.boundary import Boundary, Wanted
     from requant.onnx.graph import Graph
 
 pytestmark = pytest.mark.usefixtures("quick_latency")

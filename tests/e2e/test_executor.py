@@ -14,8 +14,8 @@ import pytest
 from tests.models import Net, samples, two_gemm
 
 import requant
-from requant import ablation, search
 from requant.errors import CalibrationError, ConfigError, ExecutorError
+from requant.search import ablation, floats as search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

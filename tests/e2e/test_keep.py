@@ -11,11 +11,11 @@ from onnx import TensorProto
 from tests.models import MODELS, Array, Net, run, samples, two_gemm
 
 import requant
-from requant import walk
 from requant.config import AUTO, METHODS
 from requant.errors import ConfigError, DataError, RequantError
-from requant.placement import Race
-from requant.verify import Distance
+from requant.evaluation.verify import Distance
+from requant.planning.placement import Race
+from requant.search import walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

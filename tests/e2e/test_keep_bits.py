@@ -10,8 +10,9 @@ import pytest
 from tests.models import language_model, run, tokens, two_gemm
 
 import requant
-from requant import bitsearch, weightonly
+from requant import weightonly
 from requant.errors import ConfigError, ModelError
+from requant.search import bits as bitsearch
 
 pytestmark = pytest.mark.usefixtures("quick_latency", "fast_integers")
 

@@ -12,9 +12,9 @@ import pytest
 from tests.models import MODELS, Net, run, samples, two_gemm
 
 import requant
-from requant import repair
-from requant.ablation import block_name
+from requant.building import repair
 from requant.errors import ConfigError, DataError, ModelError, RequantError
+from requant.search.ablation import block_name
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from tests import models
 
 import requant
-from requant import blocks, lowbit
-from requant.onnx import graph
+from requant.arrays import lowbit
+from requant.onnx import blocks, graph
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 
 import requant
 from requant import ops
+from requant.arrays.matmul import PackedBlocks, PackedWeights, Requantizer, qmatmul
 from requant.errors import ConfigError, DataError
-from requant.matmul import PackedBlocks, PackedWeights, Requantizer, qmatmul
 
 if TYPE_CHECKING:
     from collections.abc import Callable

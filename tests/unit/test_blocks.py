@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from requant import blocks
+from requant.onnx import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

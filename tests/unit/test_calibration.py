@@ -14,13 +14,13 @@ import pytest
 from tests.models import Array, Net, concat, conv_relu, run, samples, two_gemm
 
 from requant import ops
-from requant.calibration import CalibrationTable, calibrate_graph
+from requant.calibration.table import CalibrationTable, calibrate_graph
 from requant.config import METHODS, QuantConfig
 from requant.data import DataOptions, open_data
 from requant.errors import CalibrationError, DataError, MissingFileError, ModelError
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
+from requant.planning.build import build_plan
 from requant.types import QuantScheme, QuantType
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from requant.charts import bar_chart
+from requant.pages.bars import bar_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 

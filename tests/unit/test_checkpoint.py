@@ -77,7 +77,7 @@ def test_bfloat16_is_read_and_kept(tmp_path: Path) -> None:
     brain = {name: TENSORS["a.weight"].astype(ml_dtypes.bfloat16) for name in ("a.weight", "lm_head.weight")}
     save_file(brain, tmp_path / "in.safetensors")
     requant.quantize_checkpoint(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-    found = requant.safetensors.Checkpoint(tmp_path / "out.safetensors")
+    found = requant.checkpoint.safetensors.Checkpoint(tmp_path / "out.safetensors")
     assert found.entries["lm_head.weight"].dtype == "BF16"
     assert np.array_equal(found.read("lm_head.weight"), brain["lm_head.weight"].astype(np.float32))
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from requant.conv import PackedConv, qconv2d
+from requant.arrays.conv import PackedConv, qconv2d
+from requant.arrays.layers import LookupTable, qadd, qaverage_pool, qglobal_average_pool, qmax_pool
+from requant.arrays.matmul import Requantizer
 from requant.errors import ConfigError
-from requant.layers import LookupTable, qadd, qaverage_pool, qglobal_average_pool, qmax_pool
-from requant.matmul import Requantizer
 from requant.types import PerChannel, QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 RNG = np.random.default_rng(0)

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from tests.models import MODELS, Net
 
+from requant.building.dynamic import IntegerWeight, plan_dynamic, resolve_dynamic
 from requant.config import QuantConfig
-from requant.dynamic import IntegerWeight, plan_dynamic, resolve_dynamic
 from requant.errors import ModelError
 from requant.onnx.graph import Graph, constant
 from requant.onnx.passes import prepare
-from requant.plan import Form, QuantPlan
+from requant.planning.plan import Form, QuantPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import pytest
 from tests.models import Net, run
 
 import requant
-from requant.calibration import CalibrationTable
-from requant.choosing import SHARES
+from requant.calibration.choosing import SHARES
+from requant.calibration.table import CalibrationTable
 from requant.config import QuantConfig
 from requant.errors import CalibrationError
 from requant.rules import Rule

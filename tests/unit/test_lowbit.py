@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import _pybind_state as core
 
 import requant
+from requant.arrays.lowbit import ALGORITHMS, BlockScheme, BlockWeights, gptq, quantize_blocks
 from requant.errors import ConfigError, DataError
-from requant.lowbit import ALGORITHMS, BlockScheme, BlockWeights, gptq, quantize_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from requant import ops
+from requant.arrays.matmul import PackedWeights, Requantizer, qmatmul
 from requant.errors import ConfigError
-from requant.matmul import PackedWeights, Requantizer, qmatmul
 
 if TYPE_CHECKING:
     from collections.abc import Callable

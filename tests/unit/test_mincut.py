@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from requant.mincut import Network
+from requant.planning.mincut import Network
 
 
 @pytest.mark.parametrize("seed", range(60))

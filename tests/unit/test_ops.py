@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from requant import ops, packing
+from requant import ops
+from requant.arrays import packing
 from requant.errors import CalibrationError, ConfigError, DataError
 from requant.types import (
     PerBlock,

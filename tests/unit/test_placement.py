@@ -9,9 +9,10 @@ import pytest
 from tests.models import Net, run, samples
 
 import requant
-from requant import QuantConfig, placement
+from requant import QuantConfig
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
+from requant.planning import placement
+from requant.planning.build import build_plan
 from requant.runtime import Event
 from requant.stages import load_float
 

@@ -14,13 +14,13 @@ from tests.models import Net
 from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
+from requant.planning.build import build_plan
 from requant.types import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
 
 def plan_of(model: onnx.ModelProto, **options: object) -> QuantPlan:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from requant import ops
+from requant.calibration.ranges import BARS, view_range
 from requant.cli.show import bar, histogram
-from requant.ranges import BARS, view_range
 from requant.types import QuantScheme, QuantType, Range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from requant.ranges import RangeView
+    from requant.calibration.ranges import RangeView
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.standard_normal(200_000).astype(np.float32)

@@ -10,17 +10,17 @@ import pytest
 from tests.models import Net, run
 
 import requant
+from requant.building.noise import Noise, clearly_more
+from requant.building.repair import _Rebuilt, _Walked
+from requant.building.resolve import resolve
+from requant.calibration.moments import Layer, layer_moments, layers
 from requant.config import QuantConfig
 from requant.data.grouping import Batch
-from requant.moments import Layer, layer_moments, layers
-from requant.noise import Noise, clearly_more
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
-from requant.repair import _Rebuilt, _Walked
-from requant.resolve import resolve
-from requant.rows import as_rows, from_rows
+from requant.onnx.rows import as_rows, from_rows
+from requant.planning.build import build_plan
 from requant.types import QuantizedTensor, QuantParams, QuantScheme, QuantType, Range
 
 if TYPE_CHECKING:

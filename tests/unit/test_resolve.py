@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from tests.models import Array, Net
 
+from requant.building.resolve import Resolved, resolve
 from requant.config import QuantConfig
 from requant.errors import ModelError
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
-from requant.resolve import Resolved, resolve
+from requant.planning.build import build_plan
 from requant.types import PerChannel, PerTensor, QuantizedTensor, Range
 
 if TYPE_CHECKING:
     import onnx
 
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
 UNIT = Range(-1.0, 1.0)
 

@@ -11,12 +11,12 @@ import requant
 from requant import QuantConfig
 from requant.errors import ConfigError
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
+from requant.planning.build import build_plan
 from requant.rules import Rule
 from requant.stages import load_float
 
 if TYPE_CHECKING:
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
 
 def net() -> bytes:

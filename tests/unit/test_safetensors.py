@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.numpy import load_file, save_file
 
 import requant
-from requant.safetensors import Checkpoint, write_checkpoint
+from requant.checkpoint.safetensors import Checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

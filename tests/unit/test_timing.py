@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tests.models import conv_relu, two_gemm
 
-from requant import timing
 from requant.data import InputSpec
-from requant.footprint import peak_memory
-from requant.timing import fitting_batches, thread_counts, time_models
+from requant.evaluation import timing
+from requant.evaluation.footprint import peak_memory
+from requant.evaluation.timing import fitting_batches, thread_counts, time_models
 
 F32 = np.dtype("float32")
 
@@ -31,7 +31,7 @@ def test_percentiles_and_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(np.cumsum([0.0, 1e-3, *[0.5, 1e-3] * 10, *[0.5, 2e-3] * 10]))
     monkeypatch.setattr(timing, "_BLOCKS", (1, 1))
     monkeypatch.setattr(timing, "_BLOCK", 10)
-    monkeypatch.setattr("requant.timing.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr("requant.evaluation.timing.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     found = time_models(
         (two_gemm().SerializeToString(), two_gemm().SerializeToString()), {"x": np.zeros((1, 8), np.float32)}, [1], [4]
     )

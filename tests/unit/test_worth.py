@@ -14,11 +14,11 @@ from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.passes.shapes import assumed
-from requant.planning import build_plan
+from requant.planning.build import build_plan
+from requant.planning.worth import estimate
 from requant.runtime import optimized
 from requant.serialized import SerializedModel
 from requant.targets import Cost
-from requant.worth import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

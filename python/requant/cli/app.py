@@ -111,7 +111,7 @@ def _log_to_stderr(args: argparse.Namespace) -> None:
 
 def _quantize(args: argparse.Namespace) -> int:
     import requant
-    from requant.calibration import CalibrationTable
+    from requant.calibration.table import CalibrationTable
     from requant.cli import render, terminal
     from requant.files import check_outputs, is_checkpoint, write_atomically
 

@@ -22,7 +22,7 @@ _KNOWN = frozenset({"weight_only", "algorithm", "block_size", "symmetric", "excl
 def run(args: argparse.Namespace, config: QuantConfig) -> int:
     """Quantize, tell."""
     import requant
-    from requant.checkpoint import EXCLUDED
+    from requant.checkpoint.quantize import EXCLUDED
     from requant.cli import render
     from requant.documents import json_text
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from requant.drift import Drift
+    from requant.drift.verdict import Drift
 
 _DRIFTED = 1
 _SHOWN = 15

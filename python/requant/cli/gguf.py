@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from requant.gguf.names import TYPES
 
 if TYPE_CHECKING:
-    from requant.calibration import Progress
+    from requant.calibration.table import Progress
     from requant.gguf.report import GgufReport
 
 _WRITING = ("type", "data", "metadata", "tensor_type")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from requant.config import QuantConfig
-    from requant.keeping import Kept
+    from requant.search.keeping import Kept
 
 _MISSED = 1
 _INTERRUPTED = 130

@@ -11,24 +11,24 @@ from rich.table import Table
 from rich.text import Text
 
 from requant.cli.terminal import open_console
-from requant.plan import Form, count_reasons
+from requant.planning.plan import Form, count_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from requant.ablation import Sensitivity
     from requant.api import Inspection
-    from requant.calibration import CalibrationTable
-    from requant.checkpoint import CheckpointReport
-    from requant.comparison import Comparison
+    from requant.calibration.table import CalibrationTable
+    from requant.checkpoint.quantize import CheckpointReport
     from requant.editing import EditedModel
-    from requant.evaluation import Evaluation
+    from requant.evaluation.compare import Comparison
+    from requant.evaluation.evaluate import Evaluation
+    from requant.evaluation.timing import Timing
     from requant.gguf.report import GgufReport
-    from requant.keeping import Kept
-    from requant.plan import Skip
+    from requant.planning.plan import Skip
     from requant.report import Report
-    from requant.timing import Timing
+    from requant.search.ablation import Sensitivity
+    from requant.search.keeping import Kept
     from requant.types import Range
 
 _SHOWN_REASONS = 12

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from requant.calibration.ranges import RangeCost, RangeView
     from requant.quantized import QuantizedModel
-    from requant.ranges import RangeCost, RangeView
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _ROWS = 8  # height of a histogram

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.arrays import as_array, as_float32, in_order
+from requant.arrays.intake import as_array, as_float32, in_order
 from requant.errors import ConfigError, DataError, closest
 from requant.ops import GGUF_TYPES, gguf_dequantize_into, gguf_quantize_into
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.checkpoint.safetensors import Checkpoint
 from requant.errors import ConfigError, DataError, ModelError
 from requant.files import check_outputs, is_checkpoint
 from requant.gguf.choice import Rules
 from requant.gguf.metadata import file_metadata
 from requant.gguf.report import GgufReport
 from requant.gguf.writing import Content, package, write
-from requant.safetensors import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from requant.calibration import Progress
+    from requant.calibration.table import Progress
     from requant.data import DataOptions
     from requant.gguf.metadata import Value
     from requant.onnx.graph import Graph

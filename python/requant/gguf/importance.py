@@ -10,8 +10,8 @@ import numpy as np
 from requant.config import QuantConfig
 from requant.data import open_data
 from requant.errors import DataError
+from requant.evaluation.verify import run_each
 from requant.runtime import open_runner
-from requant.verify import run_each
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.checkpoint.safetensors import write_checkpoint
 from requant.errors import ConfigError
 from requant.files import check_outputs, replacing
 from requant.gguf.reading import GgufFile
 from requant.gguf.report import GgufReport, GgufTensor
-from requant.safetensors import write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from requant.calibration import Progress
+    from requant.calibration.table import Progress
 
 _SUFFIXES = (".npz", ".safetensors")
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from requant.errors import MissingDependencyError, VerificationError
+from requant.evaluation.verify import decibels
 from requant.files import replacing
 from requant.gguf.blocks import dequantize_gguf, quantize_gguf
 from requant.gguf.report import GgufTensor
-from requant.verify import decibels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.calibration import Progress
+    from requant.calibration.table import Progress
     from requant.gguf.choice import Choice
     from requant.gguf.metadata import Value
     from requant.stored import StoredWeight

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.mapped import fingerprint
 from requant.onnx.passes.cleanup import drop_unused
-from requant.plan import Form
+from requant.planning.plan import Form
 from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.dynamic import IntegerWeight, IntegerWeights
+    from requant.building.dynamic import IntegerWeight, IntegerWeights
     from requant.onnx.graph import Graph
-    from requant.plan import DynamicNode, QuantPlan
+    from requant.planning.plan import DynamicNode, QuantPlan
 
 _CONTRIB = "com.microsoft"
 _LSTM_INPUTS = 8  # X, W, R, B, sequence_lens, initial_h, initial_c, P: behind them come the scales

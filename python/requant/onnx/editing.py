@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.boundary import DTYPES, Boundary, make_params
 from requant.data.spec import listed
 from requant.errors import ConfigError, ModelError, closest
+from requant.onnx.boundary import DTYPES, Boundary, make_params
 from requant.onnx.graph import constant, free_name
 from requant.onnx.ops import row_of
 from requant.onnx.passes.cleanup import drop_unused
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.boundary import Kind, Wanted
+    from requant.onnx.boundary import Kind, Wanted
     from requant.onnx.graph import Graph
     from requant.types import QuantParams
 

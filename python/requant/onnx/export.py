@@ -28,7 +28,7 @@ from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.sites import FACTOR_BITS, multiplies_back
-from requant.plan import Saturation
+from requant.planning.plan import Saturation
 from requant.types import PerChannel, QuantizedTensor, QuantParams, QuantScheme
 from requant.uncollected import uncollected
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from requant.building.resolve import Resolved
     from requant.onnx.graph import Graph
-    from requant.plan import QuantPlan
-    from requant.resolve import Resolved
+    from requant.planning.plan import QuantPlan
     from requant.types import QuantType
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.lowbit import BlockWeights
+    from requant.arrays.lowbit import BlockWeights
     from requant.onnx.graph import Graph
-    from requant.plan import BlockedNode, QuantPlan
+    from requant.planning.plan import BlockedNode, QuantPlan
 
 _CONTRIB = "com.microsoft"
 _BIAS = 2

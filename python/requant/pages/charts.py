@@ -11,7 +11,7 @@ from requant.pages.page import cut
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from requant.ranges import RangeView
+    from requant.calibration.ranges import RangeView
 
 _WIDTH, _LEFT, _RIGHT = 360, 46, 352
 

@@ -11,13 +11,13 @@ from requant.pages.page import cut, facts, flag, heading, name, section, table, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from requant.ablation import Sensitivity
-    from requant.comparison import Comparison
-    from requant.drift import Drift
-    from requant.keeping import Kept
-    from requant.ranges import RangeView
+    from requant.calibration.ranges import RangeView
+    from requant.drift.verdict import Drift
+    from requant.evaluation.compare import Comparison
+    from requant.evaluation.timing import Timing
     from requant.report import Report, TensorQuality
-    from requant.timing import Timing
+    from requant.search.ablation import Sensitivity
+    from requant.search.keeping import Kept
 
 _FULL_BAR_DB = 60.0
 _VIEWS = 16

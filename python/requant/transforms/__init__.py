@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from requant.dynamic import plan_whole
+from requant.building.dynamic import plan_whole
 from requant.errors import CalibrationError
 from requant.onnx.rescale import rescale
 from requant.onnx.shift import shift
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.onnx.rescale import Factors
     from requant.onnx.shift import Shifts
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
     from requant.transforms.change import Change
 
 #: Each transform, in the order in which they are done; the last argument holds the first batches.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from requant.data import Batch
     from requant.onnx.graph import Graph
     from requant.onnx.shift import Shifts
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
     Array = NDArray[Any]
 

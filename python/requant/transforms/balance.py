@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from requant.data import Batch
     from requant.onnx.graph import Graph
     from requant.onnx.sites import Site
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
     Array = NDArray[Any]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from requant.onnx.rescale import Factors
     from requant.onnx.sites import Site
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.data import Batch
     from requant.onnx.graph import Graph
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
 _ROUNDS = 50
 _SETTLED = 1.01

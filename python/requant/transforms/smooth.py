@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from requant.data import Batch
     from requant.onnx.graph import Graph
     from requant.onnx.sites import Site
-    from requant.plan import NodePlan, QuantPlan
+    from requant.planning.plan import NodePlan, QuantPlan
 
     Array = NDArray[Any]
 

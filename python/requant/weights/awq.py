@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from requant.lowbit import quantize_blocks
+from requant.arrays.lowbit import quantize_blocks
 from requant.weights.spec import WeightAlgorithm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from requant.lowbit import BlockScheme, BlockWeights
+    from requant.arrays.lowbit import BlockScheme, BlockWeights
     from requant.weights.spec import Moments
 
 

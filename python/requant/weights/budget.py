@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from requant.building.resolve import finite
 from requant.errors import ConfigError
-from requant.resolve import finite
 from requant.weights import get_algorithm
 from requant.weights.plan import TABLE_BITS, stored_bytes, weights_of
 from requant.weights.resolve import measure_error, moments_of
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from requant.arrays.lowbit import BlockScheme
     from requant.data import Batch
-    from requant.lowbit import BlockScheme
     from requant.onnx.graph import Graph
-    from requant.plan import BlockedNode, QuantPlan
+    from requant.planning.plan import BlockedNode, QuantPlan
     from requant.weights.spec import Moments
 
     Key = tuple[str, bool]

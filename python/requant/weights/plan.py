@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.lowbit import BlockScheme
+from requant.arrays.lowbit import BlockScheme
 from requant.onnx.graph import constant, int_attribute, may_touch_float
 from requant.onnx.ops import row_of
 from requant.onnx.ops.spec import Role
-from requant.plan import BlockedNode, QuantPlan, Skip
-from requant.selection import excluded, names_of
+from requant.planning.plan import BlockedNode, QuantPlan, Skip
+from requant.planning.selection import excluded, names_of
 from requant.weights import AUTO
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.blocks import extent
+from requant.building.resolve import finite
 from requant.errors import CalibrationError, DataError, ModelError
+from requant.onnx.blocks import extent
 from requant.onnx.mapped import forget
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites
-from requant.resolve import finite
 from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
 from requant.weights.plan import in_columns, weights_of
 from requant.weights.scaling import choose_factors
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
 
+    from requant.arrays.lowbit import BlockWeights
     from requant.data import Batch
-    from requant.lowbit import BlockWeights
     from requant.onnx.graph import Graph
     from requant.onnx.sites import Site
-    from requant.plan import BlockedNode, QuantPlan
+    from requant.planning.plan import BlockedNode, QuantPlan
 
     Key = tuple[str, bool]
     Layer = tuple[BlockedNode, ir.Node, NDArray[Any]]

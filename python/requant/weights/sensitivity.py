@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.evaluation.verify import Distance
 from requant.onnx.segments import Walk
-from requant.verify import Distance
 from requant.weights import get_algorithm
 from requant.weights.plan import in_columns, weights_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from requant.data import Batch
     from requant.onnx.graph import Graph
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
 
     Key = tuple[str, bool]
 

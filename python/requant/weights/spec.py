@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.lowbit import quantize_blocks
+from requant.arrays.lowbit import quantize_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from requant.lowbit import BlockScheme, BlockWeights
+    from requant.arrays.lowbit import BlockScheme, BlockWeights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,8 @@ class WeightAlgorithm:
 
 
 def on_grids(name: str) -> WeightAlgorithm:
-    """The one of ``requant.lowbit.ALGORITHMS`` with that name: each block gets a grid, each weight its nearest integer.
+    """The one of ``requant.arrays.lowbit.ALGORITHMS`` with that name: each block gets a grid, each weight its nearest
+    integer.
 
     With data, the errors of a column weigh the mean square of what it is multiplied with.
     """

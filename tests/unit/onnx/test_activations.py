@@ -16,7 +16,7 @@ from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.passes.activations import fuse_gelus
-from requant.planning import build_plan
+from requant.planning.build import build_plan
 
 if TYPE_CHECKING:
     from pathlib import Path

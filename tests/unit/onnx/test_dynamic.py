@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.models import Array, Net, run, samples, session
 
+from requant.building.dynamic import plan_dynamic, resolve_dynamic
 from requant.config import QuantConfig
-from requant.dynamic import plan_dynamic, resolve_dynamic
 from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare

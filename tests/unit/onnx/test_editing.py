@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.models import MODELS, Array, Net, run, samples
 
 import requant
-from requant.boundary import Wanted
+from requant.onnx.boundary import Wanted
 from requant.onnx.editing import integer_input, integer_output
 from requant.onnx.graph import Graph
 from requant.types import QuantType, Range
 
 if TYPE_CHECKING:
-    from requant.boundary import Boundary
+    from requant.onnx.boundary import Boundary
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 

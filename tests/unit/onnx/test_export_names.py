@@ -8,12 +8,12 @@ import pytest
 from tests.models import Net, run
 from tests.quantized import Quantized, sqnr
 
+from requant.building.resolve import resolve
 from requant.config import QuantConfig
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
-from requant.resolve import resolve
+from requant.planning.build import build_plan
 from requant.types import Range
 
 

@@ -14,7 +14,7 @@ import requant
 from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.planning import build_plan
+from requant.planning.build import build_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

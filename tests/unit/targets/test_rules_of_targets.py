@@ -22,7 +22,7 @@ from requant.targets import TARGETS, get_target
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from requant.plan import QuantPlan
+    from requant.planning.plan import QuantPlan
     from requant.targets import Target
 
 

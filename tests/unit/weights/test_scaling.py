@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from requant.lowbit import BlockScheme, quantize_blocks
+from requant.arrays.lowbit import BlockScheme, quantize_blocks
 from requant.weights.scaling import choose_factors
 from requant.weights.spec import Moments
 

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from tests.models import language_model, run, tokens
 
+from requant.arrays.lowbit import quantize_blocks
 from requant.config import QuantConfig
 from requant.data.grouping import Batch
-from requant.lowbit import quantize_blocks
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.weights.plan import in_columns, plan_weights

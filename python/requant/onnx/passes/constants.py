@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.blocks import holds_subnormals
+from requant.onnx.blocks import holds_subnormals
 from requant.onnx.graph import constant, set_constant
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""NumPy in, NumPy out: products, convolutions, layers and packing of quantized arrays."""

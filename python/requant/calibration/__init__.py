@@ -1,0 +1,1 @@
+"""What activations look like, and the ranges that are chosen for them."""

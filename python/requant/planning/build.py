@@ -1,0 +1,406 @@
+"""What will be quantized, and why the rest will not: decided from the graph alone, before any data is seen.
+
+Four rules give the plan.
+
+1. An op that computes (convolution, product) is quantized when the target runs it on integers and its weight is known.
+2. An op that only follows (residual add, pooling, concat) or moves values is quantized when all it reads is integer
+   already and something integer reads what it gives, so that a chain stays in integers and no lone Q/DQ pair is left.
+3. A product that may give float for free does so, unless an integer op reads it.
+4. What the target presumably runs faster in float stays so (``worth``), unless a rule includes it or latency is
+   measured anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from requant.onnx.bodies import Surroundings
+from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float, rank
+from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
+from requant.onnx.passes.activations import hard_sigmoid
+from requant.onnx.sites import multiplies_back
+from requant.planning.plan import NodePlan, QuantPlan, Saturation, Skip
+from requant.planning.selection import excluded, insisted, names_of
+from requant.planning.tensors import Activation, TensorPlan, plan_tensors
+from requant.planning.worth import elements, presumably_slower
+from requant.targets import Target, get_target
+from requant.types import Range
+from requant.uncollected import uncollected
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
+
+    from requant.config import QuantConfig
+    from requant.onnx.graph import Graph
+    from requant.types import FixedParams
+
+_MASK = 1e4  # a magnitude that is meant as infinite
+FASTER = "it is faster in float"
+
+
+@uncollected()
+def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = MappingProxyType({})) -> QuantPlan:
+    """The plan for ``graph`` under ``config``; pure, the graph is not changed.
+
+    The nodes named in ``left_out`` stay float, for the reason given there.
+    """
+    target = get_target(config.target)
+    plan = _Planner(graph, config, target, {}).plan()
+    faster = dict.fromkeys(_presumed(graph, config, target, plan), FASTER)
+    if faster:
+        part = _Planner(graph, config, target, faster).plan()
+        plan, faster = (part, faster) if part.nodes else (plan, {})  # where nothing would be left, that is what to do
+    if not left_out:
+        return plan
+    # What stays float for speed does not depend on ``left_out``: so a part has nothing that the whole has not.
+    return _Planner(graph, config, target, {**faster, **left_out}).plan()
+
+
+def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPlan) -> list[str]:
+    """The nodes of ``whole`` to leave in float for the sake of speed.
+
+    Where latency is measured nothing is presumed, and a user who names a node means it.
+    """
+    if config.optimize == "latency":
+        return []
+    meant = insisted(graph.all_nodes(), config.ordered_rules)
+    return [name for name in presumably_slower(graph, whole, target) if name not in meant]
+
+
+def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
+    """The nodes that stay float for the sake of speed where latency is not measured, each with the reason."""
+    plan = build_plan(graph, replace(config, optimize="none"))
+    return {skip.node: skip.reason for skip in plan.skipped if skip.reason == FASTER}
+
+
+def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[str, ...]:
+    """The nodes of ``plan`` that read or give one of ``tensors``."""
+    if not tensors:
+        return ()
+    outputs = {node.name or "": {value.name for value in node.outputs} for node in graph.all_nodes()}
+    return tuple(
+        node.name
+        for node in plan.nodes
+        if outputs[node.name] & set(tensors) or any(name in tensors for _, name in node.activations)
+    )
+
+
+class _Planner:
+    def __init__(self, graph: Graph, config: QuantConfig, target: Target, left_out: Mapping[str, str]) -> None:
+        self.config = config
+        self.rules = config.ordered_rules
+        self.target = target
+        self.nodes = list(graph.all_nodes())
+        self.main = graph.model.graph
+        self.surroundings = Surroundings(graph)
+        self.left_out = excluded(graph, config) | dict(left_out)
+        # Where latency is measured nothing is presumed, and a user who names a node means it.
+        self.presumes = config.optimize != "latency"
+        self.insisted = insisted(self.nodes, self.rules)
+        self.chosen: dict[ir.Node, OpSpec] = {}
+        self.reasons: dict[ir.Node, str] = {}
+
+    def plan(self) -> QuantPlan:
+        self._choose_compute()
+        self._choose_followers()
+        self._drop_loose_followers()
+        tensors = self._tensors()
+        nodes = tuple(self._node_plan(node, row, tensors) for node, row in self.chosen.items())
+        skipped = tuple(
+            Skip(node.name or "", node.op_type, self.reasons[node])
+            for node in self.nodes
+            if node in self.reasons and not self._absorbed(node, tensors)
+        )
+        guarded = self.target.requantizes | self.target.behind_convolutions.keys()
+        names = frozenset(node.name or "" for node in self.reasons if node.domain == "" and node.op_type in guarded)
+        return QuantPlan(nodes, tensors, skipped, guarded=names)
+
+    # -- which nodes -------------------------------------------------------------------------------------------------
+
+    def _choose_compute(self) -> None:
+        for node in self.nodes:
+            row = row_of(node)
+            if not may_touch_float(node):
+                continue  # shapes, indices and masks are no business of ours
+            if row is None:
+                self.reasons[node] = f"{node.op_type} has no integer form here"
+            elif row.kind is Kind.COMPUTE:
+                reason = self.left_out.get(node.name or "") or self._hidden(node) or self._refuse_compute(node, row)
+                if not reason:
+                    self.chosen[node] = row
+                else:
+                    self.reasons[node] = reason
+
+    def _refuse_compute(self, node: ir.Node, row: OpSpec) -> str | None:
+        if node.op_type not in self.target.fused:
+            return f"{self.target.name} has no integer kernel for {node.op_type}"
+        for index, role in row.inputs.items():
+            value = node.inputs[index] if index < len(node.inputs) else None
+            if value is None:
+                continue
+            array = constant(value)
+            if role is Role.ACTIVATION and array is not None:
+                return "its activation input is a constant"
+            if role is Role.ACTIVATION and not is_float(value):
+                return f"its input is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
+            if role is not Role.ACTIVATION and (array is None or value.name not in self.main.initializers):
+                return f"its {role.value} is computed at run time"
+            if role is Role.WEIGHT and array is not None and (array.size == 0 or array.dtype != np.float32):
+                return "its weight is empty or not float32"
+            if role is Role.BIAS and array is not None and any(d != 1 for d in array.shape[:-1]):
+                return "its bias differs between rows"
+        if node.op_type == "Gemm":
+            factors = (node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0))
+            if factors != (1.0, 1.0) or int_attribute(node, "transA", 0):
+                return "Gemm with alpha, beta or transA has no integer kernel"
+        return None
+
+    def _is_faster(self, node: ir.Node) -> bool:
+        """Whether ``node`` is to stay float for the sake of speed, judged from the graph alone."""
+        if not self.presumes or (node.name or "") in self.insisted:
+            return False
+        if (least := self.target.behind_convolutions.get(node.op_type)) is not None:
+            size = elements(node.inputs[0])
+            return (size is None or size >= least) and not self._behind_convolutions(node)
+        return False
+
+    def _behind_convolutions(self, node: ir.Node) -> bool:
+        """Whether integer convolutions give all that ``node`` reads, and nothing between changes their layout."""
+        seen, waiting = set(), [value for _, value in _activations(node, OPS[node.op_type])]
+        while waiting:
+            giver = self._through_clamp(waiting.pop())
+            if giver not in self.chosen or giver.op_type not in {"Conv", *self.target.keeps_layout}:
+                return False
+            if giver.op_type != "Conv" and giver not in seen:
+                seen.add(giver)
+                waiting += [value for _, value in _activations(giver, self.chosen[giver])]
+        return True
+
+    def _choose_followers(self) -> None:
+        for node in self.nodes:
+            row = row_of(node)
+            if row is None or row.kind is Kind.COMPUTE or not may_touch_float(node):
+                continue
+            reason = self.left_out.get(node.name or "") or self._hidden(node) or self._refuse_follower(node, row)
+            if reason:
+                self.reasons[node] = reason
+            else:
+                self.chosen[node] = row
+
+    def _hidden(self, node: ir.Node) -> str:
+        """Why the tensors of a node in a body cannot be calibrated; empty where they can."""
+        return "" if node.graph is self.main else self.surroundings.hidden(node)
+
+    def _refuse_follower(self, node: ir.Node, row: OpSpec) -> str | None:
+        if row.kind is Kind.CLAMP:
+            return None if self._stays(node) else "a clamp of its own: no integer op stands before it"
+        supported = self.target.moves if row.kind is Kind.MOVE else self.target.fused | self.target.saturating_adds
+        if node.op_type not in supported:
+            return f"{self.target.name} has no integer kernel for {node.op_type}"
+        if node.op_type in self.target.saturating_adds and min(hard_sigmoid(node)) <= 0.0:
+            return "it is no addition that saturates: its alpha or beta is not positive"
+        if any(out.uses() and not is_float(out) for out in node.outputs):
+            return "its output of indices is used"
+        return self._refuse_inputs(node, row) or (FASTER if self._is_faster(node) else None)
+
+    def _stays(self, node: ir.Node) -> bool:
+        """Whether a clamp is to run on integers itself, as it cannot vanish into what stands before it."""
+        if not self.target.everything or not _is_clamp(node) or self._through_clamp(node.outputs[0]) is not node:
+            return False
+        return self._refuse_inputs(node, OPS[node.op_type]) is None
+
+    def _refuse_inputs(self, node: ir.Node, row: OpSpec) -> str | None:
+        for _, value in _activations(node, row):
+            if constant(value) is not None:
+                return "one of its inputs is a constant"
+            if not is_float(value):
+                return "its input is not float32"
+            if _is_masked(value):
+                return "its input is masked with large numbers, which would stretch its range"
+            if not self.target.everything and not self._is_integer(value):
+                return "its input is float"
+        if node.op_type in self.target.one_scale:
+            fixed = [self._fixed_params(value) for _, value in _activations(node, row)]
+            if any(params != fixed[0] for params in fixed):
+                return f"{self.target.name} wants one scale here, and fixes that of one of its inputs"
+        return None
+
+    def _fixed_params(self, value: ir.Value) -> FixedParams | None:
+        """Scale and zero point that the target fixes for ``value``, or for what it is made of."""
+        giver = self._through_clamp(value)
+        while giver in self.chosen and giver.op_type in self.target.one_scale:
+            value = next(value for _, value in _activations(giver, self.chosen[giver]))
+            giver = self._through_clamp(value)
+        return self.target.fixed_outputs.get(giver.op_type) if giver in self.chosen else None
+
+    def _is_integer(self, value: ir.Value) -> bool:
+        """Whether ``value`` has integers anyway: from its producer, or for a product that reads it."""
+        producer = self._through_clamp(value)
+        if producer in self.chosen and producer.op_type not in self.target.float_output:
+            return True
+        return any(
+            user in self.chosen and self.chosen[user].kind is Kind.COMPUTE and index == 0
+            for user, index in value.uses()
+        )
+
+    def _drop_loose_followers(self) -> None:
+        """Drop followers that no integer op reads, until none is left."""
+        while not self.target.everything:
+            loose = [
+                node
+                for node, row in self.chosen.items()
+                if row.kind is not Kind.COMPUTE
+                and not any(self._is_read(self._after_clamp(out)) for out in node.outputs)
+            ]
+            if not loose:
+                break
+            for node in loose:
+                del self.chosen[node]
+                self.reasons[node] = "no integer op reads its output"
+
+    def _is_read(self, value: ir.Value) -> bool:
+        return any(
+            user in self.chosen and any(i == index for i, _ in _activations(user, self.chosen[user]))
+            for user, index in value.uses()
+        )
+
+    def _after_clamp(self, value: ir.Value) -> ir.Value:
+        """The tensor that carries the result of a node: behind the Relu or Clip that alone reads it."""
+        while not value.is_graph_output() and len(value.uses()) == 1:
+            user = next(iter(value.uses())).node
+            if not _is_clamp(user) or user.inputs[0] is not value or user.graph is not value.graph:
+                break
+            value = user.outputs[0]
+        return value
+
+    def _through_clamp(self, value: ir.Value) -> ir.Node | None:
+        """The node whose result ``value`` carries, looking through Relu and Clip."""
+        producer = value.producer()
+        while producer is not None and _is_clamp(producer):
+            before = producer.inputs[0]
+            if before is None or self._after_clamp(before) is not self._after_clamp(value):
+                break
+            producer = before.producer()
+        return producer
+
+    def _absorbed(self, node: ir.Node, tensors: Mapping[str, TensorPlan]) -> bool:
+        """Whether a clamp vanishes into the quantization of what it gives."""
+        return (
+            _is_clamp(node) and node.outputs[0].name in tensors and self._through_clamp(node.outputs[0]) in self.chosen
+        )
+
+    # -- which tensors -----------------------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, TensorPlan]:
+        found: dict[str, Activation] = {}
+        ties: list[tuple[str, str]] = []
+        for node in self.nodes:
+            row = self.chosen.get(node)
+            if row is None:
+                continue
+            read = [value.name or "" for _, value in _activations(node, row)]
+            for _, value in _activations(node, row):
+                found.setdefault(value.name or "", self._activation(value))
+            for out in filter(is_float, node.outputs):
+                result = self._after_clamp(out)
+                if node.op_type in self.target.float_output and not self._is_read(result):
+                    continue
+                if node.op_type in self.target.one_scale or (row.tie is Tie.SAME_AS_INPUT and result is out):
+                    ties += [(name, result.name or "") for name in read]
+                found.setdefault(result.name or "", self._activation(result))
+        return plan_tensors(tuple(found.values()), ties, self.rules, self.config.activation_scheme)
+
+    def _activation(self, value: ir.Value) -> Activation:
+        """``value``, with what is known of it before any data is seen."""
+        producer = value.producer()
+        giver = self._through_clamp(value)
+        # A clamp gives what the node before it computes: a rule for either concerns the tensor.
+        names = {value.name or "", *(name for node in (producer, giver) if node is not None for name in names_of(node))}
+        row = None if giver is None or giver not in self.chosen else self.chosen[giver]
+        if giver is None or row is None:
+            return Activation(value.name or "", frozenset(names))
+        return Activation(
+            value.name or "",
+            frozenset(names),
+            giver.op_type,
+            self._before_saturation(giver) or row.fixed_range,
+            self.target.fixed_outputs.get(giver.op_type),
+        )
+
+    def _before_saturation(self, node: ir.Node) -> Range | None:
+        """What a HardSigmoid tells apart of the result of ``node``, where it reads nothing else but that."""
+        if not multiplies_back(node):
+            return None
+        gate = next(iter(node.outputs[0].uses())).node
+        if gate.op_type not in self.target.saturating_adds:
+            return None
+        alpha, beta = hard_sigmoid(gate)
+        return Range(-beta / alpha, (1 - beta) / alpha)
+
+    def _node_plan(self, node: ir.Node, row: OpSpec, tensors: Mapping[str, TensorPlan]) -> NodePlan:
+        names = dict.fromkeys(Role) | {
+            role: node.inputs[i].name  # type: ignore[union-attr]
+            for i, role in row.inputs.items()
+            if i < len(node.inputs) and node.inputs[i] is not None
+        }
+        axis = None
+        if row.weight_axis is not None and row.kind is Kind.COMPUTE:
+            flag = row.weight_axis.flag
+            transposed = bool(flag and int_attribute(node, flag, 0))
+            axis = row.weight_axis.transposed if transposed else row.weight_axis.axis
+            axis %= rank(node.inputs[1]) or 1
+        return NodePlan(
+            name=node.name or "",
+            op_type=node.op_type,
+            activations=tuple((index, value.name or "") for index, value in _activations(node, row)),
+            weight=names[Role.WEIGHT],
+            weight_axis=axis,
+            bias=names[Role.BIAS],
+            saturates=self._saturation(node, tensors),
+        )
+
+    def _saturation(self, node: ir.Node, tensors: Mapping[str, TensorPlan]) -> Saturation | None:
+        if node.op_type not in self.target.saturating_adds:
+            return None
+        giver = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if giver not in self.chosen:
+            return Saturation.AS_ADD
+        wanted = self._before_saturation(giver)  # a rule may want something else
+        known = tensors[giver.outputs[0].name or ""].fixed
+        return Saturation.BEFORE if wanted is not None and wanted == known else Saturation.AS_ADD
+
+
+def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
+    """The inputs that become integer activations, with their indices."""
+    inputs = node.inputs[:1] if multiplies_back(node) else node.inputs
+    for index, value in enumerate(inputs):
+        if value is not None and (row.variadic or row.inputs.get(index) is Role.ACTIVATION):
+            yield index, value
+
+
+def _is_masked(value: ir.Value, depth: int = 3) -> bool:
+    """Whether an Add, Mul or Where puts constants of large magnitude into ``value``, as masks of attention do."""
+    node = value.producer()
+    if node is None or depth == 0 or node.domain or node.op_type not in ("Add", "Sub", "Mul", "Where"):
+        return False
+    for other in node.inputs:
+        array = constant(other)
+        if array is None:
+            if other is not None and _is_masked(other, depth - 1):
+                return True
+        elif array.dtype == np.float32 and array.size and np.max(np.abs(array)) >= _MASK:
+            return True
+    return False
+
+
+def _is_clamp(node: ir.Node) -> bool:
+    row = row_of(node)
+    if row is None or row.kind is not Kind.CLAMP:
+        return False
+    return all(bound is None or constant(bound) is not None for bound in node.inputs[1:])

@@ -1,0 +1,102 @@
+"""Where integers would cost more than they save, judged from shapes and from what a target says of its kernels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from requant.onnx.graph import int_attribute, rank
+from requant.onnx.passes.shapes import assumed, is_size
+from requant.planning.partition import Times, faster_in_float
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx_ir as ir  # noqa: TID251 - for annotations only
+
+    from requant.onnx.graph import Graph
+    from requant.planning.plan import QuantPlan
+    from requant.targets import Cost, Target
+
+_SPATIAL = 2  # the first axis behind batch and channels
+#: What is assumed of a tensor of unknown rank.
+_UNKNOWN = (64, 64)
+#: Microseconds that a conversion takes however small the tensor is.
+_CALL = 8.0
+#: What integers may lose on a node, in microseconds and as a share, before it counts: what no estimate can tell.
+_DOUBT, _SHARE = 5.0, 0.1
+DEPTHWISE = "depthwise Conv"
+
+
+def presumably_slower(graph: Graph, plan: QuantPlan, target: Target) -> list[str]:
+    """The nodes of ``plan`` that ``target`` presumably runs faster in float, conversions included.
+
+    Estimated from shapes alone (``assumed``).
+    """
+    if not target.costs:
+        return []
+    sizes = assumed(graph.model)
+    in_float, quantized = {}, {}
+    by_name = {node.name: node for node in graph.nodes}
+    for planned in plan.nodes:
+        node = by_name.get(planned.name)
+        if node is None:  # it stands in a body
+            continue
+        costs = target.costs.get(_kind(node))
+        if costs is None:
+            # Nothing says that it is slower: a product never is, and what moves values costs little on either side.
+            in_float[planned.name] = math.inf if planned.weight is not None else 0.0
+            continue
+        in_float[planned.name] = estimate(node, costs[0], sizes)
+        quantized[planned.name] = max(0.0, estimate(node, costs[1], sizes) * (1 - _SHARE) - _DOUBT)
+
+    def crossing(value: ir.Value) -> float:
+        return _CALL + 1e-3 * target.crossing * math.prod(sizes.get(value.name or "", _UNKNOWN))
+
+    return faster_in_float(graph, plan, Times(in_float, quantized), crossing)
+
+
+def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) -> float:
+    """Microseconds that ``node`` takes by ``cost``, apart from the call, where its tensors have these ``sizes``."""
+
+    def size(value: ir.Value | None) -> tuple[int, ...]:
+        return sizes.get((value and value.name) or "", _UNKNOWN)
+
+    output = size(node.outputs[0])
+    elements = math.prod(output)
+    if node.op_type == "GlobalAveragePool":
+        return 1e-3 * cost.window * math.prod(size(node.inputs[0]))
+    if node.op_type != "Conv":
+        return 1e-3 * (cost.output * elements + cost.window * elements * math.prod(_kernel(node)))
+    weight = size(node.inputs[1])
+    channels = weight[0]
+    taps = elements // channels * math.prod(weight[_SPATIAL:])  # positions of all windows
+    group = int_attribute(node, "group", 1)
+    together = -(-channels // group // cost.lanes) * cost.lanes * group
+    per_tap = cost.tap + weight[1] * (cost.window * group + cost.product * together)
+    return 1e-3 * (cost.output * elements + taps * per_tap)
+
+
+def _kind(node: ir.Node) -> str:
+    """Under which name costs are known."""
+    if node.op_type == "Conv":
+        weight = node.inputs[1]
+        lone = weight is not None and weight.shape is not None and weight.shape[1] == 1
+        return DEPTHWISE if lone and int_attribute(node, "group", 1) > 1 else "Conv"
+    if node.op_type == "Softmax" and int_attribute(node, "axis", -1) not in (-1, (rank(node.inputs[0]) or 0) - 1):
+        return "Softmax across"
+    return node.op_type
+
+
+def _kernel(node: ir.Node) -> tuple[int, ...]:
+    attribute = node.attributes.get("kernel_shape")
+    return () if attribute is None else tuple(attribute.as_ints())
+
+
+def elements(value: ir.Value | None, first: int = 0) -> int | None:
+    """Elements of ``value`` from axis ``first`` on, a free batch counted as 1; None where a size is not known."""
+    if value is None or value.shape is None:
+        return None
+    sizes = [1 if axis == 0 and not is_size(size) else size for axis, size in enumerate(value.shape)]
+    known = [size for size in sizes[first:] if is_size(size)]
+    return math.prod(known) if len(known) == len(sizes[first:]) else None

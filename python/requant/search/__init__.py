@@ -1,0 +1,1 @@
+"""Models tried one after another: rankings of layers, and the walk to a target."""

@@ -1,0 +1,260 @@
+"""Which layers quantization hurts: each node or block alone in integers, and each alone in float."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from requant.documents import document_of
+from requant.errors import ConfigError
+from requant.onnx.ops import OPS, Kind
+from requant.onnx.saving import self_contained
+from requant.pages import results
+from requant.pages.bars import bar_chart
+from requant.pages.page import fragment, page
+from requant.parallel import in_order
+from requant.remote import map_remote
+from requant.search.trials import score_bytes, set_up
+from requant.stages import Observed, configured, first_samples, observe
+from requant.transforms import repeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
+
+    from requant.calibration.table import CalibrationTable, Progress
+    from requant.config import QuantConfig
+    from requant.data import DataOptions
+    from requant.onnx.reading import Model
+    from requant.planning.placement import Build
+    from requant.planning.plan import NodePlan
+    from requant.search.trials import Score, TrialContext, Trials
+
+SCHEMA = 1
+_REASON = "it is tried without"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A node or block, and how good the model is depending on it.
+
+    Attributes:
+        name: the node's name, or what the names of the block begin with.
+        op_types: op types of its nodes.
+        nodes: names of its nodes.
+        noise: what it adds to the outputs' noise, as a ratio to their power: the noise when only it is in integers, or,
+            where it cannot be alone there, the noise that leaves when only it is in float (0 where none does).
+        in_integers: the model when only it is in integers; None where it cannot be (an op that only follows others).
+        in_float: the model when only it is in float.
+    """
+
+    name: str
+    op_types: tuple[str, ...]
+    nodes: tuple[str, ...]
+    noise: float
+    in_integers: Score | None
+    in_float: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What each part of a model contributes to its error.
+
+    Attributes:
+        model: what the model is called.
+        config: how it was quantized.
+        data: what the samples were.
+        samples: number of samples that outputs were compared on; calibration has not seen them, if there were enough.
+        metric: name of the metric, if there was one.
+        evaluation: the samples that it was taken on.
+        float_value: the metric of the float model.
+        quantized: the model with everything in integers.
+        parts: the nodes or blocks, the one with most noise first.
+        seconds: how long it took.
+    """
+
+    model: str
+    config: Mapping[str, Any]
+    data: str
+    samples: int
+    metric: str | None
+    evaluation: str | None
+    float_value: float | None
+    quantized: Score
+    parts: tuple[Part, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON types; ``schema`` is its version."""
+        return document_of(self, SCHEMA)
+
+    def to_svg(self) -> str:
+        """A bar chart of the shares of the noise: one self-contained SVG element."""
+        total = sum(part.noise for part in self.parts) or 1.0
+        bars = [(part.name, part.noise, f"{part.noise / total:.1%}{_alone(part.in_integers)}") for part in self.parts]
+        return bar_chart(f"{self.model}: share of the output noise", bars)
+
+    def to_html(self) -> str:
+        """One self-contained page, at most 500 KB."""
+        return page(self.model, results.sensitivity(self))
+
+    def _repr_html_(self) -> str:
+        return fragment(results.sensitivity(self))
+
+
+def _alone(score: Score | None) -> str:
+    return "" if score is None or score.sqnr_db is None else f", {score.sqnr_db:.1f} dB alone"
+
+
+def sensitivity(
+    model: Model,
+    data: object,
+    config: QuantConfig | Mapping[str, Any] | None = None,
+    *,
+    depth: int | None = None,
+    table: CalibrationTable | None = None,
+    data_options: DataOptions | None = None,
+    evaluation: object = None,
+    metric: str | Callable[..., object] = "top1",
+    labels: str | None = None,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    **overrides: Any,
+) -> Sensitivity:
+    """Try every node that would be quantized alone in integers, and alone in float.
+
+    The model is calibrated once; each trial is a model of its own, compared with the float model on samples that are
+    held back from calibration.
+
+    Args:
+        model: path, bytes or ModelProto of the float model.
+        data: calibration samples, in any form that ``requant.quantize`` takes.
+        config: how to quantize, as a ``QuantConfig`` or its options by name; ``overrides`` change single options.
+        depth: try blocks instead of nodes: those whose names agree in so many parts, ``/`` and ``.`` being between
+            parts: with 1 ``/layer.3/proj`` and ``/layer.3/norm`` are ``layer``, with 2 ``layer.3``.
+        table: statistics collected earlier by ``calibrate`` for this model and these options.
+        data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
+        evaluation: samples to take ``metric`` on for each trial.
+        metric: what to judge by, as for ``requant.evaluate``.
+        labels: name of the labels in ``evaluation``.
+        progress: called after each trial with the trials done and their number.
+        executor: whose workers calibrate and judge the trials, processes here or a cluster; the figures are the same.
+        **overrides: options of ``QuantConfig`` by name.
+
+    Raises:
+        RequantError: a subclass says which input was wrong and how to mend it.
+
+    Example:
+        >>> requant.sensitivity("model.onnx", "calib.npz").parts[0].name  # doctest: +SKIP
+    """
+    start = time.perf_counter()
+    config = configured(config, overrides)
+    if config.weight_only is not None:
+        raise ConfigError(
+            "sensitivity tries nodes in integers, and weight-only has none",
+            hint="choose bits by target_bits, or by keep",
+        )
+    config = replace(config, rest="keep")  # what is left out is float altogether
+    if depth is not None and depth < 1:
+        raise ConfigError(f"depth is {depth}, expected at least 1")
+    setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)
+    graph, judge = setup.graph, setup.judge
+    if table is None:
+        observed = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
+    else:
+        table.check(graph)
+        transformed = repeat(setup.prepared, setup.plan, config, table.factors, table.shifts)
+        sample = first_samples(setup.dataset.batches())
+        observed = Observed(transformed, table, sample, tuple(setup.dataset.held_back()))
+    plan = observed.plan
+    trials, batches = setup.trials()
+    build = observed.builder(graph, config)
+    parts = _parts(plan.nodes, depth)
+    everything = frozenset(node.name for node in plan.nodes)
+    left_out = [frozenset[str](), *parts.values(), *(everything - nodes for nodes in parts.values())]
+    if executor is None:
+        tried = try_without(trials, build, left_out, config.cores, progress)
+    else:
+        tried = try_elsewhere(executor, trials.context(graph), build, left_out, progress)
+    (_, whole), *rest = tried
+    found = []
+    for (name, nodes), (_, in_float), (integer, alone) in zip(
+        parts.items(), rest[: len(parts)], rest[len(parts) :], strict=True
+    ):
+        in_integers = alone if integer & nodes else None
+        noise = max(whole.noise - in_float.noise, 0.0) if in_integers is None else in_integers.noise
+        members = [node for node in plan.nodes if node.name in nodes]
+        op_types = tuple(dict.fromkeys(node.op_type for node in members))
+        found.append(Part(name, op_types, tuple(node.name for node in members), noise, in_integers, in_float))
+    return Sensitivity(
+        model=graph.origin,
+        config=config.to_dict(),
+        data=setup.dataset.description,
+        samples=sum(batch.count for batch in batches),
+        metric=None if judge is None else judge.metric.name,
+        evaluation=None if judge is None else judge.dataset.description,
+        float_value=trials.float_value(config.cores),
+        quantized=whole,
+        parts=tuple(sorted(found, key=lambda part: -part.noise)),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+def _parts(nodes: Sequence[NodePlan], depth: int | None) -> dict[str, frozenset[str]]:
+    """Names of nodes by name of their part; ops that only move values are no parts, but go with their block."""
+    blocks: dict[str, list[NodePlan]] = {}
+    for node in nodes:
+        blocks.setdefault(node.name if depth is None else block_name(node.name, depth), []).append(node)
+    return {
+        name: frozenset(node.name for node in members)
+        for name, members in blocks.items()
+        if any(OPS[node.op_type].kind is not Kind.MOVE for node in members)
+    }
+
+
+def block_name(name: str, depth: int) -> str:
+    """The first ``depth`` parts of a node's name, without the sign before them."""
+    parts = re.findall(r"[^/.]+[/.]?", name)
+    return "".join(parts[:depth]).rstrip("/.") or name
+
+
+def try_without(
+    trials: Trials, build: Build, left_out: Sequence[frozenset[str]], workers: int, progress: Progress | None
+) -> Iterator[tuple[frozenset[str], Score]]:
+    """For each set of nodes that is left in float, the nodes that then run on integers and the score."""
+
+    def score(nodes: frozenset[str]) -> tuple[frozenset[str], Score]:
+        candidate = build(dict.fromkeys(sorted(nodes), _REASON))
+        return candidate.integer, trials.score(candidate.model)
+
+    with closing(in_order(score, left_out, workers, stop=trials.stop)) as tried:
+        for done, result in enumerate(tried, start=1):
+            if progress is not None:
+                progress(done, len(left_out))
+            yield result
+
+
+def try_elsewhere(
+    executor: Executor,
+    context: TrialContext,
+    build: Build,
+    left_out: Sequence[frozenset[str]],
+    progress: Progress | None,
+) -> Iterator[tuple[frozenset[str], Score]]:
+    """The same by the workers of ``executor``; models are built here, so that they are the same bytes."""
+    integer: list[frozenset[str]] = []
+
+    def models() -> Iterator[bytes]:
+        for nodes in left_out:
+            candidate = build(dict.fromkeys(sorted(nodes), _REASON))
+            integer.append(candidate.integer)
+            yield self_contained(candidate.model)
+
+    with closing(map_remote(executor, context, score_bytes, models())) as scores:
+        for done, score in enumerate(scores, start=1):
+            if progress is not None:
+                progress(done, len(left_out))
+            yield integer[done - 1], score

@@ -1,0 +1,269 @@
+"""Quantize to a target: the fastest model found that keeps a share of the float model's quality, and the way to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from requant.concluding import Given, Held
+from requant.documents import finite
+from requant.errors import ConfigError, DataError, VerificationError
+from requant.evaluation.evaluate import check_labels, measure
+from requant.metrics import Against, get_metric
+from requant.runtime import open_runner
+from requant.search.bits import BitSearch
+from requant.search.floats import Search
+from requant.search.trials import Judge, Recorded, Trials, refuse_iterator, set_up
+from requant.search.variants import Variants
+from requant.stages import Stopwatch, configured, open_judged, with_data_options
+from requant.weightonly import read_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
+
+    from requant.calibration.table import Progress
+    from requant.config import QuantConfig
+    from requant.data import Batch, DataOptions
+    from requant.metrics import Metric
+    from requant.onnx.reading import Model
+    from requant.quantized import QuantizedModel
+    from requant.search.trials import Score, Setup
+    from requant.search.walk import ModelWalk, Step
+
+SCHEMA = 1
+#: What is kept where no labels are held back: by language models; by models that give maps or sequences; by others.
+OWN_PERPLEXITY = "perplexity of held-back samples"
+COSINE = "cosine of the outputs"
+FIDELITY = "1 - output noise"
+_DEFAULT_METRIC = "top1"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The result of a search.
+
+    Attributes:
+        model: the best model: of those that meet the target and are no slower than the float model the one with most
+            nodes in integers, or the fastest where latency had to be looked at, or, where only weights are quantized,
+            the smallest of those that meet it; if none does, the one that keeps most.
+        config: the options that make it; quantizing with them gives the same bytes.
+        target: the share that was to be kept.
+        share: the share that the model keeps of what is held back.
+        met: whether that is enough, and what it keeps of the evaluation's metric, if there is one, is too.
+        kept: what it is a share of: the name of the metric, or what stands for one without labels.
+        evaluated: the share that it keeps of the metric on the evaluation samples, if there are some.
+        chosen: which of the steps it is.
+        steps: every model that was tried, in this order.
+        interrupted: whether the search was broken off; the model is the best one until then.
+    """
+
+    model: QuantizedModel
+    config: QuantConfig
+    target: float
+    share: float
+    met: bool
+    kept: str
+    evaluated: float | None
+    chosen: int
+    steps: tuple[Step, ...]
+    interrupted: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was walked and found, as JSON types; the model's own report is not part of it."""
+        names = ("target", "share", "met", "kept", "evaluated", "chosen", "interrupted")
+        found = {name: getattr(self, name) for name in names}
+        steps = [asdict(step) for step in self.steps]
+        return finite({"schema": SCHEMA, **found, "config": self.config.to_dict(), "steps": steps})
+
+    def to_html(self) -> str:
+        """One self-contained page: the model's report, and every model that was tried; at most 500 KB."""
+        return self.model.report.to_html(self)
+
+
+def quantize_to_keep(
+    model: Model,
+    data: object,
+    share: float,
+    config: QuantConfig | Mapping[str, Any] | None = None,
+    *,
+    data_options: DataOptions | None = None,
+    evaluation: object = None,
+    metric: str | Callable[..., object] | None = None,
+    labels: str | None = None,
+    progress: Progress | None = None,
+    search_progress: Progress | None = None,
+    executor: Executor | None = None,
+    **overrides: Any,
+) -> Kept:
+    """Quantize a model as far as a share of its quality is kept, and no further than it is faster for it.
+
+    Samples that are held back from ``data`` judge: by ``metric`` where they have labels, or it needs none. Without,
+    a model that tells the next of the tokens it is fed is judged by its perplexity. Any other is judged by ``noise``,
+    the power of its worst output's error over that of the output: where all outputs are maps or sequences (of three
+    axes or more) by ``sqrt(1 - noise)``, the least cosine that they can have (0.99 is an SQNR of 17 dB), elsewhere by
+    ``1 - noise`` (20 dB).
+
+    With ``weight_only`` the smallest model is looked for instead, however fast it is: weights get more bits than were
+    asked for, or stay float, where that serves the quality most for its bytes.
+
+    An interrupt (Ctrl-C) ends the search; the best model until then is what is returned.
+
+    Args:
+        model: path, bytes or ModelProto of the float model.
+        data: calibration samples, in any form that ``requant.quantize`` takes; they may have labels.
+        share: what is to be kept, above 0 and at most 1.
+        config: how to quantize, as a ``QuantConfig`` or its options by name: the first model that is tried.
+        data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
+        evaluation: samples to take the metric on in the end; they choose nothing, but ``met`` depends on them.
+        metric: what to judge by, as for ``requant.evaluate``; unset: top1 where the labels are of classes.
+        labels: name of the labels in ``evaluation``, or in ``data`` if there is none.
+        progress: called after each calibration batch, as for ``requant.quantize``.
+        search_progress: called after each trial with the trials done and how many there will be, as far as is known.
+        executor: whose workers calibrate and find the noise of nodes, processes here or a cluster; the result is the
+            same.
+        **overrides: options of ``QuantConfig`` by name.
+
+    Returns:
+        The best model found; ``met`` says whether it keeps the share.
+
+    Raises:
+        RequantError: a subclass says which input was wrong and how to mend it.
+
+    Example:
+        >>> requant.quantize_to_keep("model.onnx", "calib.npz", 0.99).met  # doctest: +SKIP
+    """
+    config = configured(config, overrides)
+    if not 0 < share <= 1:
+        raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
+    if config.weight_only is not None:
+        _refuse_beside_weights(config, executor)
+    refuse_iterator(data, "samples")
+    refuse_iterator(evaluation, "evaluation samples")
+    found = get_metric(_DEFAULT_METRIC if metric is None else metric)
+    watch = Stopwatch()
+    with watch("prepare"):
+        own_labels = labels if evaluation is None else None
+        setup = set_up(
+            model, data, config, data_options=data_options, evaluation=None, metric=_DEFAULT_METRIC, labels=own_labels
+        )
+        judged = None
+        if evaluation is not None:
+            judged = open_judged(evaluation, setup.graph, with_data_options(config, data_options), found, labels)
+        given = Given(setup.graph, setup.prepared, setup.changes, setup.dataset, judged, found)
+    with watch("calibrate"):
+        start = _prepare_search(given, config, progress, executor)
+    held = Held.back(given, dynamic=False)
+    if not held.batches:
+        raise DataError(f"no sample of {setup.dataset.description} is left to judge by", hint="give more samples")
+    interrupted = False
+    with watch("search"):
+        if metric is not None and judged is None:
+            check_labels(found, setup.dataset, setup.dataset.has_labels)
+        judge, kept = _judge(setup, held.batches, found, asked=metric is not None)
+        trials = Trials(setup.graph, held.batches, judge)
+        judgement = _Judgement(judge, trials.float_value(config.cores), cosine=kept == COSINE)
+        search = start(trials, judgement.share, held=held, target=share, progress=search_progress)
+        try:
+            search.walk()
+        except KeyboardInterrupt:
+            if not search.steps:
+                raise
+            interrupted = True
+    chosen = search.best()
+    step = search.steps[chosen]
+    final, result = search.conclude(watch)
+    accuracy = result.report.accuracy
+    evaluated = None if accuracy is None else found.kept(accuracy.quantized_value, accuracy.float_value)
+    return Kept(
+        model=result,
+        config=final,
+        target=share,
+        share=step.share or 0.0,
+        met=search.meets(step) and (accuracy is None or (evaluated is not None and evaluated >= share)),
+        kept=kept,
+        evaluated=evaluated,
+        chosen=chosen,
+        steps=tuple(search.steps),
+        interrupted=interrupted,
+    )
+
+
+def _prepare_search(
+    given: Given, config: QuantConfig, progress: Progress | None, executor: Executor | None
+) -> Callable[..., ModelWalk]:
+    """Read the calibration samples; what starts the walk then."""
+    if config.weight_only is not None:
+        return partial(BitSearch, given, config, read_samples(given, config))
+    # The recipe of what is found shall not measure again, and plans are others where latency is to be measured.
+    variants = Variants(given, replace(config, optimize="none"), progress, executor)
+    return partial(Search, given, variants, latency=config.optimize == "latency", executor=executor)
+
+
+def _refuse_beside_weights(config: QuantConfig, executor: Executor | None) -> None:
+    if config.target_bits is not None:
+        raise ConfigError("keep and target_bits both choose the bits of layers", hint="leave out one or the other")
+    if executor is not None:
+        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
+
+
+class _Judgement:
+    """What share of the float model's quality a score is.
+
+    Raises:
+        DataError: the float model's figure is not finite, or 0.
+    """
+
+    def __init__(self, judge: Judge | None, float_value: float | None, *, cosine: bool) -> None:
+        self._judge, self._float_value, self._cosine = judge, float_value, cosine
+        if judge is not None and not float_value:
+            figure = "not finite" if float_value is None else "0"
+            raise DataError(
+                f"{judge.metric.name} of the float model is {figure}: there is no share of it to keep",
+                hint="choose another metric, or leave it out to keep the outputs",
+            )
+
+    def share(self, score: Score) -> float | None:
+        """What a model of this score keeps."""
+        if self._judge is None:
+            equal = max(1.0 - score.noise, 0.0)
+            return math.sqrt(equal) if self._cosine else equal
+        if score.value is None or self._float_value is None:
+            return None
+        return self._judge.metric.kept(score.value, self._float_value)
+
+
+def _judge(setup: Setup, batches: tuple[Batch, ...], metric: Metric, *, asked: bool) -> tuple[Judge | None, str]:
+    """Who judges by the samples that are held back, and what is kept then; None are the outputs.
+
+    A metric that was ``asked`` for judges where there is what it needs; another one where it fits the labels.
+    """
+    labelled = bool(batches) and all(batch.labels is not None for batch in batches)
+    what = f"what is held back of {setup.dataset.description}"
+    if labelled or (asked and metric.against is not Against.LABELS):
+        judge = Judge(metric, Recorded(what, labelled, batches))
+        if asked or _value(setup, judge):
+            return judge, metric.name
+    language = Judge(get_metric("perplexity"), Recorded(what, False, tuple(replace(b, labels=None) for b in batches)))
+    perplexity = _value(setup, language)
+    outputs = open_runner(setup.graph.serialize(), threads=1).run(batches[0].feeds)
+    if perplexity is not None and perplexity < outputs[0].shape[-1]:
+        return language, OWN_PERPLEXITY
+    return None, COSINE if all(_is_dense(output.shape) for output in outputs) else FIDELITY
+
+
+def _is_dense(shape: Sequence[int]) -> bool:
+    """Whether an output is a map or a sequence: more than one value, along each of two axes, of a sample."""
+    return sum(size > 1 for size in shape[1:]) > 1
+
+
+def _value(setup: Setup, judge: Judge) -> float | None:
+    """The float model's figure; None where the metric does not fit the model or the samples."""
+    runner = open_runner(setup.graph.serialize(), threads=1)
+    names = [output.name for output in setup.graph.outputs]
+    try:
+        return measure([runner], names, judge.dataset, judge.metric, workers=1)[1][0]
+    except (DataError, VerificationError):
+        return None
