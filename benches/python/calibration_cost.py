@@ -78,7 +78,7 @@ def measure(model: str, data: str, cores: int, samples: int) -> dict[str, float]
     """Seconds of inference and of calibration, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from requant import QuantConfig
-    from requant.calibration.table import calibrate_graph
+    from requant.calibration.run import calibrate_graph
     from requant.data import DataOptions, open_data
     from requant.onnx.passes import prepare
     from requant.planning.build import build_plan

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from requant.building.dynamic import plan_whole
-from requant.calibration.table import calibrate_graph
+from requant.calibration.run import calibrate_graph
 from requant.concluding import Given, Held, conclude
 from requant.data import DataOptions, open_data
 from requant.errors import ConfigError, DataError
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
-    from requant.calibration.table import CalibrationTable, Progress
+    from requant.calibration.table import CalibrationTable
     from requant.config import QuantConfig
     from requant.onnx.reading import Model
     from requant.planning.plan import QuantPlan
     from requant.quantized import QuantizedModel
+    from requant.types import Progress
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from requant.building.build import builder
 from requant.building.proving import unproven
 from requant.building.resolve import check_weights
 from requant.calibration.gains import output_gains
-from requant.calibration.table import CalibrationTable, calibrate_graph
+from requant.calibration.run import calibrate_graph
 from requant.config import QuantConfig
 from requant.data import DataOptions, Dataset, open_data
 from requant.data.dataset import HOLD_BACK_AT_MOST
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from requant.calibration.table import Progress
+    from requant.calibration.table import CalibrationTable
     from requant.data import Batch
     from requant.metrics import Metric
     from requant.onnx.passes import Preparation
     from requant.onnx.reading import Model
     from requant.planning.placement import Build
     from requant.planning.plan import QuantPlan
+    from requant.types import Progress
 
 #: Samples on which it is measured what errors of activations cost, about.
 _WEIGHED = 16

@@ -11,8 +11,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
+
+    #: Called as work goes on with the number of samples done and the number there are (None if unknown).
+    Progress = Callable[[int, int | None], None]
 
 
 class QuantType(StrEnum):

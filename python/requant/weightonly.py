@@ -45,7 +45,6 @@ from requant.weights.resolve import round_weights, wants_data
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from requant.calibration.table import Progress
     from requant.config import QuantConfig
     from requant.data import Batch, DataOptions
     from requant.evaluation.verify import Feeds, Runners
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from requant.onnx.reading import Model
     from requant.planning.plan import QuantPlan
     from requant.serialized import SerializedModel
+    from requant.types import Progress
     from requant.weights.resolve import LayerError, Rounded
 
 #: Samples that layers are rounded by, where the config does not say.

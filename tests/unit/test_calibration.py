@@ -14,7 +14,8 @@ import pytest
 from tests.models import Array, Net, concat, conv_relu, run, samples, two_gemm
 
 from requant import ops
-from requant.calibration.table import CalibrationTable, calibrate_graph
+from requant.calibration.run import calibrate_graph
+from requant.calibration.table import CalibrationTable
 from requant.config import METHODS, QuantConfig
 from requant.data import DataOptions, open_data
 from requant.errors import CalibrationError, DataError, MissingFileError, ModelError

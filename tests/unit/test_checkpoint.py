@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import requant
+from requant.checkpoint.safetensors import Checkpoint
 from requant.cli import main
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def test_bfloat16_is_read_and_kept(tmp_path: Path) -> None:
     brain = {name: TENSORS["a.weight"].astype(ml_dtypes.bfloat16) for name in ("a.weight", "lm_head.weight")}
     save_file(brain, tmp_path / "in.safetensors")
     requant.quantize_checkpoint(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-    found = requant.checkpoint.safetensors.Checkpoint(tmp_path / "out.safetensors")
+    found = Checkpoint(tmp_path / "out.safetensors")
     assert found.entries["lm_head.weight"].dtype == "BF16"
     assert np.array_equal(found.read("lm_head.weight"), brain["lm_head.weight"].astype(np.float32))
 

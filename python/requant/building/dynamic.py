@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.building.resolve import finite, saturating_pairs
-from requant.onnx.blocks import largest_pairs, largest_terms
+from requant.building.resolve import saturating_pairs
+from requant.onnx.blocks import finite, largest_pairs, largest_terms
 from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.planning.build import FASTER, build_plan

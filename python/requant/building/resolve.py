@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.errors import ModelError
-from requant.onnx.blocks import count_not_finite, largest_pairs, largest_terms
+from requant.onnx.blocks import finite, largest_pairs, largest_terms
 from requant.onnx.boundary import make_params
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.rows import as_rows
@@ -205,17 +204,3 @@ def check_weights(graph: Graph, plan: QuantPlan) -> None:
     for node in plan.nodes:
         for name in filter(None, (node.weight, node.bias)):
             finite(constant(constants[name]), name)
-
-
-def finite(array: NDArray[Any] | None, name: str) -> Floats:
-    """``array``, refused where it is missing or holds NaN or infinity."""
-    if array is None:
-        raise ModelError(f"weight {name!r} is not a constant")
-    bad = count_not_finite(array)
-    if bad:
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ModelError(
-            f"weight {name!r} {array.shape} holds {bad} NaN or infinite values, the first at {where}",
-            hint="repair the float model; a weight that is not finite cannot be quantized",
-        )
-    return array

@@ -1,19 +1,11 @@
-"""Run the float model over data and remember what every planned activation looked like.
-
-Each batch is inferred once and handed to the compiled core once; several batches are under way at a time, a thread or
-two each, which keeps cores busier than many threads on one. What is remembered is a statistic of constant size for each
-tensor, from which any method's range follows.
-"""
+"""What is remembered of every planned activation: a statistic of constant size, from which any range follows."""
 
 from __future__ import annotations
 
 import base64
 import json
-import logging
 import math
-from collections import deque
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,43 +15,25 @@ import numpy as np
 
 from requant import ops
 from requant.calibration.choosing import EVEN, SHARES, OutputGain, best_method, choose, range_of
-from requant.calibration.observing import Observation, Observer, grouped, observe_group
 from requant.config import AUTO
-from requant.errors import CalibrationError, DataError, MissingFileError
+from requant.errors import CalibrationError, MissingFileError
 from requant.files import write_atomically
 from requant.parallel import in_order
-from requant.remote import map_remote
-from requant.serialized import SerializedModel
 from requant.types import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from concurrent.futures import Executor
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from requant.calibration.choosing import Choice
     from requant.config import QuantConfig
-    from requant.data import Batch, Dataset
     from requant.onnx.graph import Graph
     from requant.onnx.rescale import Factors
     from requant.onnx.shift import Shifts
     from requant.planning.plan import QuantPlan
     from requant.planning.tensors import TensorPlan
     from requant.types import QuantScheme
-
-    #: Called after each batch with the number of samples seen and the number there are (None if unknown).
-    Progress = Callable[[int, int | None], None]
-
-logger = logging.getLogger(__name__)
-
-#: Batches under way at most, whatever the number of cores: each holds the activations of a batch in memory.
-WORKERS = 4
-
-#: Larger models are not written and read once more only to save time.
-_REOPENED = 1 << 28
-#: Values of a sample whose order costs about 0.2 ms.
-_REORDERED = 1 << 18
 
 FORMAT = "requant-calibration"
 VERSION = 2
@@ -263,103 +237,6 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 f"{path} is not a calibration table of version {VERSION}, or it is damaged ({problem})",
                 hint="make one with `requant calibrate`",
             ) from None
-
-
-def calibrate_graph(
-    graph: Graph,
-    plan: QuantPlan,
-    dataset: Dataset,
-    config: QuantConfig,
-    progress: Progress | None = None,
-    *,
-    batches: Iterable[Batch] | None = None,
-    executor: Executor | None = None,
-) -> CalibrationTable:
-    """Statistics of every tensor that ``plan`` calibrates, over all batches of ``dataset``.
-
-    ``batches`` are those of ``dataset``, where they are being read already. With an ``executor`` its workers run the
-    model, one thread each; statistics merge exactly, so that the table is the same.
-
-    Raises:
-        DataError: the data set is empty.
-        CalibrationError: a tensor holds NaN or infinity for some sample.
-    """
-    inputs = {spec.name for spec in graph.inputs}
-    fetched = tuple(name for name in plan.calibrated if name not in inputs)
-    fed = tuple(name for name in plan.calibrated if name in inputs)
-    logger.info("calibrating %d tensors on %s", len(fed) + len(fetched), dataset.description)
-    model = graph.serialize(fetched) if fetched else None
-    batches = dataset.batches() if batches is None else batches
-    total = [ops.TensorStatistics() for _ in (*fed, *fetched)]
-    if executor is not None and model is not None:
-        from requant.onnx.saving import self_contained
-
-        model = SerializedModel(self_contained(model))
-    what = Observation(model, fed, fetched, ordered=not _is_worth_reopening(graph, model, fetched))
-    if executor is None:
-        parts = _observe_here(what, batches, config, total)
-    else:
-        parts = _observe_there(what, batches, executor, total)
-    samples = 0
-    with closing(parts):
-        for count in parts:
-            samples += count
-            if progress is not None:
-                progress(samples, dataset.length)
-    if progress is not None and samples != dataset.length:
-        progress(dataset.length or samples, dataset.length)  # those that are held back are done, too
-    if not samples:
-        raise DataError(f"{dataset.description} holds no samples", hint="give at least one calibration sample")
-    return CalibrationTable(dict(zip((*fed, *fetched), total, strict=True)), digest=graph.digest, samples=samples)
-
-
-def _is_worth_reopening(graph: Graph, model: SerializedModel | None, fetched: tuple[str, ...]) -> bool:
-    """Whether to spend 10 ms, more for larger models, on saving about 0.7 ns for each value that is reordered.
-
-    The number of samples has no say: another order of summation may change the last bit of a mean, and the same
-    samples give the same table in whatever form they come.
-    """
-    if model is None or model.size > _REOPENED:
-        return False
-    from requant.onnx.reorders import reordered
-
-    return reordered(graph, set(fetched)) >= max(_REORDERED, model.size / 100)
-
-
-def _observe_here(
-    what: Observation, batches: Iterable[Batch], config: QuantConfig, total: Sequence[ops.TensorStatistics]
-) -> Generator[int, None, None]:
-    """Take all batches into ``total``, several at once in threads; gives the number of samples of each."""
-    workers = min(config.cores, WORKERS)
-    observer = Observer(what, threads=config.cores // workers)
-    # A batch is counted in a set of statistics that no other batch in progress uses; in the end all are merged.
-    idle = deque(observer.statistics() for _ in range(workers))
-
-    def observe(batch: Batch) -> int:
-        statistics = idle.popleft()
-        observer.observe(statistics, batch)
-        idle.append(statistics)
-        return batch.count
-
-    with closing(in_order(observe, batches, workers, stop=observer.stop)) as counts:
-        yield from counts
-    for statistics in idle:
-        _merge(total, statistics)
-
-
-def _observe_there(
-    what: Observation, batches: Iterable[Batch], executor: Executor, total: Sequence[ops.TensorStatistics]
-) -> Generator[int, None, None]:
-    """The same by the workers of ``executor``."""
-    with closing(map_remote(executor, what, observe_group, grouped(batches))) as parts:
-        for count, statistics in parts:
-            _merge(total, statistics)
-            yield count
-
-
-def _merge(total: Sequence[ops.TensorStatistics], part: Sequence[ops.TensorStatistics]) -> None:
-    for seen, other in zip(total, part, strict=True):
-        seen.merge(other)
 
 
 def _factors(values: Any) -> NDArray[np.float32]:

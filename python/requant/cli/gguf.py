@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from requant.gguf.names import TYPES
 
 if TYPE_CHECKING:
-    from requant.calibration.table import Progress
     from requant.gguf.report import GgufReport
+    from requant.types import Progress
 
 _WRITING = ("type", "data", "metadata", "tensor_type")
 

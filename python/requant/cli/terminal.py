@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from requant.calibration.table import Progress
+    from requant.types import Progress
 
 _WIDTH = 120  # where there is no terminal
 _LINE_EVERY = 10.0  # seconds between lines where there is no terminal

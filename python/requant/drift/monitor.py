@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from requant.calibration.table import CalibrationTable, Progress
+    from requant.calibration.table import CalibrationTable
     from requant.onnx.frozen import FrozenRange
     from requant.onnx.reading import Model
     from requant.runtime import Runner
+    from requant.types import Progress
 
 #: One request in so many is looked at.
 EVERY = 50

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.calibration.table import Progress
     from requant.data import DataOptions
     from requant.onnx.matching import Match
     from requant.onnx.reading import Model
     from requant.report import OutputQuality
+    from requant.types import Progress
 
 SCHEMA = 1
 

@@ -20,12 +20,12 @@ from requant.runtime import open_runner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from requant.calibration.table import Progress
     from requant.data import Batch, DataOptions, Dataset
     from requant.metrics import Metric
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
     from requant.runtime import Runner
+    from requant.types import Progress
 
 SCHEMA = 1
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.calibration.table import Progress
     from requant.data import DataOptions
     from requant.gguf.metadata import Value
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
     from requant.stored import StoredWeight
+    from requant.types import Progress
 
 _LONGEST_NAME = 63  # bytes that llama.cpp has room for
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.calibration.table import Progress
+    from requant.types import Progress
 
 _SUFFIXES = (".npz", ".safetensors")
 

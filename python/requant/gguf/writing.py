@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.calibration.table import Progress
     from requant.gguf.choice import Choice
     from requant.gguf.metadata import Value
     from requant.stored import StoredWeight
+    from requant.types import Progress
 
 _CHUNK = 1 << 20
 

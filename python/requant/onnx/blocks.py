@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.errors import ModelError
 from requant.onnx.mapped import forget
 
 if TYPE_CHECKING:
@@ -36,6 +37,24 @@ def count_not_finite(array: Floats) -> int:
     """How many values are NaN or infinite."""
     flat = np.atleast_1d(array)
     return sum(flat[part].size - int(np.count_nonzero(np.isfinite(flat[part]))) for part in blocks(flat))
+
+
+def finite(array: NDArray[Any] | None, name: str) -> Floats:
+    """The weight ``name``.
+
+    Raises:
+        ModelError: it is missing, or holds NaN or infinity.
+    """
+    if array is None:
+        raise ModelError(f"weight {name!r} is not a constant")
+    bad = count_not_finite(array)
+    if bad:
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ModelError(
+            f"weight {name!r} {array.shape} holds {bad} NaN or infinite values, the first at {where}",
+            hint="repair the float model; a weight that is not finite cannot be quantized",
+        )
+    return array
 
 
 def extent(array: Floats) -> tuple[float, float, float]:

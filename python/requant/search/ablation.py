@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from requant.calibration.table import CalibrationTable, Progress
+    from requant.calibration.table import CalibrationTable
     from requant.config import QuantConfig
     from requant.data import DataOptions
     from requant.onnx.reading import Model
     from requant.planning.placement import Build
     from requant.planning.plan import NodePlan
     from requant.search.trials import Score, TrialContext, Trials
+    from requant.types import Progress
 
 SCHEMA = 1
 _REASON = "it is tried without"

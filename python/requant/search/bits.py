@@ -23,7 +23,6 @@ from requant.weights.plan import plan_weights
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from requant.calibration.table import Progress
     from requant.concluding import Given, Held
     from requant.config import QuantConfig
     from requant.data import Batch
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from requant.quantized import QuantizedModel
     from requant.search.trials import Score, Trials
     from requant.stages import Stopwatch
+    from requant.types import Progress
     from requant.weightonly import LowBitModel
     from requant.weights.budget import Costs
 

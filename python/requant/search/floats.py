@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from requant.calibration.table import Progress
     from requant.concluding import Given, Held
     from requant.config import QuantConfig
     from requant.quantized import QuantizedModel
     from requant.search.trials import Score
     from requant.search.variants import Options, Variants
     from requant.stages import Stopwatch
+    from requant.types import Progress
 
     #: Nodes to leave in float, each with its reason.
     Left = Mapping[str, str]

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
-    from requant.calibration.table import Progress
     from requant.config import QuantConfig
     from requant.data import Batch, DataOptions
     from requant.metrics import Metric
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from requant.quantized import QuantizedModel
     from requant.search.trials import Score, Setup
     from requant.search.walk import ModelWalk, Step
+    from requant.types import Progress
 
 SCHEMA = 1
 #: What is kept where no labels are held back: by language models; by models that give maps or sequences; by others.

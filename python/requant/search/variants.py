@@ -9,7 +9,7 @@ import numpy as np
 
 from requant.building.dynamic import plan_whole
 from requant.calibration.choosing import USUAL
-from requant.calibration.table import calibrate_graph
+from requant.calibration.run import calibrate_graph
 from requant.config import AUTO, METHODS
 from requant.stages import Observed, observe
 from requant.transforms import transform
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Executor
 
-    from requant.calibration.table import Progress
     from requant.concluding import Given
     from requant.config import QuantConfig
     from requant.onnx.rescale import Factors
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from requant.planning.placement import Build
     from requant.planning.plan import QuantPlan
     from requant.transforms import Transformed
+    from requant.types import Progress
 
     #: Options that differ from those that were asked for.
     Options = Mapping[str, Any]

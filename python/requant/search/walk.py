@@ -12,7 +12,6 @@ from requant.planning.placement import WORTH, Race, run_races
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from requant.calibration.table import Progress
     from requant.concluding import Held
     from requant.config import QuantConfig
     from requant.onnx.graph import Graph
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from requant.search.trials import Score, Trials
     from requant.serialized import SerializedModel
     from requant.stages import Stopwatch
+    from requant.types import Progress
 
 logger = logging.getLogger(__name__)
 

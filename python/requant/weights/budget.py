@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.building.resolve import finite
 from requant.errors import ConfigError
+from requant.onnx.blocks import finite
 from requant.weights import get_algorithm
 from requant.weights.plan import TABLE_BITS, stored_bytes, weights_of
 from requant.weights.resolve import measure_error, moments_of

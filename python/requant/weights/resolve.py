@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.building.resolve import finite
 from requant.errors import CalibrationError, DataError, ModelError
-from requant.onnx.blocks import extent
+from requant.onnx.blocks import extent, finite
 from requant.onnx.mapped import forget
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites

@@ -58,8 +58,7 @@ class WeightAlgorithm:
 
 
 def on_grids(name: str) -> WeightAlgorithm:
-    """The one of ``requant.arrays.lowbit.ALGORITHMS`` with that name: each block gets a grid, each weight its nearest
-    integer.
+    """The one of ``ALGORITHMS`` with that name: each block gets a grid, each weight its nearest integer.
 
     With data, the errors of a column weigh the mean square of what it is multiplied with.
     """
