@@ -19,10 +19,10 @@ import numpy as np
 
 from requant.calibration.choosing import SHARES, OutputGain
 from requant.calibration.moments import Layer
+from requant.calibration.observing import watch
 from requant.onnx.graph import constant
 from requant.onnx.ops import OPS, Tie
 from requant.onnx.rows import as_rows
-from requant.runtime import open_runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,12 +53,8 @@ def output_gains(graph: Graph, plan: QuantPlan, batches: Sequence[Batch], *, thr
     """
     readers = list(_readers(graph, plan))
     names = dict.fromkeys(reader.reads for reader in readers)
-    inputs = {spec.name for spec in graph.inputs}
-    fetched = [name for name in names if name not in inputs]
-    runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
     samples = sum(batch.count for batch in batches)
-    for batch in batches:
-        arrays = dict(batch.feeds) | (dict(zip(fetched, runner.run(batch.feeds), strict=True)) if runner else {})
+    for batch, arrays in watch(graph, names, batches, threads=threads):
         for reader in readers:
             x = np.asarray(arrays[reader.reads], np.float32)
             if x.size:  # else it stands in a branch that was not taken

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.calibration.observing import watch
 from requant.onnx.graph import constant, int_attribute
-from requant.runtime import open_runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -186,12 +186,8 @@ def _vectors(
     graph: Graph, layers: Sequence[Layer], reads: Mapping[str, str], batches: Sequence[Batch], threads: int
 ) -> Iterator[tuple[str, Array]]:
     """What each layer meets in each batch, by node name."""
-    inputs = {spec.name for spec in graph.inputs}
-    fetched = [name for name in dict.fromkeys(reads.values()) if name not in inputs]
-    runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
     samples = sum(batch.count for batch in batches)
-    for batch in batches:
-        arrays = dict(batch.feeds) | (dict(zip(fetched, runner.run(batch.feeds), strict=True)) if runner else {})
+    for batch, arrays in watch(graph, reads.values(), batches, threads=threads):
         for layer in layers:
             x = np.asarray(arrays[reads[layer.node.name]], np.float32)
             if not x.size:

@@ -17,7 +17,10 @@ from requant.runtime import open_runner
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from requant.data import Batch
+    from requant.onnx.graph import Graph
     from requant.serialized import SerializedModel
 
 #: Batches that make up one item for an executor: its answer, statistics of constant size, is worth some inferences.
@@ -88,6 +91,22 @@ class Observer:
             where = f"sample {batch.first}" if batch.count == 1 else f"samples {batch.first} to {batch.indices[-1]}"
             raise CalibrationError(f"{where}: {problem.message}", hint=problem.hint) from problem
         return [batch.feeds[name] for name in self.what.fed] + outputs
+
+
+def watch(
+    graph: Graph, names: Iterable[str], batches: Iterable[Batch], *, threads: int
+) -> Iterator[tuple[Batch, dict[str, NDArray[Any]]]]:
+    """Each batch, and what the named tensors of a float model hold in it: inputs, or what the model computes.
+
+    Raises:
+        ModelError: the model cannot run.
+    """
+    inputs = {spec.name for spec in graph.inputs}
+    fetched = [name for name in dict.fromkeys(names) if name not in inputs]
+    runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
+    for batch in batches:
+        computed = dict(zip(fetched, runner.run(batch.feeds), strict=True)) if runner is not None else {}
+        yield batch, dict(batch.feeds) | computed
 
 
 def observe_group(observer: Observer, batches: tuple[Batch, ...]) -> tuple[int, list[ops.TensorStatistics]]:

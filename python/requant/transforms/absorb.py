@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.calibration.observing import watch
 from requant.errors import ModelError
 from requant.onnx.shift import find_shifts
-from requant.runtime import open_runner
 from requant.transforms.change import has_own_range
 
 if TYPE_CHECKING:
@@ -88,12 +88,11 @@ def _observe(
     graph: Graph, names: Sequence[str], batches: Iterable[Batch], *, threads: int
 ) -> tuple[list[tuple[Array, Array]], int]:
     """The least and largest value of each channel of each named tensor, channels on axis 1; and how many samples."""
-    runner = open_runner(graph.serialize(names), threads=threads, shared=True)
     ends: list[tuple[Array, Array]] = []
     samples = 0
-    for batch in batches:
+    for batch, held in watch(graph, names, batches, threads=threads):
         samples += batch.count
-        arrays = [array.reshape(*array.shape[:2], -1) for array in map(np.asarray, runner.run(batch.feeds))]
+        arrays = [held[name].reshape(*held[name].shape[:2], -1) for name in names]
         new = [(array.min(axis=(0, 2)), array.max(axis=(0, 2))) for array in arrays]
         ends = [(np.minimum(a[0], b[0]), np.maximum(a[1], b[1])) for a, b in zip(ends or new, new, strict=True)]
     return ends, samples

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.calibration.observing import watch
 from requant.errors import ModelError
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.rescale import TOO_LARGE
 from requant.onnx.sites import FACTOR_BITS, find_sites
-from requant.runtime import open_runner
 from requant.targets import get_target
 from requant.transforms.change import Change, has_own_range
 
@@ -153,10 +153,9 @@ def _integers(site: Site, plan: QuantPlan) -> tuple[str, ...]:
 
 def _observe(graph: Graph, names: Sequence[str], batches: Sequence[Batch], *, threads: int) -> Mapping[str, Ends]:
     """What the named tensors, channels on axis 1, reach for ``batches``."""
-    runner = open_runner(graph.serialize(names), threads=threads, shared=True)
     ends: dict[str, Ends] = {}
-    for batch in batches:
-        for name, array in zip(names, runner.run(batch.feeds), strict=True):
+    for _, arrays in watch(graph, names, batches, threads=threads):
+        for name, array in ((name, arrays[name]) for name in names):
             axes = (0, *range(2, array.ndim))
             below, above = -array.min(axis=axes, initial=0.0), array.max(axis=axes, initial=0.0)
             if name in ends:

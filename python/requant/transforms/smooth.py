@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.calibration.observing import watch
 from requant.errors import ModelError
 from requant.onnx.graph import constant, int_attribute
 from requant.onnx.rescale import TOO_LARGE, input_peaks, powers_of_two, scale_inputs
 from requant.onnx.sites import find_sites
-from requant.runtime import open_runner
 from requant.transforms.change import Change, has_own_range
 from requant.types import PerChannel, PerTensor, QuantScheme, QuantType
 
@@ -99,14 +99,10 @@ def smooth(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence[
 
 def observe(graph: Graph, names: Sequence[str], batches: Sequence[Batch], *, threads: int = 0) -> dict[str, Seen]:
     """What the named tensors hold for ``batches``, seen as rows of channels (their last axis)."""
-    inputs = {spec.name for spec in graph.inputs}
-    fetched = [name for name in names if name not in inputs]
-    runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
     each = -(-_ROWS // max(len(batches), 1))
     peaks: dict[str, Array] = {}
     rows: dict[str, list[Array]] = {name: [] for name in names}
-    for batch in batches:
-        arrays = dict(batch.feeds) | (dict(zip(fetched, runner.run(batch.feeds), strict=True)) if runner else {})
+    for _, arrays in watch(graph, names, batches, threads=threads):
         for name in names:
             array = arrays[name].reshape(-1, arrays[name].shape[-1])
             peak = np.abs(array).max(axis=0, initial=0.0)
