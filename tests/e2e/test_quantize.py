@@ -137,7 +137,7 @@ def test_threads_do_not_change_a_byte(threads: int, digits: Path) -> None:
 
 def test_hash_seeds_do_not_change_a_byte(digits: Path) -> None:
     code = (
-        "import hashlib, requant, sys; from requant import verify; verify._LATENCY_SECONDS = 0;"
+        "import hashlib, requant, sys; from requant.evaluation import verify; verify._LATENCY_SECONDS = 0;"
         "data = requant.quantize(sys.argv[1], sys.argv[2], samples=20, threads=1).data;"
         "print(hashlib.sha256(data).hexdigest())"
     )
