@@ -29,7 +29,19 @@ DOORS = {
 
 #: Layers from the bottom up; a module imports from its own layer and those before it only.
 LAYERS = (
-    ("types", "errors", "version", "files", "serialized", "parallel", "remote", "uncollected", "pages", "stored", "documents"),
+    (
+        "types",
+        "errors",
+        "version",
+        "files",
+        "serialized",
+        "parallel",
+        "remote",
+        "uncollected",
+        "pages",
+        "stored",
+        "documents",
+    ),
     ("targets", "rules", "values", "config"),
     ("_requant", "ops", "arrays", "observers", "data", "metrics", "onnx", "runtime"),
     ("planning", "report"),
