@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Within a pair row the pixels are sorted by their column modulo the stride, into planes, so that neighbouring outputs
-//! read neighbouring pixels whatever the stride. Channels are taken [`LANES`] at a time, [`BLOCKS`] times for each output row,
-//! and as many output rows as keep their pair rows in the second-level cache.
+//! read neighbouring pixels whatever the stride. Channels are taken [`LANES`] at a time, [`BLOCKS`] times for each output row.
+//! Only the pair rows that an output row meets are kept, each in the place of one that no row meets any more, so that they
+//! stay in the first-level cache.
 
 use std::{cell::Cell, ops::Range};
 
@@ -20,7 +21,7 @@ use super::{Filters, Images, Window};
 use crate::{
     Result,
     gemm::{BytesMut, Rows, Strip, Sums, Target, Work, worth},
-    kernels::depthwise::{DepthwiseKernel, LANES, Pairs, Row, pair},
+    kernels::depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row, pair},
     requantize::{Columns, Multipliers},
     threads,
 };
@@ -28,9 +29,6 @@ use crate::{
 /// Lanes of channels whose output rows are computed in turn: a cache line, so that it is read and written once. On Zen 3,
 /// 14x14x256 takes 1.08 of its time with one.
 const BLOCKS: usize = 4;
-
-/// Pair rows of a strip, made shortly before they are used: more rows share more pairs.
-const STRIP_BYTES: usize = 128 << 10;
 
 /// The largest magnitude of a product of 8-bit integers less their zero points.
 const MAX_PRODUCT: usize = 255 * 255;
@@ -72,9 +70,7 @@ impl Weights {
                 for q in 0..pair_rows(height)[phase] {
                     for x in 0..width {
                         let of = |c, row: usize| weight(c, row.checked_sub(phase), x);
-                        packed.push(std::array::from_fn(|i| {
-                            pair(of(first + i, 2 * q), of(first + i, 2 * q + 1))
-                        }));
+                        packed.push(ORDER.map(|i| pair(of(first + i, 2 * q), of(first + i, 2 * q + 1))));
                     }
                 }
             }
@@ -103,7 +99,11 @@ impl Weights {
             for (tap, out) in filter.iter_mut().enumerate() {
                 let (row, column) = (tap / width, tap % width);
                 let place = (c / LANES * pair_rows(height)[0] + row / 2) * width + column;
-                let pair = self.phases[0][place][c % LANES];
+                let lane = ORDER
+                    .iter()
+                    .position(|&i| i == c % LANES)
+                    .expect("an order of all lanes");
+                let pair = self.phases[0][place][lane];
                 *out = ((pair >> (16 * (row % 2))) + zero_point) as u8;
             }
         }
@@ -165,6 +165,19 @@ impl Planes {
         }
     }
 
+    /// Which pixels of a plane lie in `0..width`: pixel `i` is column `begin + i * stride`, the first `pads[0]` being outside.
+    fn inside(&self, plane: usize, width: usize) -> Inside {
+        let Window { stride, pads, .. } = self.columns;
+        let begin = self.begin(plane);
+        let pixel = |column: usize| (column + pads[0]).saturating_sub(begin).div_ceil(stride);
+        let end = pixel(width).min(self.length);
+        let start = pixel(0).min(end);
+        Inside {
+            pixels: start..end,
+            column: (begin + start * stride).saturating_sub(pads[0]),
+        }
+    }
+
     /// Where in a pair row the first output finds a tap.
     fn tap(&self, tap: usize) -> usize {
         let places = if self.shared {
@@ -180,15 +193,25 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// The pixels of a plane that are inside of the image.
+#[derive(Clone)]
+struct Inside {
+    pixels: Range<usize>,
+    /// The column of the image that is the first of them.
+    column: usize,
+}
+
 /// What a call needs beside its operands; kept by each thread for the next one.
 #[derive(Default)]
 struct Workspace {
-    /// `[blocks][pair rows][planes][pixels]`
+    /// `[blocks][slots][planes][pixels]`: pair row `q` lies in slot `q % slots`.
     pairs: Vec<i32>,
     /// Of an output row.
     sums: Vec<i32>,
-    /// Where in `pairs` each tap of the first output begins.
+    /// Where in the slots each tap of the first output begins: `[slot of its first pair row][taps]`.
     taps: Vec<usize>,
+    /// Of each plane.
+    inside: Vec<Inside>,
 }
 
 thread_local! {
@@ -219,37 +242,31 @@ impl<'a> Depthwise<'a> {
         }
     }
 
-    /// Pair rows that `rows` output rows meet.
-    fn pair_rows(&self, rows: usize) -> usize {
-        let [window, _] = self.windows;
-        ((rows - 1) * window.stride + window.size).div_ceil(2)
-    }
-
-    /// Output rows that are computed from the same pair rows: one where taps are not neighbours, for then their pairs
-    /// serve no other row.
-    fn strip_rows(&self) -> usize {
-        let [rows, _] = self.windows;
-        let kept = STRIP_BYTES / (self.blocks() * self.planes.row() * size_of::<Pairs>());
-        let taken = (2 * kept).saturating_sub(rows.size) / rows.stride + 1;
-        if rows.dilation == 1 {
-            taken.min(self.places[0])
-        } else {
-            1
-        }
-    }
-
     /// Computes a piece of the output.
     fn piece(&self, piece: &Piece, target: &mut Target<'_>) {
         let mut space = WORKSPACE.take();
         let [window, across] = self.windows;
         let (channels, width, stride) = (self.weights.channels, self.places[1], self.planes.row());
+        let slots = pair_rows(window.size)[1];
+        let most = slots * across.size;
         space.taps.clear();
-        for q in 0..pair_rows(window.size)[1] {
-            let taps = (0..across.size).map(|tap| q * stride + self.planes.tap(tap));
-            space.taps.extend(taps);
+        for first in 0..slots {
+            for q in 0..slots {
+                let begin = (first + q) % slots * stride;
+                space
+                    .taps
+                    .extend((0..across.size).map(|tap| begin + self.planes.tap(tap)));
+            }
         }
-        let all = self.pair_rows(piece.rows.len()) * stride;
+        let columns = self.images.shape()[2];
+        space.inside.clear();
+        space
+            .inside
+            .extend((0..self.planes.count).map(|plane| self.planes.inside(plane, columns)));
+        let all = slots * stride;
         let pairs = aligned(&mut space.pairs, self.blocks() * all);
+        // What is outside of the image stays so.
+        pairs.fill([0; LANES]);
         let sums = aligned(&mut space.sums, width);
         for first in (0..channels).step_by(BLOCKS * LANES) {
             let blocks = (first..channels).step_by(LANES).take(BLOCKS);
@@ -257,18 +274,19 @@ impl<'a> Depthwise<'a> {
             let mut made = 0;
             for row in 0..piece.rows.len() {
                 let (phase, top) = (row * window.stride % 2, row * window.stride / 2);
-                let (height, skip) = (pair_rows(window.size)[phase], top * stride);
+                let height = pair_rows(window.size)[phase];
                 for q in made.max(top)..top + height {
+                    let slot = q % slots * stride;
                     for (first, pairs) in blocks.clone().zip(pairs.chunks_mut(all)) {
-                        self.interleave(piece, q, first, &mut pairs[q * stride..][..stride]);
+                        self.interleave(piece, q, first, &space.inside, &mut pairs[slot..][..stride]);
                     }
                 }
                 made = top + height;
                 let count = height * across.size;
                 for ((first, pairs), columns) in blocks.clone().zip(pairs.chunks(all)).zip(&columns) {
                     let operands = Row {
-                        x: &pairs[skip..],
-                        taps: &space.taps[..count],
+                        x: pairs,
+                        taps: &space.taps[top % slots * most..][..count],
                         weights: &self.weights.phases[phase][first / LANES * count..][..count],
                     };
                     self.row(operands, row, first, columns.as_ref(), sums, target);
@@ -340,8 +358,8 @@ impl<'a> Depthwise<'a> {
     }
 
     /// Makes pair row `q` of a piece, for the channels from `first` on.
-    fn interleave(&self, piece: &Piece, q: usize, first: usize, out: &mut [Pairs]) {
-        let [_, height, width, channels] = self.images.shape();
+    fn interleave(&self, piece: &Piece, q: usize, first: usize, inside: &[Inside], out: &mut [Pairs]) {
+        let [_, height, _, channels] = self.images.shape();
         let [rows, columns] = self.windows;
         // Counted from the top of the padding.
         let line = |i: usize| {
@@ -351,26 +369,15 @@ impl<'a> Depthwise<'a> {
                 .map(|y| self.images.pixel(piece.image, y, 0) + first)
         };
         let lines = [line(2 * q), line(2 * q + 1)];
-        for (plane, out) in out.chunks_mut(self.planes.length).enumerate() {
-            // Pixel `i` is column `begin + i * stride`, the first `pads[0]` being outside.
-            let begin = self.planes.begin(plane);
-            let pixel = |column: usize| {
-                (column + columns.pads[0])
-                    .saturating_sub(begin)
-                    .div_ceil(columns.stride)
-            };
-            let end = pixel(width).min(out.len());
-            let start = pixel(0).min(end);
-            out[..start].fill([0; LANES]);
-            out[end..].fill([0; LANES]);
-            if start < end {
-                let column = begin + start * columns.stride - columns.pads[0];
+        for (plane, Inside { pixels, column }) in inside.iter().enumerate() {
+            let out = &mut out[plane * self.planes.length..][..self.planes.length];
+            if !pixels.is_empty() {
                 let lines = lines.map(|line| line.map(|line| self.images.data().after(line + column * channels)));
                 self.weights.kernel.interleave(
                     lines,
                     columns.stride * channels,
                     self.images.zero_point(),
-                    &mut out[start..end],
+                    &mut out[pixels.clone()],
                 );
             }
         }
@@ -390,9 +397,13 @@ impl Work for Depthwise<'_> {
         } else {
             threads.saturating_mul(PIECES)
         };
-        let rows = self
-            .strip_rows()
-            .min(self.images.shape()[0].saturating_mul(height).div_ceil(strips));
+        let rows = self.images.shape()[0].saturating_mul(height).div_ceil(strips);
+        // Where taps are not neighbours, their pairs serve no other row.
+        let rows = if self.windows[0].dilation == 1 {
+            rows.min(height)
+        } else {
+            1
+        };
         let images = out.chunks_mut(height * width * channels).enumerate();
         let pieces = images.flat_map(|(image, out)| {
             let strips = out.chunks_mut(rows * width * channels).zip((0..height).step_by(rows));

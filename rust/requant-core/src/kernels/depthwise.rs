@@ -14,11 +14,14 @@ use crate::{
 /// Channels that are computed side by side.
 pub const LANES: usize = 16;
 
-/// A pair of i16 for each of neighbouring channels: the low half from the upper of two rows.
+/// Which of neighbouring channels each lane of [`Pairs`] holds: what vector instructions leave that widen within halves.
+pub const ORDER: [usize; LANES] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
+
+/// A pair of i16 for each of neighbouring channels, in the order of [`ORDER`]: the low half from the upper of two rows.
 pub type Pairs = [i32; LANES];
 
-/// What a row of outputs is computed from: `sum[i][c] = sum over t of x[taps[t] + i][c] * weights[t][c]`, a product of pairs
-/// being the sum of both products, which lie within i32, as all sums do.
+/// What a row of outputs is computed from: `sum[i][ORDER[l]] = sum over t of x[taps[t] + i][l] * weights[t][l]`, a product of
+/// pairs being the sum of both products, which lie within i32, as all sums do.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     /// Pixels of pair rows.

@@ -1,6 +1,6 @@
 //! The definition of the depthwise convolution's inner loops, in plain Rust.
 
-use super::depthwise::{DepthwiseKernel, LANES, Pairs, Row, pair};
+use super::depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row, pair};
 use crate::{affine::Integer, gemm::Bytes};
 
 pub(super) struct Generic;
@@ -19,8 +19,8 @@ impl DepthwiseKernel for Generic {
         let [upper, lower] = lines;
         for (i, pairs) in out.iter_mut().enumerate() {
             let (upper, lower) = (pixel(upper, i * step, zero_point), pixel(lower, i * step, zero_point));
-            for c in 0..LANES {
-                pairs[c] = pair(upper[c], lower[c]);
+            for (to, c) in pairs.iter_mut().zip(ORDER) {
+                *to = pair(upper[c], lower[c]);
             }
         }
     }
@@ -29,8 +29,8 @@ impl DepthwiseKernel for Generic {
         for (i, sums) in sums.iter_mut().enumerate() {
             *sums = [0; LANES];
             for (tap, weights) in taps.iter().zip(weights) {
-                for ((sum, &x), &w) in sums.iter_mut().zip(&x[tap + i]).zip(weights) {
-                    *sum += low(x) * low(w) + (x >> 16) * (w >> 16);
+                for ((c, &x), &w) in ORDER.into_iter().zip(&x[tap + i]).zip(weights) {
+                    sums[c] += low(x) * low(w) + (x >> 16) * (w >> 16);
                 }
             }
         }
