@@ -19,6 +19,7 @@ mod depthwise;
 mod geometry;
 mod packed;
 mod patches;
+mod planes;
 
 pub use geometry::{Images, Window};
 pub use packed::{Filters, Geometry, PackedConv};
