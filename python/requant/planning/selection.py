@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from requant.errors import ConfigError, closest
+from requant.planning.logarithms import before_logarithms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,12 +32,14 @@ def insisted(nodes: Iterable[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
 
 
 def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
-    """The nodes, of bodies too, that the rules of ``config`` keep in float, each with its reason.
+    """The nodes, of bodies too, that the rules of ``config`` or logarithms keep in float, each with its reason.
+
+    Rules have the last word.
 
     Raises:
         ConfigError: a rule matches nothing.
     """
-    left: dict[str, str] = {}
+    left = before_logarithms(graph.all_nodes())
     rules = config.ordered_rules
     unused = dict.fromkeys(rules)
     for node in graph.all_nodes():
