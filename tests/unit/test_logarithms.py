@@ -65,7 +65,13 @@ def straight(net: Net, x: str) -> str:
     return net.op("Log", net.op("Clip", x, net.const(1e-3)))
 
 
-@pytest.mark.parametrize(("logarithm", "in_float"), [(softmax, set()), (exponents, set()), (straight, {"last"})])
+def one_more(net: Net, x: str) -> str:
+    return net.op("Log", net.op("Add", net.op("Relu", x), net.const(1.0)))
+
+
+@pytest.mark.parametrize(
+    ("logarithm", "in_float"), [(softmax, set()), (exponents, set()), (one_more, set()), (straight, {"last"})]
+)
 def test_a_bias_ends_what_is_small_for_its_input_and_so_does_what_makes_other_numbers(
     logarithm: Callable[[Net, str], str], in_float: set[str]
 ) -> None:
@@ -73,6 +79,14 @@ def test_a_bias_ends_what_is_small_for_its_input_and_so_does_what_makes_other_nu
     x = net.conv(net.input("x", ["n", 8, 8, 8]), 8, 16, name="first")
     found = reasons(net.model(logarithm(net, net.conv(x, 16, 8, name="last"))))
     assert {name for name, reason in found.items() if reason == REASON and name in {"first", "last"}} == in_float
+
+
+@pytest.mark.parametrize("op", ["Softmax", "Sigmoid"])
+def test_probabilities_stay_float_and_what_they_are_computed_from_does_not(op: str) -> None:
+    net = Net()
+    x = net.op(op, net.gemm(net.input("x", ["n", 16]), 16, 16, bias=False, name="logits"), name="chances")
+    found = reasons(net.model(net.op("Log", x)), target="generic")
+    assert {name for name, reason in found.items() if reason == REASON} == {"chances"}
 
 
 def test_quiet_bins_stay_finite_and_exact() -> None:

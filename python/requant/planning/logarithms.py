@@ -2,13 +2,15 @@
 
 Rounding to integers errs by as much near zero as anywhere else. A logarithm asks for the relative error there, and is
 infinite where rounding gives zero: spectrograms, whose quiet bins lie far below the step of the loud ones, lose them.
-So what a Log reads stays float, back to where values begin to be small for another reason than that the input is:
-through ops that make small values of small ones, filters without bias among them.
+So what a Log reads stays float, back through ops that make small values of small ones, filters without bias among them,
+to where values are small for another reason: a bias, or a probability. ``log(1 + x)`` is as smooth as ``x``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from requant.onnx.graph import constant
 from requant.onnx.ops import Kind, row_of
@@ -63,17 +65,27 @@ def before_logarithms(nodes: Iterable[ir.Node]) -> dict[str, str]:
 
 
 def _is_small(node: ir.Node) -> bool:
-    """Whether the result of ``node`` may be small because something that it reads is, or it filters something."""
+    """Whether values near zero that ``node`` gives may matter to a logarithm of them."""
+    if node.op_type == "Add" and any(_least(value) >= 1 for value in node.inputs):
+        return False
     row = row_of(node)
-    moves_or_computes = row is not None and row.kind in (Kind.COMPUTE, Kind.MOVE)
-    return moves_or_computes or (not node.domain and node.op_type in _SMALL_FROM_SMALL)
+    rounded = row is not None and (row.kind in (Kind.COMPUTE, Kind.MOVE) or row.fixed_range is not None)
+    return rounded or (not node.domain and node.op_type in _SMALL_FROM_SMALL)
 
 
 def _small_inputs(node: ir.Node) -> Iterator[ir.Value]:
-    """The inputs of ``node`` that make its result small; none where it adds a bias."""
+    """The inputs of ``node`` that make its result small; none where it adds a bias, or gives probabilities."""
     row = row_of(node)
+    if row is not None and row.fixed_range is not None:
+        return
     if row is not None and row.kind is Kind.COMPUTE and len(node.inputs) > _BIAS and node.inputs[_BIAS] is not None:
         return
     for value in node.inputs:
         if value is not None and constant(value) is None:
             yield value
+
+
+def _least(value: ir.Value | None) -> float:
+    """The least value of a constant; that of others is not known."""
+    array = None if value is None else constant(value)
+    return -np.inf if array is None or not array.size else float(np.min(array))
