@@ -138,3 +138,18 @@ def test_pads_become_those_of_the_pool_behind(pool: str, options: dict[str, Any]
 def test_pads_that_pools_cannot_have_stay(pool: str, around: list[int], options: dict[str, Any]) -> None:
     graph = padded(pool, around, **options)
     assert "Pad" in [node.op_type for node in graph.nodes]
+
+
+@pytest.mark.parametrize(("op", "constant"), [("Add", 1e-9), ("Sub", 1e-9), ("Mul", 1.000001), ("Div", 1.000001)])
+def test_what_is_almost_neutral_stays(op: str, constant: float) -> None:
+    """A logarithm of ``x + 1e-9`` is finite where ``x`` is 0."""
+    net = Net()
+    model = net.model(net.op(op, net.op("Relu", net.input("x", ["n", 8])), net.const(constant)))
+    assert op in [node.op_type for node in prepare(Graph.load(model))[0].nodes]
+
+
+@pytest.mark.parametrize(("op", "constant"), [("Add", 0.0), ("Sub", 0.0), ("Mul", 1.0), ("Div", 1.0)])
+def test_what_is_neutral_goes(op: str, constant: float) -> None:
+    net = Net()
+    model = net.model(net.op(op, net.op("Relu", net.input("x", ["n", 8])), net.const(constant)))
+    assert op not in [node.op_type for node in prepare(Graph.load(model))[0].nodes]

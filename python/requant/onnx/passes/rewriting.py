@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 
-from requant.onnx.graph import int_attribute
+from requant.onnx.graph import constant, int_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,11 +44,16 @@ def optimize(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> 
     common.NameFixPass()(model)
 
 
+#: The constant with which an op does nothing. The optimizer takes 1e-9 for 0; a logarithm behind it would not.
+_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
+
+
 class _Rule:
     """A rule of the optimizer that is tried only on nodes of the op that its pattern begins with."""
 
-    def __init__(self, rule: Any, op_type: str) -> None:
+    def __init__(self, rule: Any, op_type: str, *, alone: bool) -> None:
         self._rule, self._op_type = rule, op_type
+        self._neutral = _NEUTRAL.get(op_type) if alone else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._rule, name)
@@ -57,7 +62,14 @@ class _Rule:
         """What takes the place of what matches at ``node``; None if nothing does."""
         if node.op_type != self._op_type or int_attribute(node, "training_mode", 0):  # no rule looks at the latter
             return None
+        if self._neutral is not None and not any(_is(value, self._neutral) for value in node.inputs):
+            return None
         return self._rule.try_rewrite(model, graph, node, **options)
+
+
+def _is(value: ir.Value | None, number: float) -> bool:
+    array = constant(value)
+    return array is not None and array.size == 1 and bool(array.flat[0] == number)
 
 
 def _rules(model: ir.Model) -> Sequence[Any]:
@@ -65,7 +77,7 @@ def _rules(model: ir.Model) -> Sequence[Any]:
     present = {node.op_type for node in model.graph.all_nodes()}
     patterns = [(rule, rule._target_pattern) for rule in rewriter._DEFAULT_REWRITE_RULES]  # noqa: SLF001
     return [
-        _Rule(rule, pattern.output_nodes[0].op_type)
+        _Rule(rule, pattern.output_nodes[0].op_type, alone=len(list(pattern)) == 1)
         for rule, pattern in patterns
         if {node.op_type for node in pattern} <= present
     ]
