@@ -41,6 +41,8 @@ def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
     """
     left = before_logarithms(graph.all_nodes())
     rules = config.ordered_rules
+    if not rules:
+        return left
     unused = dict.fromkeys(rules)
     for node in graph.all_nodes():
         names = names_of(node)

@@ -40,7 +40,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("means recognised as pooling", pooling.recognise_pooling),
     ("pads folded into the MaxPool behind", pooling.fold_pads),
     ("clamps moved to the op that computes", clamps.hoist_clamps),
-    ("unused nodes and constants dropped", cleanup.drop_unused),
+    ("unused nodes and constants dropped", cleanup.count_unused),
     ("shapes inferred", shapes.infer),
     ("nodes named", cleanup.name_everything),
 )

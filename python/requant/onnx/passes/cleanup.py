@@ -63,12 +63,17 @@ def _multiplies(node: ir.Node) -> bool:
     return (size > _FOLD_AT_MOST and shared) or (node.op_type == "Concat" and len(set(node.inputs)) < len(node.inputs))
 
 
-def drop_unused(model: ir.Model) -> int:
-    """Drop nodes, functions and initializers that nothing uses; returns how many."""
-    before = _count(model) + len(model.graph.initializers)
+def drop_unused(model: ir.Model) -> None:
+    """Drop nodes, functions and initializers that nothing uses."""
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
+
+
+def count_unused(model: ir.Model) -> int:
+    """Drop what nothing uses; returns how many nodes and initializers that were."""
+    before = _count(model) + len(model.graph.initializers)
+    drop_unused(model)
     return before - _count(model) - len(model.graph.initializers)
 
 
