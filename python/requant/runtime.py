@@ -256,6 +256,21 @@ def as_array(output: object) -> NDArray[Any]:
     return boxed
 
 
+def held(output: NDArray[Any]) -> list[NDArray[Any]]:
+    """The arrays in an output: itself, or those of a sequence that hold anything, stacked where all have one shape."""
+    if output.dtype != object:
+        return [output]
+    arrays = [array for array in output[()] if array.size]
+    return [np.stack(arrays)] if len({array.shape for array in arrays}) == 1 else arrays
+
+
+def joined(output: NDArray[Any]) -> NDArray[Any]:
+    """All values in an output, of a sequence as one row ``[1, values]``."""
+    if output.dtype != object:
+        return output
+    return np.concatenate([np.zeros(0, np.float32), *(array.ravel() for array in output[()])])[None]
+
+
 class OrtRunner:
     """A session on the CPU."""
 

@@ -20,7 +20,7 @@ from requant.cli.drift import show
 from requant.errors import ConfigError, DataError, ModelError
 from requant.onnx.frozen import frozen_ranges
 from requant.onnx.graph import Graph
-from requant.runtime import open_runner
+from requant.runtime import joined, open_runner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -298,7 +298,7 @@ def test_tensors_in_bodies_are_watched(name: str) -> None:
     assert found.verdict == "matches"
     runner = open_runner(Graph.load(quantized).serialize(names), threads=1)
     for place, tensor in enumerate(found.tensors):
-        arrays = [runner.run(feeds)[place] for feeds in live]
+        arrays = [joined(runner.run(feeds)[place]) for feeds in live]
         assert tensor.values == sum(array.size for array in arrays)  # of all iterations, none of a branch not taken
         assert tensor.max == max(array.max() for array in arrays if array.size)
     louder = [{key: 30 * x if x.dtype.kind == "f" else x for key, x in feeds.items()} for feeds in live]
@@ -320,17 +320,23 @@ def test_what_is_not_watched_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert own.drift().unwatched == ()  # only the model's inputs were to be watched
 
 
-def branch_in_a_loop(*, quantizes_input: bool) -> onnx.ModelProto:
-    """A tensor ``v`` is quantized in a branch of an If inside a Loop, and ``x`` in the main graph or not at all."""
-    then = bodies.body(
-        [
-            bodies.node("Relu", "s", "v"),
-            bodies.node("QuantizeLinear", "v scale", "vq"),
-            bodies.node("DequantizeLinear", "vq scale", "then"),
-        ],
-        [],
-        [bodies.info("then", bodies.STATE)],
-    )
+QUANTIZING = [
+    bodies.node("Relu", "s", "v"),
+    bodies.node("QuantizeLinear", "v scale", "vq"),
+    bodies.node("DequantizeLinear", "vq scale", "then"),
+]
+
+
+def with_scale(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """A model of ``nodes`` from ``x``, which is quantized as ``start``, to ``y``."""
+    first = [bodies.node("QuantizeLinear", "x scale", "xq"), bodies.node("DequantizeLinear", "xq scale", "start")]
+    model = bodies.model([*first, *nodes], [bodies.FLAG, bodies.info("x", bodies.STATE)], ["y"])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.05, np.float32), "scale"))
+    return model
+
+
+def test_a_branch_in_a_loop_is_watched() -> None:
+    then = bodies.body(QUANTIZING, [], [bodies.info("then", bodies.STATE)])
     other = bodies.body([bodies.node("Identity", "s", "else")], [], [bodies.info("else", bodies.STATE)])
     inner = [
         bodies.node("If", "flag", "u", then_branch=then, else_branch=other),
@@ -341,24 +347,42 @@ def branch_in_a_loop(*, quantizes_input: bool) -> onnx.ModelProto:
     body = bodies.body(inner, [bodies.STEP, bodies.COND, state], [go, bodies.info("u", bodies.STATE)])
     three = bodies.node("Constant", "", "three", value=onnx.numpy_helper.from_array(np.array(3)))
     loop = onnx.helper.make_node("Loop", ["three", "", "start"], ["y"], name="loop", body=body)
-    first = [bodies.node("Identity", "x", "start")]
-    if quantizes_input:
-        first = [bodies.node("QuantizeLinear", "x scale", "xq"), bodies.node("DequantizeLinear", "xq scale", "start")]
-    model = bodies.model([*first, three, loop], [bodies.FLAG, bodies.info("x", bodies.STATE)], ["y"])
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.05, np.float32), "scale"))
-    return model
+    monitor = requant.DriftMonitor(with_scale([three, loop]), tensors="all", every=1)
+    assert monitor.tensors == ("x", "v")
+    x = np.ones((1, 16), np.float32)
+    monitor.run({"x": x, "flag": np.array(False)})
+    assert [each.name for each in monitor.drift().tensors] == ["x"]
+    monitor.run({"x": x, "flag": np.array(True)})
+    assert {each.name: each.values for each in monitor.drift().tensors} == {"x": 2 * 16, "v": 3 * 16}
 
 
-def test_a_branch_in_a_loop_cannot_be_watched() -> None:
-    model = branch_in_a_loop(quantizes_input=True)
+def test_what_cannot_be_seen_is_refused() -> None:
+    inner = bodies.body(QUANTIZING, [bodies.info("s", bodies.STATE)], [bodies.info("then", bodies.STATE)])
+    nodes = [
+        bodies.node("SequenceConstruct", "start", "rows"),
+        onnx.helper.make_node("SequenceMap", ["rows"], ["ys"], name="map", body=inner),
+        bodies.node("ConcatFromSequence", "ys", "y", axis=0),
+    ]
+    model = with_scale(nodes)
     monitor = requant.DriftMonitor(model, tensors="all", every=1)
     assert monitor.tensors == ("x",)
     monitor.run({"x": np.ones((1, 16), np.float32), "flag": np.array(True)})
-    (missing,) = monitor.drift().unwatched
-    assert missing.name == "v"
-    assert missing.reason.startswith("it stands in an If inside Loop or Scan")
-    with pytest.raises(ConfigError, match=r"'v' of .* cannot be watched: it stands in an If inside Loop"):
+    assert [(each.name, each.reason) for each in monitor.drift().unwatched] == [("v", "it stands inside SequenceMap")]
+    with pytest.raises(ConfigError, match=r"'v' of .* cannot be watched: it stands inside SequenceMap"):
         requant.DriftMonitor(model, tensors=["v"])
+    del model.graph.node[:2]
+    model.graph.node[0].input[0] = "x"
     with pytest.raises(ModelError, match=r"none of the 1 frozen ranges .* can be watched: 'v': it stands") as caught:
-        requant.DriftMonitor(branch_in_a_loop(quantizes_input=False), tensors="all")
+        requant.DriftMonitor(model, tensors="all")
     assert len(str(caught.value).splitlines()) <= 5
+
+
+def test_tensors_of_one_name_in_two_branches_are_told() -> None:
+    branches = {
+        f"{which}_branch": bodies.body(QUANTIZING, [], [bodies.info("then", bodies.STATE)])
+        for which in ("then", "else")
+    }
+    nodes = [bodies.node("Identity", "start", "s"), bodies.node("If", "flag", "y", **branches)]
+    found, hidden = frozen_ranges(Graph.load(with_scale(nodes)))
+    assert list(found) == ["x"]
+    assert hidden == {"v": "another tensor in another body has its name"}

@@ -56,9 +56,9 @@ def output_gains(graph: Graph, plan: QuantPlan, batches: Sequence[Batch], *, thr
     samples = sum(batch.count for batch in batches)
     for batch, arrays in watch(graph, names, batches, threads=threads):
         for reader in readers:
-            x = np.asarray(arrays[reader.reads], np.float32)
-            if x.size:  # else it stands in a branch that was not taken
-                reader.add(x, -(-ROWS * batch.count // samples))
+            held = [x for x in arrays[reader.reads] if x.size]
+            for x in held:
+                reader.add(np.asarray(x, np.float32), -(-ROWS * batch.count // (samples * len(held))))
     sums: dict[str, Array] = {}
     for reader in readers:
         if (gains := reader.gains()) is not None:

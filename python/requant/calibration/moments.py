@@ -189,10 +189,10 @@ def _vectors(
     samples = sum(batch.count for batch in batches)
     for batch, arrays in watch(graph, reads.values(), batches, threads=threads):
         for layer in layers:
-            x = np.asarray(arrays[reads[layer.node.name]], np.float32)
-            if not x.size:
-                continue  # it stands in a branch that was not taken
-            yield layer.node.name, layer.vectors(x, _rows(batch, samples))
+            held = [x for x in arrays[reads[layer.node.name]] if x.size]
+            for x in held:
+                rows = -(-_rows(batch, samples) // len(held))
+                yield layer.node.name, layer.vectors(np.asarray(x, np.float32), rows)
 
 
 def _rows(batch: Batch, samples: int) -> int:

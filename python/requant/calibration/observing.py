@@ -12,7 +12,7 @@ import numpy as np
 
 from requant import ops
 from requant.errors import CalibrationError, ModelError
-from requant.runtime import open_runner
+from requant.runtime import held, joined, open_runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -86,7 +86,7 @@ class Observer:
 
     def _infer(self, batch: Batch) -> list[Any]:
         try:
-            outputs = list(self._runner.run(batch.feeds)) if self._runner is not None else []
+            outputs = [joined(output) for output in self._runner.run(batch.feeds)] if self._runner is not None else []
         except ModelError as problem:
             where = f"sample {batch.first}" if batch.count == 1 else f"samples {batch.first} to {batch.indices[-1]}"
             raise CalibrationError(f"{where}: {problem.message}", hint=problem.hint) from problem
@@ -95,8 +95,11 @@ class Observer:
 
 def watch(
     graph: Graph, names: Iterable[str], batches: Iterable[Batch], *, threads: int
-) -> Iterator[tuple[Batch, dict[str, NDArray[Any]]]]:
+) -> Iterator[tuple[Batch, dict[str, list[NDArray[Any]]]]]:
     """Each batch, and what the named tensors of a float model hold in it: inputs, or what the model computes.
+
+    That is one array; of tensors in bodies one for each time that they are computed, stacked where all have one shape,
+    and none where it stands in a branch that is not taken.
 
     Raises:
         ModelError: the model cannot run.
@@ -105,8 +108,9 @@ def watch(
     fetched = [name for name in dict.fromkeys(names) if name not in inputs]
     runner = open_runner(graph.serialize(fetched), threads=threads, shared=True) if fetched else None
     for batch in batches:
-        computed = dict(zip(fetched, runner.run(batch.feeds), strict=True)) if runner is not None else {}
-        yield batch, dict(batch.feeds) | computed
+        outputs = map(held, runner.run(batch.feeds)) if runner is not None else ()
+        fed = {name: [np.asarray(array)] for name, array in batch.feeds.items()}
+        yield batch, fed | dict(zip(fetched, outputs, strict=True))
 
 
 def observe_group(observer: Observer, batches: tuple[Batch, ...]) -> tuple[int, list[ops.TensorStatistics]]:

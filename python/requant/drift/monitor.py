@@ -13,7 +13,7 @@ from requant.data import DataOptions, open_data
 from requant.drift.verdict import Drift, TensorMonitor, Unwatched, Verdict, by_badness
 from requant.errors import ConfigError, DataError, ModelError, closest
 from requant.evaluation.evaluate import load
-from requant.runtime import open_runner
+from requant.runtime import joined, open_runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -148,7 +148,7 @@ class DriftMonitor:
         due = self._count()
         results = list(self._runner(inner=due and bool(self._inner)).run(feeds))
         if due:
-            inner = dict(zip(self._inner, results[len(self.outputs) :], strict=True))
+            inner = dict(zip(self._inner, map(joined, results[len(self.outputs) :]), strict=True))
             self._look({**feeds, **inner})
         return results[: len(self.outputs)]
 
@@ -263,7 +263,7 @@ def _chosen(
         name, reason = next(iter(hidden.items()))
         raise ModelError(
             f"none of the {len(hidden)} frozen ranges of {origin} can be watched: {name!r}: {reason}",
-            hint="a monitor sees the main graph, branches of If, and bodies of Loop and Scan whose shapes are known",
+            hint="a monitor sees the main graph and bodies of If, Loop and Scan",
         )
     if not frozen:
         raise ModelError(

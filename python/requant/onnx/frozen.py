@@ -10,6 +10,8 @@ from requant.onnx.bodies import Surroundings
 from requant.onnx.graph import constant, constant_params
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from requant.onnx.graph import Graph
     from requant.types import QuantType
 
@@ -51,6 +53,7 @@ def frozen_ranges(graph: Graph) -> tuple[dict[str, FrozenRange], dict[str, str]]
     """
     found: dict[str, FrozenRange] = {}
     hidden: dict[str, str] = {}
+    names: dict[str, ir.Value] = {}
     surroundings = Surroundings(graph)
     for node in graph.all_nodes():
         value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
@@ -60,9 +63,11 @@ def frozen_ranges(graph: Graph) -> tuple[dict[str, FrozenRange], dict[str, str]]
         if params is None:
             continue
         name = value.name or ""
-        reason = surroundings.hidden_value(value)
+        same = names.setdefault(name, value) is value
+        reason = surroundings.hidden(value.graph) if same else "another tensor in another body has its name"
         if reason:
             hidden.setdefault(name, reason)
+            found.pop(name, None)
             continue
         scale, zero_point, dtype = params
         clamp = graph.model.metadata_props.get(f"{CLAMP_KEY}{name}") or ""

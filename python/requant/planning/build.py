@@ -195,7 +195,7 @@ class _Planner:
 
     def _hidden(self, node: ir.Node) -> str:
         """Why the tensors of a node in a body cannot be calibrated; empty where they can."""
-        return "" if node.graph is self.main else self.surroundings.hidden(node)
+        return "" if node.graph is self.main else self.surroundings.hidden(node.graph)
 
     def _refuse_follower(self, node: ir.Node, row: OpSpec) -> str | None:
         if row.kind is Kind.CLAMP:

@@ -92,7 +92,7 @@ def _observe(
     samples = 0
     for batch, held in watch(graph, names, batches, threads=threads):
         samples += batch.count
-        arrays = [held[name].reshape(*held[name].shape[:2], -1) for name in names]
+        arrays = [array.reshape(*array.shape[:2], -1) for name in names for array in held[name]]
         new = [(array.min(axis=(0, 2)), array.max(axis=(0, 2))) for array in arrays]
         ends = [(np.minimum(a[0], b[0]), np.maximum(a[1], b[1])) for a, b in zip(ends or new, new, strict=True)]
     return ends, samples

@@ -155,7 +155,7 @@ def _observe(graph: Graph, names: Sequence[str], batches: Sequence[Batch], *, th
     """What the named tensors, channels on axis 1, reach for ``batches``."""
     ends: dict[str, Ends] = {}
     for _, arrays in watch(graph, names, batches, threads=threads):
-        for name, array in ((name, arrays[name]) for name in names):
+        for name, array in ((each, array) for each in names for array in arrays[each]):
             axes = (0, *range(2, array.ndim))
             below, above = -array.min(axis=axes, initial=0.0), array.max(axis=axes, initial=0.0)
             if name in ends:

@@ -103,8 +103,8 @@ def observe(graph: Graph, names: Sequence[str], batches: Sequence[Batch], *, thr
     peaks: dict[str, Array] = {}
     rows: dict[str, list[Array]] = {name: [] for name in names}
     for _, arrays in watch(graph, names, batches, threads=threads):
-        for name in names:
-            array = arrays[name].reshape(-1, arrays[name].shape[-1])
+        for name, held in ((each, array) for each in names for array in arrays[each]):
+            array = held.reshape(-1, held.shape[-1])
             peak = np.abs(array).max(axis=0, initial=0.0)
             peaks[name] = np.maximum(peaks[name], peak) if name in peaks else peak
             rows[name].append(array[:: max(1, -(-len(array) // each))].copy())

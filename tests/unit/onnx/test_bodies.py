@@ -14,8 +14,9 @@ import requant
 from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.onnx.reference import ReferenceRunner
 from requant.planning.build import build_plan
-from requant.runtime import open_runner
+from requant.runtime import OrtRunner, held, joined, open_runner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,14 +154,14 @@ def test_bodies_are_quantized_statically(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "tensors", "shapes"),
     [
-        ("branching", ["h", "p", "r", "y2"], {True: [(2, 16)] * 3 + [(0,)], False: [(2, 16), (0,), (0,), (2, 16)]}),
-        ("looping", ["p", "s"], {True: [(3, 1, 16)] * 2}),
-        ("scanning", ["row", "sum"], {True: [(5, 1, 16)] * 2}),
-        ("nested", ["t"], {True: [(3, 1, 16)], False: [(0,)]}),
+        ("branching", ["h", "p", "r", "y2"], {True: [[(2, 16)]] * 3 + [[]], False: [[(2, 16)], [], [], [(2, 16)]]}),
+        ("looping", ["p", "s"], {True: [[(1, 16)] * 3] * 2}),
+        ("scanning", ["row", "sum"], {True: [[(1, 16)] * 5] * 2}),
+        ("nested", ["t"], {True: [[(1, 16)] * 3], False: [[]]}),
     ],
 )
 def test_tensors_of_bodies_can_be_fetched(
-    name: str, tensors: list[str], shapes: dict[bool, list[tuple[int, ...]]]
+    name: str, tensors: list[str], shapes: dict[bool, list[list[tuple[int, ...]]]]
 ) -> None:
     graph = Graph.load(MODELS[name]().SerializeToString())
     runner = open_runner(graph.serialize(tensors))
@@ -168,17 +169,21 @@ def test_tensors_of_bodies_can_be_fetched(
         feeds = samples(graph, 1, flag=flag)[0]
         if name == "branching":
             feeds["x"] = np.repeat(feeds["x"], 2, axis=0)
-        got = runner.run(feeds)
-        assert [array.shape for array in got] == expected
+        outputs = runner.run(feeds)
+        got = [[x for x in output[()] if x.size] if output.dtype == object else [output] for output in outputs]
+        assert [[array.shape for array in arrays] for arrays in got] == expected
+        for output, arrays in zip(outputs, got, strict=True):
+            values = np.concatenate([np.zeros(0, np.float32), *(array.ravel() for array in arrays)])
+            np.testing.assert_array_equal(joined(output).ravel(), values)
         if name == "branching":
             wanted = [feeds["x"] @ W["a"], feeds["x"] @ W["a"] @ W["b"]] if flag else [feeds["x"] @ W["a"]]
-            for array, reals in zip(got, wanted, strict=False):
-                np.testing.assert_allclose(array, reals, rtol=1e-4, atol=1e-5)
+            for arrays, reals in zip(got, wanted, strict=False):
+                np.testing.assert_allclose(arrays[0], reals, rtol=1e-4, atol=1e-5)
         if name == "looping":
             np.testing.assert_allclose(got[0][0], feeds["x"] @ W["a"], rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(got[1][0], feeds["x"])
         if name == "scanning":
-            np.testing.assert_array_equal(got[0], feeds["xs"])
+            np.testing.assert_array_equal(np.stack(got[0]), feeds["xs"])
             first = feeds["xs"][0] @ W["a"] + feeds["x0"] @ W["b"]
             np.testing.assert_allclose(got[1][0], first, rtol=1e-4, atol=1e-5)
         if name == "nested" and flag:
@@ -201,42 +206,114 @@ def test_what_stands_in_a_branch_that_no_sample_took_stays_float() -> None:
     assert again.plan == result.plan
 
 
-def test_what_may_change_from_one_iteration_to_the_next_is_left_alone() -> None:
-    nodes = [node("Concat", "s s", "longer", axis=0), node("MatMul", "longer a", "u"), node("Identity", "cond", "go")]
+def in_loop(nodes: list[onnx.NodeProto], inputs: list[Any] | None = None, state: list[Any] | None = None) -> Any:
+    """A model of a Loop of three steps from state ``s`` to ``u``, of any shape unless one is given."""
+    nodes = [*nodes, node("Identity", "cond", "go")]
     out = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
-    loop = helper.make_node(
-        "Loop",
-        ["three", "", "x"],
-        ["y"],
-        name="loop",
-        body=body(nodes, [STEP, COND, info("s", None)], [out, info("u", None)]),
-    )
+    inner = body(nodes, [STEP, COND, info("s", state)], [out, info("u", state)])
+    loop = helper.make_node("Loop", ["three", "", "x"], ["y"], name="loop", body=inner)
     three = helper.make_node("Constant", [], ["three"], value=numpy_helper.from_array(np.array(3), "three"))
-    proto = model([three, loop], [info("x", STATE)], ["y"])
-    plan = build_plan(prepare(Graph.load(proto.SerializeToString()))[0], QuantConfig())
-    assert {s.op_type: s.reason for s in plan.skipped}[
-        "MatMul"
-    ] == "the shapes of its tensors may change from one iteration to the next"
+    return model([three, loop], [*(inputs or []), info("x", STATE)], ["y"])
 
 
-def test_a_branch_inside_a_loop_is_left_alone() -> None:
+def test_what_changes_its_shape_from_one_iteration_to_the_next_is_quantized() -> None:
+    proto = in_loop([node("Concat", "s s", "longer", axis=0), node("MatMul", "longer a", "u")])
+    graph = Graph.load(proto.SerializeToString())
+    result = requant.quantize(proto.SerializeToString(), samples(graph, 32), threads=1)
+    assert dict(result.report.quantized)["MatMul"] == 1
+    (plan,) = (tensor for name, tensor in result.plan.tensors.items() if name == "longer")
+    assert plan.is_calibrated
+    assert result.table is not None
+    assert result.table["longer"].count == result.table.samples * 16 * (2 + 4 + 8)
+    for feeds in samples(graph, 4):
+        assert sqnr(run(proto, feeds)[0], run(result.data, feeds)[0]) > 25
+
+
+def test_a_branch_inside_a_loop_is_quantized_as_far_as_it_is_taken() -> None:
     branches = {
         f"{which}_branch": body([node("MatMul", f"s {w}", f"o{w}")], [], [info(f"o{w}", STATE)])
         for which, w in (("then", "a"), ("else", "b"))
     }
-    nodes = [helper.make_node("If", ["flag"], ["u"], name="if", **branches), node("Identity", "cond", "go")]
-    out = helper.make_tensor_value_info("go", TensorProto.BOOL, [])
-    loop = helper.make_node(
-        "Loop",
-        ["three", "", "x"],
-        ["y"],
-        name="loop",
-        body=body(nodes, [STEP, COND, info("s", STATE)], [out, info("u", STATE)]),
+    first = helper.make_node("Constant", [], ["first"], value=numpy_helper.from_array(np.array(0)))
+    nodes = [
+        first,
+        node("Equal", "step first", "begins"),
+        node("And", "begins flag", "either"),
+        helper.make_node("If", ["either"], ["u"], name="if", **branches),
+    ]
+    proto = in_loop(nodes, [FLAG], STATE)
+    graph = Graph.load(proto.SerializeToString())
+    for flag, seen in ((True, {"oa": 1, "ob": 2}), (False, {"oa": 0, "ob": 3})):
+        outputs = open_runner(graph.serialize(list(seen))).run(samples(graph, 1, flag=flag)[0])
+        assert {name: joined(output).size // 16 for name, output in zip(seen, outputs, strict=True)} == seen
+    result = requant.quantize(proto.SerializeToString(), samples(graph, 32, flag=True), threads=1, rest="keep")
+    assert dict(result.report.quantized)["MatMul"] == 2
+    for feeds in samples(graph, 4, flag=True):
+        assert sqnr(run(proto, feeds)[0], run(result.data, feeds)[0]) > 25
+
+
+def test_what_stands_in_another_kind_of_body_says_so() -> None:
+    inner = body([node("MatMul", "row a", "o")], [info("row", STATE)], [info("o", STATE)])
+    nodes = [
+        node("SequenceConstruct", "x x", "rows"),
+        helper.make_node("SequenceMap", ["rows"], ["ys"], name="map", body=inner),
+        node("ConcatFromSequence", "ys", "z", axis=0),
+    ]
+    proto = model(nodes, [info("x", STATE)], ["z"])
+    plan = build_plan(Graph.load(proto.SerializeToString()), QuantConfig())
+    assert {skip.reason for skip in plan.skipped if skip.op_type == "MatMul"} == {"it stands inside SequenceMap"}
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_a_scan_along_any_axis_from_either_end_can_be_seen(opset: int, axis: int, reverse: int) -> None:
+    nodes = [
+        node("Add", "left right", "both"),
+        node("Add", "both s", "sum"),
+        node("Sin", "sum", "u"),
+        node("Identity", "right", "same"),
+    ]
+    inner = body(nodes, [info(name, [3]) for name in ("s", "left", "right")], [info("u", [3]), info("same", [3])])
+    scan = helper.make_node(
+        "Scan",
+        ["x0", "first", "second"],
+        ["last", "ys"],
+        body=inner,
+        num_scan_inputs=2,
+        scan_input_axes=[axis, 0],
+        scan_input_directions=[reverse, 1 - reverse],
+        scan_output_axes=[axis],
+        scan_output_directions=[reverse],
     )
-    three = helper.make_node("Constant", [], ["three"], value=numpy_helper.from_array(np.array(3), "three"))
-    proto = model([three, loop], [FLAG, info("x", STATE)], ["y"])
-    plan = build_plan(prepare(Graph.load(proto.SerializeToString()))[0], QuantConfig())
-    assert not plan.nodes
-    assert {s.reason for s in plan.skipped if s.op_type == "MatMul"} == {
-        "it stands in an If inside Loop or Scan, where a branch may change from one iteration to the next"
+    inputs = [info("x0", [3]), info("first", [4, 3] if axis == 0 else [3, 4]), info("second", [4, 3])]
+    graph = helper.make_graph([scan], "g", inputs, [info("last", None), info("ys", None)])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    found = Graph.load(proto.SerializeToString())
+    feeds = samples(found, 1)[0]
+    expected = open_runner(found.serialize()).run(feeds)
+    seeing = found.serialize(["last", "ys", "left", "both"])
+    rows = np.moveaxis(feeds["first"], axis, 0)[:: -1 if reverse else 1]
+    for kind in (OrtRunner, ReferenceRunner)[: 2 - reverse]:  # the latter cannot put into the front of nothing
+        *outputs, left, both = kind(seeing).run(feeds)
+        for own, output in zip(expected, outputs, strict=True):
+            np.testing.assert_allclose(own, output, rtol=0 if kind is OrtRunner else 1e-5)
+        np.testing.assert_array_equal(held(left)[0], rows)
+        np.testing.assert_array_equal(held(both)[0], rows + feeds["second"][:: 1 if reverse else -1])
+
+
+def test_tensors_of_two_branches_may_have_one_name() -> None:
+    branches = {
+        f"{which}_branch": body(
+            [node("MatMul", f"x {first}", "p"), node("Relu", "p", "r"), node("MatMul", f"r {second}", "o")],
+            [],
+            [info("o", ROWS)],
+        )
+        for which, first, second in (("then", "a", "b"), ("else", "c", "d"))
     }
+    proto = model([node("If", "flag", "y", **branches)], [FLAG, info("x", ROWS)], ["y"])
+    data = proto.SerializeToString()
+    result = requant.quantize(data, samples(Graph.load(data), 32), threads=1, include=["MatMul"])
+    assert dict(result.report.quantized)["MatMul"] == 4
+    for feeds in samples(Graph.load(data), 4):
+        assert sqnr(run(proto, feeds)[0], run(result.data, feeds)[0]) > 25

@@ -89,7 +89,18 @@ def name_everything(model: ir.Model) -> int:
             node.name = free_name(f"{node.op_type}_{output}", taken)
         seen.add(node.name)
     common.NameFixPass()(model)
+    _tell_apart(model)
     return nameless
+
+
+def _tell_apart(model: ir.Model) -> None:
+    """Give tensors of bodies that stand side by side, such as the branches of an If, different names."""
+    known: set[str] = set()
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
+            if graph is not model.graph and value.name in known:
+                value.name = free_name(value.name or "", known)
+            known.add(value.name or "")
 
 
 def _count(model: ir.Model) -> int:
