@@ -33,7 +33,7 @@ from requant.stages import (
     with_data_options,
 )
 from requant.transforms import repeat
-from requant.weightonly import quantize_weights
+from requant.weightonly import quantize_weights, refuse_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -208,8 +208,7 @@ def refuse_hopeless(inspection: Inspection) -> None:
 
 
 def _refuse_beside_weights(table: CalibrationTable | None, executor: Executor | None) -> None:
-    if table is not None:
-        raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
+    refuse_table(table)
     if executor is not None:
         raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from requant.building.build import storage_notes
 from requant.concluding import Given, Held
 from requant.data import open_data
-from requant.errors import ModelError
+from requant.errors import ConfigError, ModelError
 from requant.evaluation.evaluate import measure_accuracy
 from requant.evaluation.verify import check_model, compare_outputs, decibels, is_large, measure_latency
 from requant.metrics import get_metric
@@ -40,20 +40,21 @@ from requant.weights import AUTO
 from requant.weights.arithmetic import arithmetic_of, describe_arithmetic
 from requant.weights.budget import assign_bits
 from requant.weights.plan import plan_weights
-from requant.weights.resolve import round_weights, wants_data
+from requant.weights.resolve import Rounded, round_apart, round_weights, wants_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from requant.calibration.table import CalibrationTable
     from requant.config import QuantConfig
-    from requant.data import Batch, DataOptions
+    from requant.data import Batch, DataOptions, Dataset
     from requant.evaluation.verify import Feeds, Runners
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
     from requant.planning.plan import QuantPlan
     from requant.serialized import SerializedModel
     from requant.types import Progress
-    from requant.weights.resolve import LayerError, Rounded
+    from requant.weights.resolve import LayerError
 
 #: Samples that layers are rounded by, where the config does not say.
 SAMPLES = 128
@@ -91,11 +92,19 @@ def quantize_weights(
         plan = plan_weights(prepared, config)
         refuse_empty(plan, graph.origin)
     with watch("calibrate"):
-        batches = read_samples(given, config) if config.target_bits is not None or looks_at_data(plan) else ()
-        if config.target_bits is not None:
-            plan = assign_bits(prepared, plan, config.target_bits, batches, threads=config.cores)
+        plan, batches = settle(prepared, plan, config, dataset)
         rounded = round_to_plan(given, plan, config, batches, progress)
     return conclude_weights(given, config, rounded, Held.back(given, dynamic=not batches), watch=watch)
+
+
+def refuse_table(table: CalibrationTable | None) -> None:
+    """Refuse statistics, which tell nothing of weights.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    if table is not None:
+        raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,17 +126,30 @@ class LowBitModel:
     notes: tuple[str, ...]
 
     @property
+    def integer(self) -> frozenset[str]:
+        """The nodes whose weights are integers."""
+        return frozenset(node.name for node in self.plan.blocked)
+
+    @property
     def mean_bits(self) -> float:
         """The bits that a weight takes on average, scales and zero points included."""
         weights = self.rounded.weights.values()
         return 8 * sum(each.nbytes for each in weights) / max(1, sum(math.prod(each.shape) for each in weights))
 
 
-def read_samples(given: Given, config: QuantConfig) -> tuple[Batch, ...]:
+def read_samples(dataset: Dataset | None, config: QuantConfig) -> tuple[Batch, ...]:
     """The samples that layers are rounded by; none where there is no data."""
-    if given.dataset is None:
-        return ()
-    return tuple(first_batches(given.dataset.batches(), config.samples or SAMPLES))
+    return () if dataset is None else tuple(first_batches(dataset.batches(), config.samples or SAMPLES))
+
+
+def settle(
+    prepared: Graph, plan: QuantPlan, config: QuantConfig, dataset: Dataset | None
+) -> tuple[QuantPlan, tuple[Batch, ...]]:
+    """``plan`` with the bits that a target gives each weight, and the samples that weights are rounded by."""
+    batches = read_samples(dataset, config) if config.target_bits is not None or looks_at_data(plan) else ()
+    if config.target_bits is not None:
+        plan = assign_bits(prepared, plan, config.target_bits, batches, threads=config.cores)
+    return plan, batches
 
 
 def looks_at_data(plan: QuantPlan) -> bool:
@@ -139,11 +161,35 @@ def round_to_plan(
     given: Given, plan: QuantPlan, config: QuantConfig, batches: Sequence[Batch], progress: Progress | None = None
 ) -> LowBitModel:
     """The model with the weights of ``plan`` rounded, by ``batches`` where the plan looks at data."""
-    prepared = with_opset(given.prepared, needed_opset(plan)) if config.format == "qdq" else given.prepared
+    prepared = _with_needed_opset(given.prepared, plan, config)
     used = batches if looks_at_data(plan) else ()
     rounded = round_weights(prepared, plan, used, threads=config.cores, progress=progress)
     built, notes = build(given.graph, prepared, plan, rounded, config)
     return LowBitModel(built, plan, rounded, sum(batch.count for batch in batches), notes)
+
+
+def builder_apart(
+    given: Graph, prepared: Graph, plan: QuantPlan, config: QuantConfig, batches: Sequence[Batch]
+) -> Callable[[Mapping[str, str]], LowBitModel]:
+    """Makes models with the weights of ``plan``, but for those of nodes that are left out, which stay float.
+
+    Each weight is rounded once, as if all others stayed float.
+    """
+    prepared = _with_needed_opset(prepared, plan, config)
+    used = batches if looks_at_data(plan) else ()
+    rounded = round_apart(prepared, plan, used, threads=config.cores)
+
+    def build_without(left: Mapping[str, str]) -> LowBitModel:
+        rest = replace(plan, blocked=tuple(node for node in plan.blocked if node.name not in left))
+        some = Rounded({node.key: rounded.weights[node.key] for node in rest.blocked})
+        built, notes = build(given, prepared, rest, some, config)
+        return LowBitModel(built, rest, some, sum(batch.count for batch in used), notes)
+
+    return build_without
+
+
+def _with_needed_opset(prepared: Graph, plan: QuantPlan, config: QuantConfig) -> Graph:
+    return with_opset(prepared, needed_opset(plan)) if config.format == "qdq" else prepared
 
 
 def conclude_weights(

@@ -45,6 +45,14 @@ def test_json_is_alone_and_a_table_gives_the_same(folder: Path, capsys: pytest.C
     assert found[0]["metric"] is None
 
 
+def test_weights_alone_need_no_calibration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sensitivity", MODEL, "--data", CALIB, "--weight-only", "int4", "--eval", EVAL]) == 0
+    out = capsys.readouterr()
+    assert "calibrating" not in out.err
+    for word in ("dB with all in integers", "top1", "Gemm"):
+        assert word in out.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -57,6 +65,7 @@ def test_json_is_alone_and_a_table_gives_the_same(folder: Path, capsys: pytest.C
         ([MODEL, "--data", CALIB, "--eval", CALIB], ["has no labels"]),
         ([MODEL, "--data", CALIB, "--eval", EVAL, "--metric", "topp1"], ["did you mean 'top1'"]),
         ([MODEL, "--data", CALIB, "--table", "nope.json"], ["nope.json does not exist"]),
+        ([MODEL, "--data", CALIB, "--dynamic"], ["dynamic quantization calibrates none"]),
     ],
 )
 def test_bad_input_is_told_in_six_lines(

@@ -36,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
     config, options = config_of(args), data_options(args)
     check_outputs([args.plot, args.html], [args.model, args.data, args.eval, args.table, args.recipe])
     quiet = args.quiet or args.json
-    if args.table:
-        table = requant.CalibrationTable.load(args.table)
-    else:
+    table = requant.CalibrationTable.load(args.table) if args.table else None
+    if table is None and config.weight_only is None:
         with terminal.progress(quiet=quiet) as progress:
             table = requant.calibrate(args.model, args.data, config, data_options=options, progress=progress)
     with terminal.progress(quiet=quiet, what="trying", unit="trials") as progress:

@@ -16,10 +16,12 @@ from requant.pages import results
 from requant.pages.bars import bar_chart
 from requant.pages.page import fragment, page
 from requant.parallel import in_order
+from requant.planning.plan import BlockedNode
 from requant.remote import map_remote
 from requant.search.trials import score_bytes, set_up
 from requant.stages import Observed, configured, first_samples, observe
 from requant.transforms import repeat
+from requant.weightonly import builder_apart, refuse_table, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,10 +31,16 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.data import DataOptions
     from requant.onnx.reading import Model
-    from requant.planning.placement import Build
+    from requant.planning.placement import Candidate
     from requant.planning.plan import NodePlan
-    from requant.search.trials import Score, TrialContext, Trials
+    from requant.search.trials import Score, Setup, TrialContext, Trials
     from requant.types import Progress
+    from requant.weightonly import LowBitModel
+
+    #: A node that is tried, on integers or with integer weights.
+    Tried = NodePlan | BlockedNode
+    #: Makes the model in which the nodes named stay float.
+    Attempt = Callable[[Mapping[str, str]], Candidate | LowBitModel]
 
 SCHEMA = 1
 _REASON = "it is tried without"
@@ -128,7 +136,8 @@ def sensitivity(
     """Try every node that would be quantized alone in integers, and alone in float.
 
     The model is calibrated once; each trial is a model of its own, compared with the float model on samples that are
-    held back from calibration.
+    held back from calibration. With ``weight_only`` the weights of a node are integers or float; each is rounded once,
+    by what its layer reads in the float model.
 
     Args:
         model: path, bytes or ModelProto of the float model.
@@ -154,40 +163,30 @@ def sensitivity(
     start = time.perf_counter()
     config = configured(config, overrides)
     if config.weight_only is not None:
-        raise ConfigError(
-            "sensitivity tries nodes in integers, and weight-only has none",
-            hint="choose bits by target_bits, or by keep",
-        )
-    config = replace(config, rest="keep")  # what is left out is float altogether
+        refuse_table(table)
+    else:
+        config = replace(config, rest="keep")  # what is left out is float altogether
     if depth is not None and depth < 1:
         raise ConfigError(f"depth is {depth}, expected at least 1")
     setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)
     graph, judge = setup.graph, setup.judge
-    if table is None:
-        observed = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
-    else:
-        table.check(graph)
-        transformed = repeat(setup.prepared, setup.plan, config, table.factors, table.shifts)
-        sample = first_samples(setup.dataset.batches())
-        observed = Observed(transformed, table, sample, tuple(setup.dataset.held_back()))
-    plan = observed.plan
+    nodes, build = _built(setup, config, table, executor)
     trials, batches = setup.trials()
-    build = observed.builder(graph, config)
-    parts = _parts(plan.nodes, depth)
-    everything = frozenset(node.name for node in plan.nodes)
-    left_out = [frozenset[str](), *parts.values(), *(everything - nodes for nodes in parts.values())]
+    parts = _parts(nodes, depth)
+    everything = frozenset(node.name for node in nodes)
+    left_out = [frozenset[str](), *parts.values(), *(everything - names for names in parts.values())]
     if executor is None:
         tried = try_without(trials, build, left_out, config.cores, progress)
     else:
         tried = try_elsewhere(executor, trials.context(graph), build, left_out, progress)
     (_, whole), *rest = tried
     found = []
-    for (name, nodes), (_, in_float), (integer, alone) in zip(
+    for (name, names), (_, in_float), (integer, alone) in zip(
         parts.items(), rest[: len(parts)], rest[len(parts) :], strict=True
     ):
-        in_integers = alone if integer & nodes else None
+        in_integers = alone if integer & names else None
         noise = max(whole.noise - in_float.noise, 0.0) if in_integers is None else in_integers.noise
-        members = [node for node in plan.nodes if node.name in nodes]
+        members = [node for node in nodes if node.name in names]
         op_types = tuple(dict.fromkeys(node.op_type for node in members))
         found.append(Part(name, op_types, tuple(node.name for node in members), noise, in_integers, in_float))
     return Sensitivity(
@@ -204,15 +203,32 @@ def sensitivity(
     )
 
 
-def _parts(nodes: Sequence[NodePlan], depth: int | None) -> dict[str, frozenset[str]]:
+def _built(
+    setup: Setup, config: QuantConfig, table: CalibrationTable | None, executor: Executor | None
+) -> tuple[Sequence[Tried], Attempt]:
+    """What is tried, and what makes the model without some of it."""
+    if config.weight_only is not None:
+        plan, batches = settle(setup.prepared, setup.plan, config, setup.dataset)
+        return plan.blocked, builder_apart(setup.graph, setup.prepared, plan, config, batches)
+    if table is None:
+        observed = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
+    else:
+        table.check(setup.graph)
+        transformed = repeat(setup.prepared, setup.plan, config, table.factors, table.shifts)
+        sample = first_samples(setup.dataset.batches())
+        observed = Observed(transformed, table, sample, tuple(setup.dataset.held_back()))
+    return observed.plan.nodes, observed.builder(setup.graph, config)
+
+
+def _parts(nodes: Sequence[Tried], depth: int | None) -> dict[str, frozenset[str]]:
     """Names of nodes by name of their part; ops that only move values are no parts, but go with their block."""
-    blocks: dict[str, list[NodePlan]] = {}
+    blocks: dict[str, list[Tried]] = {}
     for node in nodes:
         blocks.setdefault(node.name if depth is None else block_name(node.name, depth), []).append(node)
     return {
         name: frozenset(node.name for node in members)
         for name, members in blocks.items()
-        if any(OPS[node.op_type].kind is not Kind.MOVE for node in members)
+        if any(isinstance(node, BlockedNode) or OPS[node.op_type].kind is not Kind.MOVE for node in members)
     }
 
 
@@ -223,7 +239,7 @@ def block_name(name: str, depth: int) -> str:
 
 
 def try_without(
-    trials: Trials, build: Build, left_out: Sequence[frozenset[str]], workers: int, progress: Progress | None
+    trials: Trials, build: Attempt, left_out: Sequence[frozenset[str]], workers: int, progress: Progress | None
 ) -> Iterator[tuple[frozenset[str], Score]]:
     """For each set of nodes that is left in float, the nodes that then run on integers and the score."""
 
@@ -241,7 +257,7 @@ def try_without(
 def try_elsewhere(
     executor: Executor,
     context: TrialContext,
-    build: Build,
+    build: Attempt,
     left_out: Sequence[frozenset[str]],
     progress: Progress | None,
 ) -> Iterator[tuple[frozenset[str], Score]]:

@@ -196,7 +196,7 @@ def _prepare_search(
 ) -> Callable[..., ModelWalk]:
     """Read the calibration samples; what starts the walk then."""
     if config.weight_only is not None:
-        return partial(BitSearch, given, config, read_samples(given, config))
+        return partial(BitSearch, given, config, read_samples(given.dataset, config))
     # The recipe of what is found shall not measure again, and plans are others where latency is to be measured.
     variants = Variants(given, replace(config, optimize="none"), progress, executor)
     return partial(Search, given, variants, latency=config.optimize == "latency", executor=executor)

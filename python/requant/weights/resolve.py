@@ -110,6 +110,14 @@ def round_weights(
     return _Rounding(graph, plan, batches or (), threads, progress).run()
 
 
+def round_apart(graph: Graph, plan: QuantPlan, batches: Sequence[Batch], *, threads: int = 0) -> Rounded:
+    """Round every weight of ``plan`` as if all others stayed float: by what its layer reads in the float model.
+
+    Nothing is scaled and nothing makes up for earlier errors, so that any of the weights go with any others in float.
+    """
+    return _Rounding(graph, plan, batches, threads, None).run_apart()
+
+
 def moments_of(
     graph: Graph, plan: QuantPlan, batches: Sequence[Batch], *, threads: int = 0
 ) -> Iterator[tuple[list[Key], Moments]]:
@@ -155,6 +163,7 @@ class _Rounding:
         self, graph: Graph, plan: QuantPlan, batches: Sequence[Batch], threads: int, progress: Progress | None
     ) -> None:
         self.graph = graph
+        self.plan = plan
         self.batches = batches
         self.threads = threads
         self.progress = progress
@@ -172,6 +181,17 @@ class _Rounding:
         if walked:
             self._walk(walked)
         return Rounded(self.weights, self.factors, tuple(self.errors.values()))
+
+    def run_apart(self) -> Rounded:
+        walked = {planned.key: (planned, rows) for planned, _, rows in self._walked()} if self.batches else {}
+        for planned, _, rows in self.layers:
+            if planned.key not in walked and planned.key not in self.weights:
+                self._keep(planned, *self._alone(planned, rows), rows)
+        for keys, moments in moments_of(self.graph, self.plan, self.batches if walked else (), threads=self.threads):
+            for planned, rows in (walked[key] for key in keys if key in walked and key not in self.weights):
+                weights, name, _ = self._best(planned, finite(rows, planned.weight), moments, None)
+                self._keep(planned, weights, name, rows)
+        return Rounded(self.weights, errors=tuple(self.errors.values()))
 
     def _walked(self) -> list[Layer]:
         """The layers that are rounded by what they read: products of the main graph that ask for it.
