@@ -8,17 +8,16 @@ an empty array in where the other branch is taken, and Scan, which cannot carry 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from requant.onnx.graph import bodies, free_name
+from requant.onnx.writing import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from requant.onnx.graph import Graph
 
@@ -70,7 +69,7 @@ class _Exposure:
 
     def outputs(self) -> dict[str, ir.Value]:
         """What each tensor is in the end, by its name."""
-        writer = _Writer(self._main, next(iter(self._main), None), self._taken)
+        writer = Writer(self._main, next(iter(self._main), None), self._taken)
         begin = {
             name: writer.add("SequenceEmpty", output=self._sequence(name), dtype=dtype)
             for name, dtype in self._dtypes.items()
@@ -109,7 +108,7 @@ class _Exposure:
             end = self._through(body, begin)
             for name in seen:
                 if end[name] is begin[name]:
-                    nothing = _Writer(body, None, self._taken).constant(np.zeros(0, self._dtypes[name].numpy()))
+                    nothing = Writer(body, None, self._taken).constant(np.zeros(0, self._dtypes[name].numpy()))
                     end[name] = self._insert(body, name, end[name], nothing)
             body.outputs[at + before : at + before] = [end[name] for name in seen]
         _make_room(node, at, len(seen))
@@ -119,34 +118,10 @@ class _Exposure:
         return found
 
     def _insert(self, graph: ir.Graph, name: str, seen: ir.Value, value: ir.Value) -> ir.Value:
-        return _Writer(graph, None, self._taken).add("SequenceInsert", seen, value, output=self._sequence(name))
+        return Writer(graph, None, self._taken).add("SequenceInsert", seen, value, output=self._sequence(name))
 
     def _sequence(self, name: str) -> ir.Value:
         return _sequence(free_name(f"{name}_seen", self._taken), self._dtypes[name])
-
-
-class _Writer:
-    """Adds nodes to ``graph``: before one of its nodes, or at the end."""
-
-    def __init__(self, graph: ir.Graph, before: ir.Node | None, taken: set[str]) -> None:
-        self._graph, self._before, self._taken = graph, before, taken
-
-    def add(
-        self, op_type: str, *inputs: ir.Value | None, output: ir.Value | None = None, **attributes: Any
-    ) -> ir.Value:
-        """The output of a new node."""
-        if output is None:
-            output = ir.Value(name=free_name(op_type.lower(), self._taken))
-        node = ir.node(op_type, inputs, attributes, outputs=[output])
-        if self._before is None:
-            self._graph.append(node)
-        else:
-            self._graph.insert_before(self._before, node)
-        return output
-
-    def constant(self, array: NDArray[Any]) -> ir.Value:
-        """What gives ``array``."""
-        return self.add("Constant", value=ir.tensor(array))
 
 
 def _become_loop(scan: ir.Node, taken: set[str]) -> None:
@@ -162,7 +137,7 @@ def _become_loop(scan: ir.Node, taken: set[str]) -> None:
         del scan.attributes[key]
     scan.op_type = "Loop"
 
-    around, ahead = _Writer(graph, scan, taken), _Writer(body, next(iter(body), None), taken)
+    around, ahead = Writer(graph, scan, taken), Writer(body, next(iter(body), None), taken)
     index = ir.Value(name=free_name("index", taken), type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     go = ir.Value(name=free_name("go", taken), type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
     count = around.add("Gather", around.add("Shape", scan.inputs[states]), around.constant(np.array(ways_in[0][0])))
@@ -173,8 +148,8 @@ def _become_loop(scan: ir.Node, taken: set[str]) -> None:
         ahead.add("Gather", whole, ahead.add("Sub", last, index) if reverse else index, output=gathered, axis=axis)
     body.inputs[:] = [index, go, *body.inputs[:states]]
 
-    behind = _Writer(body, None, taken)
-    after = _Writer(graph, _next(graph, scan), taken)
+    behind = Writer(body, None, taken)
+    after = Writer(graph, _next(graph, scan), taken)
     begins = []
     for place, (axis, reverse) in enumerate(ways_out, states):
         piece, whole = body.outputs[place], scan.outputs[place]

@@ -168,9 +168,13 @@ def tensor_of(array: NDArray[Any], name: str, scratch: Scratch | None) -> ir.Ten
 
 
 def changed(
-    tensor: ir.TensorProtocol, change: Callable[[NDArray[Any]], NDArray[Any]], dtype: ir.DataType
+    tensor: ir.TensorProtocol,
+    change: Callable[[NDArray[Any]], NDArray[Any]],
+    dtype: ir.DataType,
+    *,
+    shape: ir.Shape | None = None,
 ) -> ir.TensorProtocol:
-    """What ``change`` makes of the values of ``tensor``, in the same shape; of one in a file when it is looked at."""
+    """What ``change`` makes of ``tensor``, in the same shape or ``shape``; of one in a file when it is looked at."""
 
     def compute() -> ir.TensorProtocol:
         array = tensor.numpy()
@@ -180,7 +184,7 @@ def changed(
 
     if not isinstance(tensor, MappedTensor):
         return compute()
-    return ir.LazyTensor(compute, dtype, tensor.shape, name=tensor.name)
+    return ir.LazyTensor(compute, dtype, shape or tensor.shape, name=tensor.name)
 
 
 def _bytes(tensor: ir.TensorProtocol) -> memoryview:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
 from requant.onnx.graph import check_order
-from requant.onnx.passes import activations, affine, clamps, cleanup, constants, norms, pooling, shapes, widen
+from requant.onnx.passes import activations, affine, clamps, cleanup, constants, einsum, norms, pooling, shapes, widen
 from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("half floats widened to float32", widen.widen_half),
     ("nodes simplified away", cleanup.simplify),
     ("shapes inferred", shapes.infer),
+    ("einsums said as matrix products", einsum.spell_products),
     ("tensors freed of subnormal numbers", constants.flush_subnormals),
     ("Gemm factors multiplied into weights", constants.fold_factors),
     ("affine ops folded into the linear op before", affine.fold_affine),
