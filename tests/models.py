@@ -30,6 +30,7 @@ class Net:
     def __init__(self, opset: int = 17, *, seed: int = 0, ir_version: int = 8) -> None:
         self.rng = np.random.default_rng(seed)
         self.opset, self.ir_version = opset, ir_version
+        self.opsets: list[onnx.OperatorSetIdProto] = []  # of other domains
         self.inputs: list[onnx.ValueInfoProto] = []
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -83,7 +84,7 @@ class Net:
         graph = helper.make_graph(
             self.nodes, "g", self.inputs, [onnx.ValueInfoProto(name=name) for name in outputs], self.initializers
         )
-        opsets = [helper.make_opsetid("", self.opset)]
+        opsets = [helper.make_opsetid("", self.opset), *self.opsets]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         del model.graph.output[:]

@@ -16,10 +16,11 @@ from requant.evaluation.verify import (
     weight_quality,
     zero_feeds,
 )
+from requant.onnx.passes.widen import is_narrowed
 from requant.planning.plan import Form
 from requant.quantized import QuantizedModel, view_tensor
 from requant.report import Report, by_quality
-from requant.runtime import saturates, unknown
+from requant.runtime import open_runner, saturates, unknown
 from requant.stages import Stopwatch, describe_data, source_notes, verification_batches
 from requant.targets import get_target
 from requant.types import QuantType
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from requant.config import QuantConfig
     from requant.data import Batch, Dataset
-    from requant.evaluation.verify import Feeds
+    from requant.evaluation.verify import Feeds, Runners
     from requant.metrics import Metric
     from requant.onnx.graph import Graph
     from requant.planning.placement import Candidate
@@ -114,6 +115,7 @@ def conclude(
         compared = runners if held.batches else None
         outputs = compare_outputs(compared, names, held.batches, workers=config.cores) if compared else ()
         latency = measure_latency(compared, held.feeds) if compared else None
+        narrowing = tuple(narrowing_notes(given, runners, held, workers=config.cores))
         accuracy = None
         if runners and given.judged:
             accuracy = measure_accuracy(runners, names, given.judged, given.metric, workers=config.cores)
@@ -142,6 +144,7 @@ def conclude(
         notes=(
             *observed.transformed.notes,
             *_notes(config, given, chosen.resolved.widened),
+            *narrowing,
             *chosen.notes,
             *held.notes,
             *notes,
@@ -151,6 +154,20 @@ def conclude(
         ranges=() if table is None else tuple(view_tensor(plan, table, tensor) for tensor in worst),
     )
     return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
+
+
+def narrowing_notes(given: Given, runners: Runners | None, held: Held, *, workers: int) -> Iterator[str]:
+    """What it changed that a model of doubles is computed in float32."""
+    if not is_narrowed(given.graph, given.prepared):
+        return
+    change = "by how much that changes outputs was not measured"
+    if runners and held.batches:
+        both = runners[0], open_runner(given.prepared.serialize(), threads=1)
+        names = [output.name for output in given.graph.outputs]
+        outputs = compare_outputs(both, names, held.batches, workers=workers)
+        levels = [out.sqnr_db for out in outputs if out.sqnr_db is not None]
+        change = f"outputs stay within {min(levels):.0f} dB" if levels else "outputs stay the same to the bit"
+    yield f"the model is computed in float32 instead of float64: {change}"
 
 
 def _advice(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.building.build import storage_notes
-from requant.concluding import Given, Held
+from requant.concluding import Given, Held, narrowing_notes
 from requant.data import open_data
 from requant.errors import ConfigError, ModelError
 from requant.evaluation.evaluate import measure_accuracy
@@ -214,6 +214,7 @@ def conclude_weights(
         compared = runners if held.batches else None
         outputs = compare_outputs(compared, names, held.batches, workers=config.cores) if compared else ()
         latency = measure_latency(compared, held.feeds) if compared else None
+        narrowing = tuple(narrowing_notes(given, runners, held, workers=config.cores))
         accuracy = None
         if runners and judged:
             accuracy = measure_accuracy(runners, names, judged, given.metric, workers=config.cores)
@@ -236,6 +237,7 @@ def conclude_weights(
         latency=latency,
         accuracy=accuracy,
         notes=(
+            *narrowing,
             *describe_arithmetic(arithmetic, config),
             *speed,
             *_notes(plan, config),

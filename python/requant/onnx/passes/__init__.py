@@ -30,6 +30,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("claimed shapes forgotten, one of which cannot be", shapes.doubt),
     ("shapes inferred", shapes.infer),
     ("half floats widened to float32", widen.widen_half),
+    ("doubles rounded to float32", widen.narrow_double),
     ("nodes simplified away", cleanup.simplify),
     ("shapes inferred", shapes.infer),
     ("einsums said as matrix products", einsum.spell_products),
