@@ -10,6 +10,7 @@ from requant.building.repair import repair
 from requant.building.resolve import resolve
 from requant.building.tied import tie_tables
 from requant.calibration.choosing import describe
+from requant.onnx.biases import keep_apart
 from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.operators import as_operators, left_between
@@ -55,7 +56,7 @@ def builder(
     plan, known, unseen = calibrated_part(graph, plan, choices, config)
     whole = repair(graph, plan, resolve(graph, plan, known, config), config, sample, held=held)
     done = (*describe(choices, plan.tensors.values(), config), *whole.done)
-    always = left_in_float(graph, config)
+    always, target = left_in_float(graph, config), get_target(config.target)
 
     def build(left_out: Mapping[str, str]) -> Candidate:
         left_out = {**always, **left_out}
@@ -68,8 +69,10 @@ def builder(
             model = as_operators(model, ORT_CPU.moves)
             notes += _format_notes(left_between(model, (node.name for node in part.nodes)))
         model = insert_dynamic(model, part, weights)
-        if get_target(config.target).one_gelu:
+        if target.one_gelu:
             model = fuse_gelus(model)
+        if target.joins_biases:
+            model = keep_apart(model, {node.name for node in part.nodes if node.weight is not None})
         if config.rest in ("float16", "bfloat16"):
             model, stored = store_half(model, exactly=False, dtype=config.rest)
         elif given.holds_half():

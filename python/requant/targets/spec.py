@@ -56,6 +56,8 @@ class Target:
         requantizes: op types that its optimizer quantizes itself, weights with one scale, where they stand in float
             behind a DequantizeLinear with one scale: what shall stay float needs one for each channel there.
         one_gelu: whether it runs GELU as one op of onnxruntime's own (see ``passes.activations``).
+        joins_biases: whether its optimizer makes a float Gemm of an integer product that gives float and the vector
+            that is added to it (see ``onnx.biases``).
         dynamic: op types with an integer kernel for activations that are quantized at run time, each with the number
             of weight values from which it is faster than float.
         costs: of op types that may be faster in float, what they cost on floats and on integers. ``depthwise Conv`` is
@@ -86,6 +88,7 @@ class Target:
     pair_products: bool = False
     requantizes: frozenset[str] = frozenset()
     one_gelu: bool = False
+    joins_biases: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)
     costs: Mapping[str, tuple[Cost, Cost]] = field(default_factory=dict)
     crossing: float = 0.0

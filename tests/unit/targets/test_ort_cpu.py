@@ -108,6 +108,17 @@ def test_products_alone_give_float_from_integers(op_type: str, tmp_path: Path) -
     assert not any(name.startswith("QLinear") for name in counts), counts
 
 
+@pytest.mark.parametrize(("shape", "joined"), [((8,), True), ((1, 8), False)])
+def test_a_vector_added_to_a_product_of_known_shape_makes_it_a_float_gemm(
+    shape: tuple[int, ...], joined: bool, tmp_path: Path
+) -> None:
+    net = Net(opset=17)
+    product = net.op("MatMul", quantized(net, net.input("x", [1, 4, 8])), weight(net, 8, 8))
+    counts = optimized(net.model(net.op("Add", product, net.normal(*shape))), tmp_path)
+    assert TARGET.joins_biases
+    assert (counts["Gemm"], counts["MatMulIntegerToFloat"]) == ((1, 0) if joined else (0, 1)), counts
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_the_types_of_activations_are_those_that_every_kernel_takes(dtype: str, tmp_path: Path) -> None:
     """Ops of one activation are fused for int8 too, turned to uint8; at every other op a chain of integers breaks."""
