@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from requant.cli.values import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``requant compare``."""
-    parser.add_argument("float", help="the float model, .onnx")
-    parser.add_argument("quantized", help="the quantized model, .onnx")
+    parser.add_argument("float", metavar="FLOAT", help="the float model, .onnx")
+    parser.add_argument("quantized", metavar="QUANTIZED", help="the quantized model, .onnx")
     parser.add_argument(
         "--latency-batches",
         type=_numbers,
@@ -18,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-latency", action="store_true", help="measure neither latency nor memory")
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="CPU threads at most; 0 uses all cores (default)"
+        "--threads", type=whole, default=0, metavar="N", help="CPU threads at most; 0 uses all cores (default)"
     )
 
 

@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from requant.cli.values import whole
+
 if TYPE_CHECKING:
     import argparse
 
@@ -17,7 +19,7 @@ _SHOWN = 15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``requant drift``."""
-    parser.add_argument("model", help="the quantized model, .onnx")
+    parser.add_argument("model", metavar="QUANTIZED", help="the quantized model, .onnx")
     parser.add_argument(
         "--tensor", action="append", metavar="NAME", help="watch only this tensor (repeatable; default: all)"
     )
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="statistics of `requant calibrate`: what a range costs on the samples of calibration is then no drift",
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    parser.add_argument("--threads", type=whole, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,19 +78,15 @@ def status(result: Drift) -> int:
 
 def show(result: Drift) -> None:
     """Print it."""
-    from rich.table import Table
     from rich.text import Text
 
     from requant.cli.render import short
+    from requant.cli.tables import table_of
     from requant.cli.terminal import open_console
 
     out = open_console()
     out.print(Text.assemble((f"{result.model}: {result.verdict}", "bold"), f" ({result.sampled} requests looked at)"))
-    rows = Table(
-        *("tensor", "verdict", "frozen range", "seen", "clipped", "static / dynamic", "gain"),
-        box=None,
-        pad_edge=False,
-    )
+    rows = table_of(("tensor", "verdict", "frozen range", "seen"), ("clipped", "static / dynamic", "gain"))
     for tensor in result.worst[:_SHOWN]:
         rows.add_row(
             short(tensor.name, 36),
@@ -102,7 +100,7 @@ def show(result: Drift) -> None:
     out.print(rows)
     rest = len(result.tensors) - _SHOWN
     if rest > 0:
-        out.print(f"... and {rest} more tensors (--json lists all)")
+        out.print(f"... and {rest} more tensor{'' if rest == 1 else 's'} (--json lists all)")
     for reason, count in Counter(each.reason for each in result.unwatched).items():
         out.print(f"not watched: {count} more tensor{'s' if count > 1 else ''}, since {reason}")
 

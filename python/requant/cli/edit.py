@@ -19,7 +19,7 @@ _OUTPUT_OPTIONS: dict[str, int | None] = {"scale": 1, "zero_point": 1, "range": 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``requant edit``."""
-    parser.add_argument("model", help="a quantized model, .onnx")
+    parser.add_argument("model", metavar="MODEL", help="a quantized model, .onnx")
     parser.add_argument("-o", "--output-file", metavar="FILE", required=True, help="the edited model")
     parser.add_argument(
         "--input",

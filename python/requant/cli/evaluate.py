@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from requant.cli.values import whole
 
 if TYPE_CHECKING:
     import argparse
@@ -10,17 +12,17 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``requant evaluate``."""
-    parser.add_argument("model", help="the model, .onnx")
+    parser.add_argument("model", metavar="MODEL", help="the model, .onnx")
     parser.add_argument(
         "--float",
         metavar="FILE",
         help="the float model: its figure is told beside; without labels, mae, mse and cosine compare with its outputs",
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    parser.add_argument("--threads", type=whole, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
     add_metric(parser, "--data")
 
 
-def add_metric(parser: argparse.ArgumentParser, data: str) -> None:
+def add_metric(parser: Any, data: str) -> None:
     """The options that say what models are judged by, on the samples of option ``data``."""
     parser.add_argument(
         "--metric",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from requant.cli.values import whole
 from requant.gguf.names import TYPES
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ _WRITING = ("type", "data", "metadata", "tensor_type")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``requant gguf``."""
-    parser.add_argument("source", help="an .onnx model, a .safetensors file or its index; or a .gguf file to read")
+    parser.add_argument(
+        "source", metavar="MODEL", help="an .onnx model, a .safetensors file or its index; or a .gguf file to read"
+    )
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="the .gguf file; of a .gguf file an .npz or .safetensors"
     )
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="add to what the model says, such as general.architecture=llama (repeatable)",
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    parser.add_argument("--threads", type=whole, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
 
 
 def _key_value(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from requant.cli.values import number
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,18 +19,17 @@ _MISSED = 1
 _INTERRUPTED = 130
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The option, and what it changes about others of ``requant quantize``."""
+def add_argument(parser: Any) -> None:
+    """The option ``--keep``."""
     parser.add_argument(
         "--keep",
-        type=float,
+        type=number,
         metavar="SHARE",
         help="search for a model that keeps this share of the float model's --metric on samples held back from --data; "
         "without labels there of the perplexity of a language model, or of the outputs (0.99: error power at most "
         "1 %%); it is not slower than the float model, or with --weight-only the smallest; exit status 1 if none keeps "
         "the share",
     )
-    parser.set_defaults(metric=None)  # unset, it is what fits the data
 
 
 def search(args: argparse.Namespace, config: QuantConfig, judged: Mapping[str, Any]) -> Kept:

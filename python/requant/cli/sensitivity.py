@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from requant.cli import evaluate
+from requant.cli.values import whole
 
 if TYPE_CHECKING:
     import argparse
@@ -12,12 +13,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``requant sensitivity``."""
-    parser.add_argument("model", help="the float model, .onnx")
+    parser.add_argument("model", metavar="MODEL", help="the float model, .onnx")
     parser.add_argument("--eval", metavar="DATA", help="samples to take --metric on, for each trial")
     evaluate.add_metric(parser, "--eval")
     parser.add_argument(
         "--depth",
-        type=int,
+        type=whole,
         metavar="N",
         help="try blocks in place of nodes: those whose names agree in N parts, / and . standing between parts",
     )
