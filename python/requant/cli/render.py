@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from requant.cli.tables import WIDE, table_of
 from requant.cli.terminal import open_console
 from requant.planning.plan import Form, count_reasons
 
@@ -59,33 +60,23 @@ def report(result: Report, output: Path) -> None:
         console.print(_counts("Weights stored as int8", result.stored))
     if result.skipped:
         console.print(_reasons(result.skipped))
-    worst = Table(
-        "tensor",
-        "kind",
-        "range",
-        "SQNR dB",
-        "granular",
-        "overload",
-        "clipped",
-        title="Ten worst tensors",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    methods = {t.method for t in result.tensors if t.method is not None}
-    for t in result.worst:
-        worst.add_row(
-            short(t.name),
-            t.kind if t.method is None or len(methods) == 1 else f"{t.kind}, {t.method}",
-            f"[{t.lo:.4g}, {t.hi:.4g}]",
-            _decibels(t.sqnr_db),
-            f"{t.granular:.2g}",
-            f"{t.overload:.2g}",
-            f"{t.clipped:.3%}",
-        )
-    console.print(worst)
+    if result.worst:
+        console.print(_worst(result, errors=console.width >= WIDE))
     for note in result.notes:
         console.print(Text(f"note: {note}", style="yellow"))
+
+
+def _worst(result: Report, *, errors: bool) -> Table:
+    """The worst tensors, with the two kinds of error where there is room for them."""
+    figures = ("SQNR dB", "granular", "overload", "clipped") if errors else ("SQNR dB", "clipped")
+    shown = table_of(("tensor", "kind", "range"), figures, title="Ten worst tensors")
+    methods = {t.method for t in result.tensors if t.method is not None}
+    for t in result.worst:
+        kind = t.kind if t.method is None or len(methods) == 1 else f"{t.kind}, {t.method}"
+        both = (f"{t.granular:.2g}", f"{t.overload:.2g}") if errors else ()
+        bounds = f"[{t.lo:.4g}, {t.hi:.4g}]"
+        shown.add_row(short(t.name), kind, bounds, _decibels(t.sqnr_db), *both, f"{t.clipped:.3%}")
+    return shown
 
 
 def inspection(found: Inspection) -> None:
@@ -150,14 +141,8 @@ def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]
     """What ``requant calibrate`` shows: asymmetric ranges of each method."""
     console = open_console()
     methods = [name for name in next(iter(ranges.values()), {}) if not name.endswith("_symmetric")]
-    shown = Table(
-        "tensor",
-        *methods,
-        title=f"{output}: {len(statistics)} tensors, {statistics.samples} samples",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    title = f"{output}: {len(statistics)} tensors, {statistics.samples} samples"
+    shown = table_of(("tensor", *methods), title=title)
     for name, chosen in ranges.items():
         shown.add_row(short(name, 32), *(f"[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
     console.print(shown)
@@ -204,15 +189,9 @@ def comparison(result: Comparison) -> None:
         rows.add_row(Text(f"output {out.name}", style="bold"), error)
     for label, text in result.language_rows():
         rows.add_row(Text(label, style="bold"), text)
-    title = Text(f"{result.float_model} -> {result.quantized_model}")
-    console.print(Panel(rows, title=title, title_align="left"))
-    worst = Table(
-        *("tensor", "SQNR dB", "cosine", "largest error", "clipped"),
-        title=f"{len(result.worst)} worst of {len(result.tensors)} tensors that both models have",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    console.print(Panel(rows, title=Text(f"{result.float_model} -> {result.quantized_model}"), title_align="left"))
+    title = f"{len(result.worst)} worst of {len(result.tensors)} tensors that both models have"
+    worst = table_of(("tensor",), ("SQNR dB", "cosine", "largest error", "clipped"), title=title)
     for t in result.worst:
         clipped = "" if t.clipped is None else f"{t.clipped:.3%}"
         worst.add_row(short(t.name), _decibels(t.sqnr_db), f"{t.cosine:.6f}", f"{t.max_error:.4g}", clipped)
@@ -222,13 +201,8 @@ def comparison(result: Comparison) -> None:
 
 
 def _timings(timings: Iterable[Timing], runtime: str) -> Table:
-    shown = Table(
-        *("threads", "batch", "p50 ms", "p95 ms", "samples/s", "speedup"),
-        title=f"Latency, float -> quantized, {runtime}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    columns = ("threads", "batch", "p50 ms", "p95 ms", "samples/s", "speedup")
+    shown = table_of((), columns, title=f"Latency, float -> quantized, {runtime}")
     for t in timings:
         pairs = [
             f"{getattr(t.in_float, name):{form}} -> {getattr(t.quantized, name):{form}}"
@@ -248,13 +222,9 @@ def _decibels(sqnr_db: float | None) -> str:
 
 def kept(result: Kept) -> None:
     """What ``requant quantize --keep`` shows below the report."""
-    shown = Table(
-        *("", "options", "in float", "in integers", f"share of {result.kept}", "SQNR dB", "bytes", "ms", "speedup"),
-        title=f"Models tried to keep {result.target:g}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    figures = ("in float", "in integers", "share", "SQNR dB", "bytes", "ms", "speedup")
+    title = f"Models tried to keep {result.target:g} of {result.kept}"
+    shown = table_of(("", "options"), figures, title=title)
     for i, step in enumerate(result.steps):
         share = "no figure" if step.share is None else f"{step.share:.5f}"
         nodes = (str(len(step.in_float)), str(step.integer_nodes))
@@ -279,16 +249,12 @@ def sensitivity(result: Sensitivity) -> None:
         both = f"{_figure(result.float_value)} float, {_figure(result.quantized.value)} quantized"
         rows.add_row(Text(result.metric, style="bold"), f"{both} ({result.evaluation})")
     console.print(Panel(rows, title=Text(result.model), title_align="left"))
-    shown = Table(
-        box=None, pad_edge=False, title="Noise by part: alone in integers, alone in float", title_justify="left"
-    )
-    shown.add_column("")
-    shown.add_column("block" if any(len(part.nodes) > 1 for part in result.parts) else "node", no_wrap=True)
-    columns = ["op", "noise", "SQNR dB, integers", "SQNR dB, float"]
+    part_is = "block" if any(len(part.nodes) > 1 for part in result.parts) else "node"
+    figures = ["noise", "SQNR dB, integers", "SQNR dB, float"]
     if result.metric is not None:
-        columns += [f"{result.metric}, integers", f"{result.metric}, float"]
-    for column in columns:
-        shown.add_column(column)
+        figures += [f"{result.metric}, integers", f"{result.metric}, float"]
+    title = "Noise by part: alone in integers, alone in float"
+    shown = table_of(("", part_is, "op"), figures, title=title)
     for rank, part in enumerate(result.parts, start=1):
         scores = (part.in_integers, part.in_float)
         cells = ["" if score is None else _decibels(score.sqnr_db) for score in scores]
@@ -307,13 +273,13 @@ def checkpoint(result: CheckpointReport) -> None:
     rows.add_row(Text("tensors", style="bold"), f"{len(quantized)} of {len(result.tensors)} in {result.dtype}")
     title = Text(f"{result.source} -> {result.output}")
     console.print(Panel(rows, title=title, title_align="left", border_style="green"))
-    kept = Table("count", "left as they are because", box=None, pad_edge=False)
+    kept = table_of(("count", "left as they are because"))
     for reason, count in list(_count(t.reason for t in result.tensors if t.reason).items())[:_SHOWN_REASONS]:
         kept.add_row(str(count), reason)
     if kept.rows:
         console.print(kept)
     worst = sorted((t.sqnr_db, t.name) for t in quantized if t.sqnr_db is not None)[:10]
-    shown = Table("tensor", "SQNR dB", title="Tensors of lowest SQNR", title_justify="left", box=None, pad_edge=False)
+    shown = table_of(("tensor",), ("SQNR dB",), title="Tensors of lowest SQNR")
     for decibels, name in worst:
         shown.add_row(short(name), _decibels(decibels))
     if shown.rows:
@@ -340,18 +306,12 @@ def gguf(result: GgufReport) -> None:
     console.print(Panel(rows, title=title, title_align="left", border_style="green"))
     reasons = _count((t.dtype, t.reason) for t in result.tensors if t.reason is not None)
     if reasons:
-        kept = Table("count", "type", f"not {result.dtype} because", box=None, pad_edge=False)
+        kept = table_of(("count", "type", f"not {result.dtype} because"))
         for (kind, reason), count in list(reasons.items())[:_SHOWN_REASONS]:
             kept.add_row(str(count), kind, reason)
         console.print(kept)
     if result.worst:
-        shown = Table(
-            *("tensor", "shape", "type", "bytes", "SQNR dB"),
-            title="Tensors of lowest SQNR",
-            title_justify="left",
-            box=None,
-            pad_edge=False,
-        )
+        shown = table_of(("tensor", "shape", "type"), ("bytes", "SQNR dB"), title="Tensors of lowest SQNR")
         for t in result.worst:
             shape = " x ".join(map(str, t.shape))
             shown.add_row(short(t.name), shape, t.dtype, f"{t.bytes:,}", _decibels(t.sqnr_db))
@@ -393,11 +353,15 @@ def _counts(title: str, counts: Mapping[str, int]) -> Text:
 
 def _reasons(skipped: Iterable[Skip]) -> Group:
     counts = count_reasons(skipped)
-    shown = Table("count", "op", "left in float because", box=None, pad_edge=False)
+    shown = table_of(("count", "op", "left in float because"))
     for (op_type, reason), count in list(counts.items())[:_SHOWN_REASONS]:
         shown.add_row(str(count), op_type, reason)
     rest = len(counts) - _SHOWN_REASONS
-    return Group(shown, Text(f"... and {rest} more reasons (--json lists every node)")) if rest > 0 else Group(shown)
+    return (
+        Group(shown, Text(f"... and {rest} more reason{'' if rest == 1 else 's'} (--json lists every node)"))
+        if rest > 0
+        else Group(shown)
+    )
 
 
 def _lines_of(title: str, lines: tuple[str, ...]) -> Text:

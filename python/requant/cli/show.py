@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from requant.errors import ConfigError, closest
 from requant.rules import Rule
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
     from requant.calibration.ranges import RangeCost, RangeView
@@ -21,7 +20,7 @@ _BAR = 32  # columns of the longest error bar
 _DECADES = 4  # that the error bars span, in powers of ten below the longest
 
 
-def add_argument(parser: argparse.ArgumentParser) -> None:
+def add_argument(parser: Any) -> None:
     """The option ``--show``."""
     parser.add_argument(
         "--show",
@@ -57,9 +56,9 @@ def chosen(result: QuantizedModel, names: Sequence[str]) -> list[str]:
 
 def draw(view: RangeView) -> None:
     """Print it."""
-    from rich.table import Table
     from rich.text import Text
 
+    from requant.cli.tables import WIDE, table_of
     from requant.cli.terminal import open_console
 
     out = open_console()
@@ -67,16 +66,16 @@ def draw(view: RangeView) -> None:
     out.print(Text(view.name, style="bold"))
     for line in histogram(view):
         out.print(Text(line), soft_wrap=True)
-    error = "mean squared error (▒ rounding, █ clipping)"
-    table = Table("width", "range", "granular", "overload", "clipped", error, box=None, pad_edge=False)
+    table = table_of(("width", "range"), ("granular", "overload", "clipped") if out.width >= WIDE else ("clipped",))
+    table.add_column("mean squared error (▒ rounding, █ clipping)")
     most = max(point.total for point in view.curve)
     for point in view.curve:
         mark = "" if point.factor != 1 else "<- chosen"
+        both = (f"{point.granular:.2g}", f"{point.overload:.2g}") if out.width >= WIDE else ()
         table.add_row(
             f"{point.factor:.3g} x",
             f"[{point.lo:.4g}, {point.hi:.4g}]",
-            f"{point.granular:.2g}",
-            f"{point.overload:.2g}",
+            *both,
             f"{point.clipped:.3%}",
             f"{bar(point, most)} {point.total:.3g} {mark}".strip(),
             style="bold" if point.factor == 1 else None,
