@@ -344,6 +344,8 @@ class QuantConfig:
             return cls.from_dict(tomllib.loads(text))
         except tomllib.TOMLDecodeError as problem:
             raise ConfigError(f"recipe {recipe} is not TOML: {problem}") from None
+        except ConfigError as problem:
+            raise ConfigError(f"recipe {recipe}: {problem.message}", hint=problem.hint) from None
 
     def to_toml(self) -> str:
         """The options as a recipe that ``from_recipe`` reads back."""

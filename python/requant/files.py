@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from requant.errors import OutputError
+from requant.errors import MissingFileError, OutputError, closest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -142,6 +142,16 @@ def _check_writable(path: str | Path) -> None:
     else:
         return
     raise OutputError(f"{path} cannot be written: {reason}", hint="create the folder or give another path")
+
+
+def missing_file(kind: str, path: str | Path) -> MissingFileError:
+    """The error of a ``path`` that is not there, with the name in its folder that is most like it."""
+    asked = Path(path)
+    try:
+        siblings = [each.name for each in asked.parent.iterdir()]
+    except OSError:
+        siblings = []
+    return MissingFileError(f"{kind} {path} does not exist{closest(asked.name, siblings)}", hint="check the path")
 
 
 def is_special(path: Path) -> bool:

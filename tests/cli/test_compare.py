@@ -45,7 +45,7 @@ def test_json_is_alone_and_holds_every_tensor(folder: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([MODEL, "--data", EVAL], ["quantized"]),
+        ([MODEL, "--data", EVAL], ["QUANTIZED"]),
         ([MODEL, "q.onnx"], ["--data"]),
         ([MODEL, "nope.onnx", "--data", EVAL], ["nope.onnx does not exist"]),
         ([MODEL, "q.onnx", "--data", "nope.npz"], ["nope.npz"]),

@@ -75,6 +75,7 @@ def test_the_way_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["model.safetensors", "-o", "out.gguf", "--tensor-type", "c=q8_0"], "no tensor is called 'c'"),
         (["model.safetensors", "-o", "out.gguf", "--data", "x.npz"], "no graph to run data through"),
         (["nothing.safetensors", "-o", "out.gguf"], "does not exist"),
+        (["model.safetensors", "-o", "out.npz"], "names another format, and what is written is GGUF"),
         (["nothing.gguf", "-o", "out.npz"], "does not exist"),
         (["model.gguf", "-o", "out.npz", "--type", "q4_k"], "--type says how a GGUF file is written"),
         (["model.gguf", "-o", "out.onnx"], "expected .npz or .safetensors"),

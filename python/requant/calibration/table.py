@@ -16,8 +16,8 @@ import numpy as np
 from requant import ops
 from requant.calibration.choosing import EVEN, SHARES, OutputGain, best_method, choose, range_of
 from requant.config import AUTO
-from requant.errors import CalibrationError, MissingFileError
-from requant.files import write_atomically
+from requant.errors import CalibrationError
+from requant.files import missing_file, write_atomically
 from requant.parallel import in_order
 from requant.types import Range
 
@@ -229,7 +229,7 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 unproven=frozenset(map(str, table.get("unproven", ()))),
             )
         except FileNotFoundError:
-            raise MissingFileError(f"calibration table {path} does not exist") from None
+            raise missing_file("calibration table", path) from None
         except OSError as problem:
             raise CalibrationError(f"calibration table {path} cannot be read: {problem.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as problem:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.errors import ConfigError, MissingFileError, ModelError, closest
-from requant.files import replacing
+from requant.errors import ConfigError, ModelError, closest
+from requant.files import missing_file, replacing
 from requant.stored import StoredWeight
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
                 )
             header = _json(file.read(length), str(path))
     except FileNotFoundError:
-        raise MissingFileError(f"checkpoint {path} does not exist") from None
+        raise missing_file("checkpoint", path) from None
     except OSError as problem:
         raise ModelError(f"{path} cannot be read: {problem.strerror}") from problem
     metadata = header.pop("__metadata__", None) or {}
@@ -210,7 +210,7 @@ def _bytes_of(path: Path, most: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(most + 1)
     except FileNotFoundError:
-        raise MissingFileError(f"checkpoint {path} does not exist") from None
+        raise missing_file("checkpoint", path) from None
     except OSError as problem:
         raise ModelError(f"{path} cannot be read: {problem.strerror}") from problem
     if len(data) > most:

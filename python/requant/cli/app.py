@@ -15,7 +15,7 @@ from requant.cli import checkpoint, compare, drift, edit, evaluate, gguf, keep, 
 from requant.cli.options import config_of, data_options
 from requant.cli.parser import parse
 from requant.documents import json_text
-from requant.errors import RequantError
+from requant.errors import ConfigError, RequantError
 
 if TYPE_CHECKING:
     import argparse
@@ -116,6 +116,7 @@ def _quantize(args: argparse.Namespace) -> int:
     from requant.files import check_outputs, is_checkpoint, write_atomically
 
     config = config_of(args)
+    _refuse_unjudged(args)
     if is_checkpoint(args.model):
         return checkpoint.run(args, config)
     if args.dry_run:
@@ -162,6 +163,16 @@ def _quantize(args: argparse.Namespace) -> int:
         for view in views:
             show.draw(view)
     return 0 if kept is None else keep.status(kept)
+
+
+def _refuse_unjudged(args: argparse.Namespace) -> None:
+    """Refuse what says how models are judged where none is."""
+    for name in ("metric", "labels"):
+        if getattr(args, name) is not None and args.eval is None and args.keep is None:
+            raise ConfigError(
+                f"--{name} says how models are judged, and no labelled samples are given",
+                hint=f"give --eval DATA or --keep SHARE, or leave out --{name}",
+            )
 
 
 def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:

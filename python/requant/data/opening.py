@@ -16,7 +16,8 @@ from requant.data.npy import open_npy, open_npz
 from requant.data.sources import Source, StableSource, StreamSource, iterable_passes, reader_passes
 from requant.data.spec import mismatch
 from requant.data.tables import Table, single, table_of, table_of_item
-from requant.errors import DataError, MissingFileError, closest
+from requant.errors import DataError
+from requant.files import missing_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -123,8 +124,7 @@ class Opener:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise MissingFileError(f"no data file {path.name!r}{closest(path.name, siblings)}", hint=f"looked for {path}")
+        raise missing_file("data", path)
     return path
 
 

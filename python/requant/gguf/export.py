@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from requant.stored import StoredWeight
     from requant.types import Progress
 
+_OTHERS = (".npz", ".safetensors", ".onnx")  # what a GGUF file should not be called
 _LONGEST_NAME = 63  # bytes that llama.cpp has room for
 
 
@@ -68,7 +69,8 @@ def export_gguf(
         progress: called after each tensor with those done and their number.
 
     Raises:
-        ConfigError: an unknown type or key, a rule that fits no tensor, or data for a checkpoint.
+        ConfigError: an unknown type or key, a rule that fits no tensor, data for a checkpoint, or an output with the
+            suffix of another format.
         DataError: a weight that is not finite, or data that do not fit the model.
         MissingDependencyError: the ``gguf`` package is not installed.
         ModelError: the source cannot be read, is quantized already, or has no weights.
@@ -82,6 +84,11 @@ def export_gguf(
     rules = Rules(dtype, tensor_types)
     package()
     check_outputs([output], [source])
+    if Path(output).suffix.lower() in _OTHERS:
+        raise ConfigError(
+            f"{output} names another format, and what is written is GGUF",
+            hint="let the name of the output end in .gguf",
+        )
     origin, weights, carried, graph = _open(source)
     rules.check(weights)
     _check_names(weights, origin)

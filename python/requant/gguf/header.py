@@ -19,7 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from requant.errors import MissingFileError, ModelError
+from requant.errors import ModelError
+from requant.files import missing_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +109,7 @@ def read_header(path: str | Path, types: Mapping[int, tuple[str, int, int]]) -> 
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Reader(data, str(path)).header({**FOREIGN_TYPES, **types})
     except FileNotFoundError:
-        raise MissingFileError(f"GGUF file {path} does not exist") from None
+        raise missing_file("GGUF file", path) from None
     except OSError as problem:
         raise ModelError(f"{path} cannot be read: {problem.strerror}") from problem
 

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from requant.errors import MissingFileError, ModelError, first_line
+from requant.files import missing_file
 from requant.onnx.mapped import LEAST, MappedTensor
 from requant.serialized import SerializedModel
 
@@ -124,7 +125,7 @@ def _read_bytes(path: Path, origin: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise MissingFileError(f"model {origin} does not exist") from None
+        raise missing_file("model", path) from None
     except OSError as problem:
         raise ModelError(f"{origin} cannot be read: {problem.strerror}") from problem
 

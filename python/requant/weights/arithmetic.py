@@ -30,7 +30,11 @@ def describe_arithmetic(found: Counter[tuple[int, str]] | None, config: QuantCon
         asked = "A8" if config.activations == "int8" else "A32"
         yield f"arithmetic: {asked} asked for; the model is too large, or no onnxruntime there, to see what runs"
         return
-    runs = [f"W{bits}{kind} in {count} products" for (bits, kind), count in sorted(found.items()) if kind != "reals"]
+    runs = [
+        f"W{bits}{kind} in {count} product{'' if count == 1 else 's'}"
+        for (bits, kind), count in sorted(found.items())
+        if kind != "reals"
+    ]
     runs += [
         f"{count} weights of {bits} bits made real at each run"
         for (bits, kind), count in sorted(found.items())

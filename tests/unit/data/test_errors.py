@@ -323,8 +323,8 @@ def test_missing_file(tmp_path: Path) -> None:
     npz(tmp_path, input=ones(1, 3, 8, 6))
     with pytest.raises(MissingFileError) as caught:
         open_data(tmp_path / "calb.npz", [X])
-    assert (
-        str(caught.value) == f"no data file 'calb.npz'; did you mean 'calib.npz'?\nhelp: looked for {tmp_path}/calb.npz"
+    assert str(caught.value) == (
+        f"data {tmp_path}/calb.npz does not exist; did you mean 'calib.npz'?\nhelp: check the path"
     )
 
 
