@@ -188,7 +188,10 @@ def _write_bad_inputs() -> None:
         (["quantize", "model.onnx", "--data", "CALIB", "-o", "model.onnx"], ["would overwrite"]),
         (["quantize", "model.onnx", "--data", "CALIB", "-o", "no/folder.onnx"], ["does not exist"]),
         (["quantize", "model.onnx", "--data", "CALIB", "--recipe", "defualt"], ["did you mean 'default'"]),
-        (["quantize", "model.onnx", "--data", "CALIB", "--recipe", "bad.toml"], ["recipe bad.toml", "methd", "did you mean 'method'"]),
+        (
+            ["quantize", "model.onnx", "--data", "CALIB", "--recipe", "bad.toml"],
+            ["recipe bad.toml", "methd", "did you mean 'method'"],
+        ),
         (["quantize", "model.onnx", "--table", "table.json"], ["not a calibration table"]),
         (["calibrate", "model.onnx", "--data", "CALIB"], ["--output"]),
         (

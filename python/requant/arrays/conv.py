@@ -14,6 +14,7 @@ import numpy as np
 from requant import ops
 from requant.arrays.intake import as_bytes, as_integers, output
 from requant.arrays.matmul import Requantizer, as_scales
+from requant.arrays.packed import PackedBytes
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PackedConv", "qconv2d"]
 
 
-class PackedConv:
+class PackedConv(PackedBytes):
     """The filters of a convolution, reordered once for any number of images; immutable, shared freely between threads.
 
     Pickling stores the filters, not their order: another machine packs them for its own CPU.
@@ -44,7 +45,9 @@ class PackedConv:
         TypeError: ``w`` is neither int8 nor uint8, or ``zero_point`` holds no integers.
     """
 
-    __slots__ = ("_attributes", "_core", "_rank", "_zero_point")
+    __slots__ = ("_attributes", "_rank")
+
+    _core: ops.PackedFilters
 
     def __init__(
         self,
@@ -79,21 +82,6 @@ class PackedConv:
         """``(M, C / groups, kh, kw)``, or ``(M, C / groups, k)``."""
         m, channels, *kernel = self._core.shape
         return (m, channels, *kernel[2 - self._rank :])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """``int8`` or ``uint8``."""
-        return np.dtype(self._core.dtype)
-
-    @property
-    def kernel(self) -> str:
-        """The instruction set that it is packed for, as ``requant.cpu_info()`` names it."""
-        return self._core.kernel
-
-    @property
-    def zero_point(self) -> NDArray[np.int32]:
-        """As it was given: shape ``()`` or ``(M,)``."""
-        return self._zero_point.copy()
 
     def unpack(self) -> NDArray[Any]:
         """The filters that were packed, in the shape they had."""

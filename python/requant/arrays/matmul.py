@@ -16,6 +16,7 @@ import numpy as np
 
 from requant import ops
 from requant.arrays.intake import as_bytes, as_integers, output
+from requant.arrays.packed import PackedBytes
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ __all__ = ["PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"]
 Activations = Literal["int8", "int8_per_row", "float"]
 
 
-class PackedWeights:
+class PackedWeights(PackedBytes):
     """An 8-bit matrix, reordered once for any number of products; immutable, shared freely between threads.
 
     Pickling stores the matrix, not its order: another machine packs it for its own CPU.
@@ -40,7 +41,9 @@ class PackedWeights:
         TypeError: ``b`` is neither int8 nor uint8, or ``zero_point`` holds no integers.
     """
 
-    __slots__ = ("_core", "_zero_point")
+    __slots__ = ()
+
+    _core: ops.PackedMatrix
 
     def __init__(self, b: ArrayLike, *, zero_point: ArrayLike = 0) -> None:
         matrix = as_bytes("b", b)
@@ -54,21 +57,6 @@ class PackedWeights:
     def shape(self) -> tuple[int, int]:
         """``(K, N)``."""
         return self._core.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """``int8`` or ``uint8``."""
-        return np.dtype(self._core.dtype)
-
-    @property
-    def kernel(self) -> str:
-        """The instruction set that it is packed for, as ``requant.cpu_info()`` names it."""
-        return self._core.kernel
-
-    @property
-    def zero_point(self) -> NDArray[np.int32]:
-        """As it was given: shape ``()`` or ``(N,)``."""
-        return self._zero_point.copy()
 
     def unpack(self) -> NDArray[Any]:
         """The matrix that was packed, ``[K, N]``."""
