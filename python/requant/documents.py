@@ -40,5 +40,5 @@ def _finite(value: Any) -> Any:
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """``document`` as the text of a JSON file."""
-    return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
+    """A ``document``, whose numbers are ``finite``, as the text of a JSON file."""
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"

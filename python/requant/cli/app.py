@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from requant.cli import checkpoint, compare, drift, edit, evaluate, gguf, keep, sensitivity, show
 from requant.cli.options import config_of, data_options
 from requant.cli.parser import parse
-from requant.documents import json_text
+from requant.documents import finite, json_text
 from requant.errors import ConfigError, RequantError
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _quantize(args: argparse.Namespace) -> int:
     if args.save_recipe:
         write_atomically(args.save_recipe, config.to_toml().encode())
     if args.json:
-        shown = {"shown": [asdict(view) for view in views]} if views else {}
+        shown = {"shown": [finite(asdict(view)) for view in views]} if views else {}
         print(json_text({**document, **shown, "output": str(output)}), end="")
     elif not args.quiet:
         render.report(result.report, output)
@@ -206,7 +206,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     ranges = table.all_ranges(config)
     table.save(args.output, ranges)
     if args.json:
-        print(json_text({"schema": 1, "output": args.output, "samples": table.samples, "ranges": ranges}), end="")
+        document = {"schema": 1, "output": args.output, "samples": table.samples, "ranges": ranges}
+        print(json_text(finite(document)), end="")
     elif not args.quiet:
         render.table(table, ranges, args.output)
     return 0
