@@ -2,7 +2,7 @@
 
     result = requant.quantize("model.onnx", "calib.npz")
     result.save("model.int8.onnx")
-    print(result.report.summary())
+    print(result.report)
 
 Names load when they are first used: importing requant loads no onnx, no onnxruntime and no rich.
 """

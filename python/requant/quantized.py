@@ -20,9 +20,17 @@ if TYPE_CHECKING:
     from requant.serialized import SerializedModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantizedModel:
-    """A verified quantized model, the report, and what led to it; no ``table`` where nothing was calibrated."""
+    """A verified quantized model, its report, and what led to it: what ``requant.quantize`` gives.
+
+    Attributes:
+        model: the model itself; ``data`` gives its bytes, ``save`` writes it.
+        report: what became of each node and tensor, and what it cost.
+        plan: what was to become integer.
+        table: the statistics of the activations; None where nothing was calibrated.
+        sources: the files of the float model, which are not overwritten.
+    """
 
     model: SerializedModel
     report: Report
@@ -66,6 +74,10 @@ class QuantizedModel:
                 hint="the report lists them (--report FILE)" if known else "dynamic quantization calibrates none",
             )
         return view_tensor(self.plan, self.table, found)
+
+    def __repr__(self) -> str:
+        size, ops = (text for _, text in self.report.summary()[:2])
+        return f"QuantizedModel({self.report.model}: {size}; {ops})"
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

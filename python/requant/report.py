@@ -74,7 +74,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of ``requant.quantize`` in figures.
+    """The result of ``requant.quantize`` in figures; as text it is its headline.
 
     ``quantized`` counts the nodes that run on integers by op type, ``stored`` those in float whose weights are integers
     in the file; ``ranges`` has the histograms of the activations with the lowest SQNR.
@@ -141,6 +141,11 @@ class Report:
             change = f"{t.speedup:.2f} x faster" if t.speedup >= 1 else f"{1 / t.speedup:.2f} x slower"
             rows.append(("latency", f"{t.float_ms:.3f} -> {t.quantized_ms:.3f} ms ({change}, 1 thread, {t.runtime})"))
         return rows
+
+    def __str__(self) -> str:
+        rows = self.summary()
+        width = max(len(label) for label, _ in rows)
+        return "\n".join(f"{label:{width}}  {text}" for label, text in rows)
 
     def to_html(self, kept: Kept | None = None) -> str:
         """One self-contained page, with the models that a search tried if it is given; at most 500 KB."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ class SerializedModel:
         owner: What keeps those of them that lie in temporary files there.
     """
 
-    proto: bytes
+    proto: bytes = field(repr=False)
     folder: Path | None = None
     external_bytes: int = 0
-    owner: object = None
+    owner: object = field(default=None, repr=False)
 
     @classmethod
     def of(cls, model: SerializedModel | bytes) -> SerializedModel:

@@ -403,3 +403,11 @@ def test_inspecting_needs_no_data_and_tells_all(digits: Path) -> None:
     assert found.plan.nodes
     assert found.weight_bytes > 0
     assert found.quantized_ops == ()
+
+
+def test_results_are_short_as_text(digits: Path) -> None:
+    result = requant.quantize(digits / "digits.onnx", digits / "calib.npz", samples=32, rounding="nearest")
+    assert len(repr(result)) < 200
+    assert "digits.onnx" in repr(result)
+    assert repr(result.table) == f"CalibrationTable({len(result.plan.calibrated)} tensors, 28 samples)"
+    assert str(result.report).splitlines()[0].startswith("size ")

@@ -74,6 +74,9 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
     def __len__(self) -> int:
         return len(self._statistics)
 
+    def __repr__(self) -> str:
+        return f"CalibrationTable({len(self)} tensors, {self.samples} samples)"
+
     def with_factors(self, factors: Factors, shifts: Shifts = MappingProxyType({})) -> CalibrationTable:
         """The same statistics, said to be of a model that was rescaled by ``factors``, then moved by ``shifts``."""
         return self._with(factors=factors, shifts=shifts)
