@@ -89,7 +89,8 @@ def quantize(
         table: statistics collected earlier by ``calibrate`` for this model.
         data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
         evaluation: samples to judge both models by, in any form that ``data`` may have; ranges never depend on them.
-        labels: name of the labels in ``evaluation``, where it is not ``labels``, ``label``, ``y`` or ``targets``.
+        labels: name of the labels in ``evaluation``, where it is not ``labels``, ``label``, ``targets``,
+            ``target`` or ``y``.
         metric: what to judge by, as for ``requant.evaluate``.
         progress: called after each calibration batch with the samples done and their number (None if unknown).
         executor: whose workers run the model over the samples, processes here or a cluster; the result is the same.
@@ -162,7 +163,28 @@ def calibrate(
     executor: Executor | None = None,
     **overrides: Any,
 ) -> CalibrationTable:
-    """Collect the statistics from which every method's ranges follow; arguments as for ``quantize``."""
+    """Collect the statistics from which every method's ranges follow, in one pass.
+
+    Args:
+        model: path, bytes or ModelProto of the float model.
+        data: calibration samples, in any form that ``requant.quantize`` takes; one in eight is held back, as there.
+        config: how the model will be quantized, as a ``QuantConfig`` or its options by name: which tensors become
+            integer, and which transforms come before, depends on it; the method does not matter yet.
+        data_options: how samples are cut and images are scaled; ``config`` wins where it sets the same.
+        progress: called after each batch with the samples done and their number (None if unknown).
+        executor: whose workers run the model over the samples, processes here or a cluster; the result is the same.
+        **overrides: options of ``QuantConfig`` by name.
+
+    Returns:
+        The statistics of each activation, for ``quantize(table=...)``; ``.save(path)`` writes them.
+
+    Raises:
+        RequantError: a subclass says which input was wrong and how to mend it.
+
+    Example:
+        >>> table = requant.calibrate("model.onnx", "calib.npz")  # doctest: +SKIP
+        >>> requant.quantize("model.onnx", table=table, method="entropy")  # doctest: +SKIP
+    """
     config = configured(config, overrides)
     if config.weight_only is not None:
         raise ConfigError("weight-only quantization has no ranges", hint="quantize with weight_only right away")
@@ -177,7 +199,21 @@ def calibrate(
 
 
 def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None, **overrides: Any) -> Inspection:
-    """What ``model`` consists of, and what would be quantized and what not, and why."""
+    """What ``model`` consists of, and what would be quantized and what not, and why; needs no data.
+
+    Args:
+        model: path, bytes or ModelProto; one that is quantized already may be looked at, too.
+        config: how it would be quantized, as a ``QuantConfig`` or its options by name.
+        **overrides: options of ``QuantConfig`` by name.
+
+    Raises:
+        ConfigError: an option that does not exist or fit, or a rule that matches nothing.
+        MissingFileError: there is no such file.
+        ModelError: the model cannot be read or is invalid.
+
+    Example:
+        >>> requant.inspect("model.onnx", target="tensorrt").plan.skipped  # doctest: +SKIP
+    """
     config = configured(config, overrides)
     graph = typed(Graph.load(model))
     prepared, changes = prepare(graph)

@@ -120,7 +120,7 @@ def quantize_checkpoint(
         block_size: neighbours that share a scale: 16, 32, 64, 128, 256; 0 for whole rows.
         algorithm: how scales are chosen, one of ``requant.arrays.lowbit.ALGORITHMS``.
         exclude: names, or regular expressions of whole names, to leave as they are.
-        threads: CPU threads; 0 means all cores.
+        threads: CPU threads; 0 uses all cores.
 
     Raises:
         ConfigError: other bits or block sizes, or an unknown algorithm.

@@ -31,7 +31,7 @@ def add_metric(parser: Any, data: str) -> None:
         help="top1 (default), top5, mae, mse, cosine, perplexity, kl, kl99, or a function of yours as module:function",
     )
     parser.add_argument(
-        "--labels", metavar="NAME", help=f"name of the labels in {data} (default: labels, label, y, targets)"
+        "--labels", metavar="NAME", help=f"name of the labels in {data} (default: labels, label, targets, target or y)"
     )
 
 

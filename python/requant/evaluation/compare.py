@@ -164,7 +164,7 @@ def compare(
         quantized: the quantized model, with the same inputs and outputs.
         data: samples, in any form that ``requant.quantize`` takes.
         data_options: which samples, and how they are cut and images scaled.
-        threads: CPU threads at most; 0 means all cores. Latency is told for 1, 2, 4, ... of them.
+        threads: CPU threads at most; 0 uses all cores. Latency is told for 1, 2, 4, ... of them.
         batch_sizes: samples to a batch to time, where the model leaves it free.
         measure: whether to measure latency and memory at all.
         progress: called after each batch with the samples done and their number (None if unknown).

@@ -156,7 +156,7 @@ def check_labels(metric: Metric, dataset: Samples, labelled: bool, *, referred: 
         instead = "" if metric.against is Against.LABELS else ", or give the float model (--float FILE)"
         raise DataError(
             f"{dataset.description} has no labels, and {metric.name} needs them",
-            hint=f"name them labels, label, y or targets beside the inputs, or say --labels NAME{instead}",
+            hint=f"name them labels, targets or y beside the inputs, or say --labels NAME{instead}",
         )
 
 

@@ -79,7 +79,7 @@ def quantize_gguf(
             with. Scales are then searched for the least weighted error; types that search none (floats and ``q8_0``)
             pass it over. A column of less than 1/1024 of the mean counts as having that, since what one data set
             leaves at zero another may not.
-        threads: CPU threads; 0 means all cores.
+        threads: CPU threads; 0 uses all cores.
 
     Returns:
         uint8 ``[..., k / block_size * bytes]``.
@@ -120,7 +120,7 @@ def dequantize_gguf(data: ArrayLike, dtype: str, *, threads: int = 0) -> NDArray
     Args:
         data: uint8 ``[..., n]``, where ``n`` is a multiple of the bytes of a block.
         dtype: the type, such as ``q4_k``.
-        threads: CPU threads; 0 means all cores.
+        threads: CPU threads; 0 uses all cores.
 
     Returns:
         float32 ``[..., n / bytes * block_size]``.

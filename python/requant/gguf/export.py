@@ -65,7 +65,7 @@ def export_gguf(
         data_options: which samples, and how they are cut.
         metadata: keys to add to those that the model carries, such as ``general.architecture``.
         tensor_types: another type for single tensors, by name or regular expression of the name.
-        threads: CPU threads; 0 means all cores.
+        threads: CPU threads; 0 uses all cores.
         progress: called after each tensor with those done and their number.
 
     Raises:

@@ -35,7 +35,7 @@ def unpack_gguf(
     Args:
         source: the GGUF file.
         output: the file to write; its suffix says which format.
-        threads: CPU threads; 0 means all cores.
+        threads: CPU threads; 0 uses all cores.
         progress: called after each tensor with those done and their number.
 
     Raises:

@@ -125,7 +125,7 @@ def _read_bytes(path: Path, origin: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise missing_file("model", path) from None
+        raise missing_file("model", origin) from None
     except OSError as problem:
         raise ModelError(f"{origin} cannot be read: {problem.strerror}") from problem
 
