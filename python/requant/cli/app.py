@@ -83,7 +83,10 @@ def _formatter(arguments: list[str]) -> Any:
         return argparse.HelpFormatter
     from rich_argparse import RichHelpFormatter
 
-    return RichHelpFormatter
+    class Formatter(RichHelpFormatter):
+        group_name_formatter = str  # as they are written, not Each Word In Capitals
+
+    return Formatter
 
 
 def _print_error(label: str, text: str) -> None:
