@@ -14,7 +14,7 @@ from tests.models import Net
 
 import requant
 from requant.cli import main
-from requant.documents import json_text
+from requant.documents import finite, json_text
 from requant.report import OutputQuality
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def test_every_command_prints_json(line: list[str], capsys: pytest.CaptureFixtur
 
 def test_numbers_that_are_not_finite_are_null() -> None:
     odd = {"a": math.inf, "b": [1.5, -math.inf, {"c": (math.nan, "inf", 3)}], "d": None}
-    assert json.loads(json_text(odd)) == {"a": None, "b": [1.5, None, {"c": [None, "inf", 3]}], "d": None}
+    assert json.loads(json_text(finite(odd))) == {"a": None, "b": [1.5, None, {"c": [None, "inf", 3]}], "d": None}
 
 
 def test_results_as_dicts_have_none_instead() -> None:

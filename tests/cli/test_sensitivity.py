@@ -56,7 +56,7 @@ def test_weights_alone_need_no_calibration(folder: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", CALIB], ["model"]),
+        (["--data", CALIB], ["MODEL"]),
         ([MODEL], ["--data"]),
         ([MODEL, "--data", CALIB, "--depth", "0"], ["depth is 0"]),
         ([MODEL, "--data", CALIB, "--depth", "x"], ["--depth", "'x'"]),

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs([args.plot, args.html], [args.model, args.data, args.eval, args.table, args.recipe])
     quiet = args.quiet or args.json
     table = requant.CalibrationTable.load(args.table) if args.table else None
-    if table is None and config.weight_only is None:
+    if table is None and config.weight_only is None and not config.dynamic:
         with terminal.progress(quiet=quiet) as progress:
             table = requant.calibrate(args.model, args.data, config, data_options=options, progress=progress)
     with terminal.progress(quiet=quiet, what="trying", unit="trials") as progress:
