@@ -164,7 +164,7 @@ def sensitivity(
     config = configured(config, overrides)
     if config.weight_only is not None:
         refuse_table(table)
-    else:
+    elif not config.dynamic:  # which is refused below
         config = replace(config, rest="keep")  # what is left out is float altogether
     if depth is not None and depth < 1:
         raise ConfigError(f"depth is {depth}, expected at least 1")
