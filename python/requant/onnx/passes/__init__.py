@@ -43,7 +43,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("pads folded into the MaxPool behind", pooling.fold_pads),
     ("clamps moved to the op that computes", clamps.hoist_clamps),
     ("unused nodes and constants dropped", cleanup.count_unused),
-    ("nodes and tensors freed of an exporter's notes", cleanup.drop_notes),
+    ("nodes freed of their exporter's notes", cleanup.drop_notes),
     ("shapes inferred", shapes.infer),
     ("nodes named", cleanup.name_everything),
 )

@@ -21,7 +21,7 @@ _FOLD_AT_MOST = 1 << 18
 _GROWING = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"})
 #: Ops that only rearrange: behind them stand weights, whatever their size.
 _REARRANGING = frozenset({"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-#: Under which keys exporters note where in the source, or in the modules, a node or tensor comes from.
+#: Under which keys exporters note where in the source, or in the modules, a node comes from.
 _NOTES = ("pkg.torch.", "pkg.onnxscript.", "namespace")
 #: Of a constant with more readers not every one gets an arrangement of its own.
 _READERS = 8
@@ -80,20 +80,17 @@ def count_unused(model: ir.Model) -> int:
 
 
 def drop_notes(model: ir.Model) -> int:
-    """Drop what exporters noted of the origin of nodes and tensors inside; returns of how many.
+    """Drop what exporters noted of the origin of nodes; returns of how many.
 
     Stack traces may weigh a tenth of a model of integers. What is said of the model, its inputs and outputs stays.
     """
-    nodes = list(model.graph.all_nodes())
-    graphs = (model.graph, *model.graph.subgraphs())
-    values = [*(v for node in nodes for v in node.outputs), *(v for g in graphs for v in g.initializers.values())]
     dropped = 0
-    for each in (*nodes, *(v for v in values if not (v.is_graph_input() or v.is_graph_output()))):
-        noted = [key for key in each.metadata_props if key.startswith(_NOTES)]
+    for node in model.graph.all_nodes():
+        noted = [key for key in node.metadata_props if key.startswith(_NOTES)]
         for key in noted:
-            del each.metadata_props[key]
-        dropped += bool(noted or each.doc_string)
-        each.doc_string = None
+            del node.metadata_props[key]
+        dropped += bool(noted or node.doc_string)
+        node.doc_string = None
     return dropped
 
 
