@@ -25,6 +25,7 @@ from requant.stages import Stopwatch, describe_data, source_notes, verification_
 from requant.targets import get_target
 from requant.types import QuantType
 from requant.version import __version__
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,4 +204,4 @@ def _notes(config: QuantConfig, given: Given, widened: tuple[str, ...]) -> Itera
         )
     yield from source_notes(given.graph, given.dataset)
     if widened:
-        yield f"weight scale widened for a bias in {len(widened)} nodes: {', '.join(widened[:5])}"
+        yield f"weight scale widened for a bias in {counted(len(widened), 'node(s)')}: {', '.join(widened[:5])}"

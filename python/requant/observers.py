@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from requant import ops
 from requant.errors import CalibrationError, ConfigError, closest
 from requant.types import PerTensor, QuantScheme, Range
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ class Observer:
             raise ConfigError(f"unknown calibration method {method!r}{guess}", hint=f"choose one of {known}")
         if not skip_nonfinite and (self.nan_count or self.inf_count):
             raise CalibrationError(
-                f"{self.nan_count} NaN and {self.inf_count} infinite values were observed",
+                f"{self.nan_count} NaN and {counted(self.inf_count, 'infinite value(s)')} were observed",
                 hint="clean the data, or pass skip_nonfinite=True to choose from the finite values",
             )
         return Range(*self._statistics.range(method, scheme.dtype.value, scheme.symmetric, percentile))

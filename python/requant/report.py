@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from requant.documents import document_of, json_text
 from requant.pages.page import fragment, page
 from requant.pages.results import quantization
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -128,13 +129,15 @@ class Report:
             rows.append(("accuracy", "not measured: no data"))
         if self.accuracy is not None:
             a = self.accuracy
-            rows.append(
-                (a.metric, f"{a.float_value:#.5g} float, {a.quantized_value:#.5g} quantized ({_samples(a.samples)})")
-            )
+            figures = f"{a.float_value:#.5g} float, {a.quantized_value:#.5g} quantized"
+            rows.append((a.metric, f"{figures} ({counted(a.samples, 'sample(s)')})"))
         for out in self.outputs:
             sqnr = "equal" if out.sqnr_db is None else f"SQNR {out.sqnr_db:.1f} dB"
             rows.append(
-                (f"output {out.name}", f"{sqnr}, cosine {out.cosine:.5f} ({_samples(self.verification_samples)})")
+                (
+                    f"output {out.name}",
+                    f"{sqnr}, cosine {out.cosine:.5f} ({counted(self.verification_samples, 'sample(s)')})",
+                )
             )
         if self.latency is not None:
             t = self.latency
@@ -158,7 +161,3 @@ class Report:
 def by_quality(tensors: Iterable[TensorQuality]) -> tuple[TensorQuality, ...]:
     """``tensors``, the lowest SQNR first."""
     return tuple(sorted(tensors, key=lambda t: math.inf if t.sqnr_db is None else t.sqnr_db))
-
-
-def _samples(count: int) -> str:
-    return f"{count} sample{'' if count == 1 else 's'}"

@@ -94,7 +94,7 @@ def test_what_is_moved_is_told_and_lowers_the_error(name: str) -> None:
     plain = requant.quantize(model, feeds, **options)
     absorbed = requant.quantize(model, feeds, absorb=True, **options)
     (line,) = [line for line in absorbed.report.prepared if "absorbed" in line]
-    assert line.endswith("of 1 layers absorbed into the next biases, by 368 samples")  # one in eight is held back
+    assert line.endswith("of 1 layer absorbed into the next biases, by 368 samples")  # one in eight is held back
     assert not any("absorbed" in line for line in plain.report.prepared)
 
     def error(result: requant.QuantizedModel) -> float:
@@ -124,7 +124,7 @@ def test_a_table_and_another_number_of_threads_give_the_same(tmp_path: Path) -> 
     direct = requant.quantize(model, feeds, threads=2, **options)
     there = requant.quantize(model, feeds, table=table, threads=1, **options)
     assert there.data == direct.data
-    assert "biases of 1 layers absorbed as the table says" in there.report.prepared
+    assert "biases of 1 layer absorbed as the table says" in there.report.prepared
     for shifts in ({"nowhere": np.ones(6, np.float32)}, {next(iter(table.shifts)): np.ones(5, np.float32)}):
         with pytest.raises(requant.CalibrationError, match="rescales what the model does not have"):
             requant.quantize(model, table=table.with_factors(table.factors, shifts), threads=1)

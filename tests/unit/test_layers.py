@@ -41,6 +41,7 @@ LAYERS = (
         "pages",
         "stored",
         "documents",
+        "wording",
     ),
     ("targets", "rules", "values", "config"),
     ("_requant", "ops", "arrays", "observers", "data", "metrics", "onnx", "runtime"),

@@ -237,7 +237,7 @@ def test_weights_that_err_more_on_held_back_samples_are_not_kept(build: Callable
     assert any("clearly erred more" in line for line in kept.report.prepared)
     assert kept.data == requant.quantize(build(), data, rounding="nearest", **options).data
     alike = requant.quantize(build(), data[40:], **options)
-    assert any("weights rounded by the error" in line for line in alike.report.prepared)
+    assert any("rounded by the error" in line for line in alike.report.prepared)
 
 
 def test_outputs_without_a_sample_axis_are_shared_out() -> None:

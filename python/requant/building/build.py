@@ -22,6 +22,7 @@ from requant.planning.placement import Candidate
 from requant.planning.selection import left_in_float
 from requant.targets import get_target
 from requant.targets.ort_cpu import TARGET as ORT_CPU
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -104,6 +105,6 @@ def _format_notes(left: Sequence[str]) -> Iterator[str]:
 def storage_notes(stored: Stored) -> Iterator[str]:
     """What there is to say of constants in half precision."""
     if stored.half:
-        yield f"{len(stored.half)} constants that stay float are stored in half precision"
+        yield counted(len(stored.half), "float constant(s) stored in half precision")
     if stored.kept:
         yield f"stored in float32, being out of the range of half precision: {', '.join(stored.kept[:5])}"

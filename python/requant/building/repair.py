@@ -26,6 +26,7 @@ from requant.onnx.rows import as_rows, from_rows
 from requant.onnx.segments import Walk
 from requant.targets import get_target
 from requant.types import QuantizedTensor
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +123,9 @@ def _reconstruct(
             biases[node.name] = quantize_bias(bias, better.params, input_scale)
     ratios = [before / after for before, after in gains if after > 0]
     typical = 10 * np.log10(np.median(ratios)) if ratios else 0.0
-    done = f"{len(gains)} weights rounded by the error of their layer's output ({typical:.1f} dB less, median)"
+    done = counted(
+        len(gains), f"weight(s) rounded by the error of their layer's output ({typical:.1f} dB less, median)"
+    )
     return Repaired(replace(resolved, weights=weights, biases=biases), (done,) if gains else ())
 
 
@@ -156,7 +159,7 @@ def _correct_biases(
             exactly = _outputs(weight, exact[layer.node.name], layer.node)
             biases[layer.node.name] = bias_of(layer, exactly - _outputs(rounded, means, layer.node))
     resolved = replace(resolved, biases=biases)
-    done = f"{len(found)} biases corrected by what their layers' outputs lack on average"
+    done = counted(len(found), "bias(es) corrected by what their layers' outputs lack on average")
     return Repaired(resolved, (*repaired.done, done))
 
 

@@ -22,6 +22,7 @@ from requant import ops
 from requant.config import AUTO, METHODS
 from requant.errors import CalibrationError
 from requant.types import Range
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -138,7 +139,9 @@ def describe(choices: Mapping[str, Choice], plans: Iterable[TensorPlan], config:
         lines.append(f"calibration method by the error at the outputs of layers: {counts} activations")
     if searched:
         to = f", to magnitudes of {bounds[0]:.3g} to {bounds[-1]:.3g}" if bounds else ""
-        lines.append(f"{len(bounds)} of {len(searched)} ranges cut by the error at the outputs of layers{to}")
+        lines.append(
+            f"{len(bounds)} of {counted(len(searched), 'range(s)')} cut by the error at the outputs of layers{to}"
+        )
     return tuple(lines)
 
 

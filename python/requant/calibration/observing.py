@@ -13,6 +13,7 @@ import numpy as np
 from requant import ops
 from requant.errors import CalibrationError, ModelError
 from requant.runtime import held, joined, open_runner
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -137,7 +138,7 @@ def _not_finite(name: str, batch: Batch, array: Any) -> CalibrationError:
     bad = np.argwhere(~np.isfinite(array))
     offset = int(bad[0][0]) if array.ndim and array.shape[0] == batch.count else 0
     return CalibrationError(
-        f"tensor {name!r} holds {np.isnan(array).sum()} NaN and {np.isinf(array).sum()} infinite values, "
+        f"tensor {name!r} holds {np.isnan(array).sum()} NaN and {counted(np.isinf(array).sum(), 'infinite value(s)')}, "
         f"first in sample {batch.indices[offset]}",
         hint="the float model itself overflows on this sample: repair the sample or the model",
     )

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from requant.cli.values import whole
+from requant.wording import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -68,8 +69,8 @@ def status(result: Drift) -> int:
     drifted = sum(tensor.verdict != "matches" for tensor in result.tensors)
     gain = "without end" if worst.gain is None else f"{worst.gain:.3g} times"
     print(
-        f"error[RQ610]: live values do not match the frozen ranges of {drifted} of {len(result.tensors)} tensors: "
-        f"{worst.name!r} is {result.verdict}\n"
+        f"error[RQ610]: live values do not match the frozen ranges of {drifted} of "
+        f"{counted(len(result.tensors), 'tensor(s)')}: {worst.name!r} is {result.verdict}\n"
         f"  help: calibrating anew would lower its error {gain}: quantize with samples of this traffic",
         file=sys.stderr,
     )
@@ -85,7 +86,8 @@ def show(result: Drift) -> None:
     from requant.cli.terminal import open_console
 
     out = open_console()
-    out.print(Text.assemble((f"{result.model}: {result.verdict}", "bold"), f" ({result.sampled} requests looked at)"))
+    looked = f" ({counted(result.sampled, 'request(s)')} looked at)"
+    out.print(Text.assemble((f"{result.model}: {result.verdict}", "bold"), looked))
     rows = table_of(("tensor", "verdict", "frozen range", "seen"), ("clipped", "static / dynamic", "gain"))
     for tensor in result.worst[:_SHOWN]:
         rows.add_row(
@@ -100,9 +102,9 @@ def show(result: Drift) -> None:
     out.print(rows)
     rest = len(result.tensors) - _SHOWN
     if rest > 0:
-        out.print(f"... and {rest} more tensor{'' if rest == 1 else 's'} (--json lists all)")
+        out.print(f"... and {counted(rest, 'more tensor(s)')} (--json lists all)")
     for reason, count in Counter(each.reason for each in result.unwatched).items():
-        out.print(f"not watched: {count} more tensor{'s' if count > 1 else ''}, since {reason}")
+        out.print(f"not watched: {counted(count, 'more tensor(s)')}, since {reason}")
 
 
 def _times(value: float | None) -> str:

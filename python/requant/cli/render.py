@@ -13,6 +13,7 @@ from rich.text import Text
 from requant.cli.tables import WIDE, table_of
 from requant.cli.terminal import open_console
 from requant.planning.plan import Form, count_reasons
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,12 +46,12 @@ def report(result: Report, output: Path) -> None:
     if config.get("weight_only"):
         ranges = f"none: weights only, {config['weight_only']}"
         if result.calibration_samples:
-            ranges += f", rounded by {result.calibration_samples} samples ({result.data})"
+            ranges += f", rounded by {counted(result.calibration_samples, 'sample(s)')} ({result.data})"
     elif config["dynamic"]:
         ranges = "found at run time, asymmetric uint8"
     else:
         method = f"{config['method']}, {'symmetric' if config['symmetric'] else 'asymmetric'} {config['activations']}"
-        ranges = f"{method}, from {result.calibration_samples} samples ({result.data})"
+        ranges = f"{method}, from {counted(result.calibration_samples, 'sample(s)')} ({result.data})"
     headline.add_row(Text("ranges", style="bold"), ranges)
     console.print(Panel(headline, title=Text(f"{result.model} -> {output}"), title_align="left", border_style="green"))
     if result.prepared:
@@ -141,7 +142,7 @@ def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]
     """What ``requant calibrate`` shows: asymmetric ranges of each method."""
     console = open_console()
     methods = [name for name in next(iter(ranges.values()), {}) if not name.endswith("_symmetric")]
-    title = f"{output}: {len(statistics)} tensors, {statistics.samples} samples"
+    title = f"{output}: {counted(len(statistics), 'tensor(s)')}, {counted(statistics.samples, 'sample(s)')}"
     shown = table_of(("tensor", *methods), title=title)
     for name, chosen in ranges.items():
         shown.add_row(short(name, 32), *(f"[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
@@ -190,7 +191,7 @@ def comparison(result: Comparison) -> None:
     for label, text in result.language_rows():
         rows.add_row(Text(label, style="bold"), text)
     console.print(Panel(rows, title=Text(f"{result.float_model} -> {result.quantized_model}"), title_align="left"))
-    title = f"{len(result.worst)} worst of {len(result.tensors)} tensors that both models have"
+    title = f"{len(result.worst)} worst of {counted(len(result.tensors), 'tensor(s)')} that both models have"
     worst = table_of(("tensor",), ("SQNR dB", "cosine", "largest error", "clipped"), title=title)
     for t in result.worst:
         clipped = "" if t.clipped is None else f"{t.clipped:.3%}"
@@ -244,7 +245,7 @@ def sensitivity(result: Sensitivity) -> None:
     console = open_console()
     rows = Table.grid(padding=(0, 2))
     whole = f"SQNR {_decibels(result.quantized.sqnr_db)} dB with all in integers"
-    rows.add_row(Text("outputs", style="bold"), f"{whole} ({result.samples} samples of {result.data})")
+    rows.add_row(Text("outputs", style="bold"), f"{whole} ({counted(result.samples, 'sample(s)')} of {result.data})")
     if result.metric is not None:
         both = f"{_figure(result.float_value)} float, {_figure(result.quantized.value)} quantized"
         rows.add_row(Text(result.metric, style="bold"), f"{both} ({result.evaluation})")
@@ -301,7 +302,9 @@ def gguf(result: GgufReport) -> None:
     rows.add_row(Text("tensors", style="bold"), ", ".join(types))
     if result.data is not None:
         weighted = sum(tensor.weighted for tensor in result.tensors)
-        rows.add_row(Text("importance", style="bold"), f"of the columns of {weighted} tensors, from {result.data}")
+        rows.add_row(
+            Text("importance", style="bold"), f"of the columns of {counted(weighted, 'tensor(s)')}, from {result.data}"
+        )
     title = Text(f"{result.source} -> {result.output}")
     console.print(Panel(rows, title=title, title_align="left", border_style="green"))
     reasons = _count((t.dtype, t.reason) for t in result.tensors if t.reason is not None)
@@ -358,7 +361,7 @@ def _reasons(skipped: Iterable[Skip]) -> Group:
         shown.add_row(str(count), op_type, reason)
     rest = len(counts) - _SHOWN_REASONS
     return (
-        Group(shown, Text(f"... and {rest} more reason{'' if rest == 1 else 's'} (--json lists every node)"))
+        Group(shown, Text(f"... and {counted(rest, 'more reason(s)')} (--json lists every node)"))
         if rest > 0
         else Group(shown)
     )

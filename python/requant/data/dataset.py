@@ -14,6 +14,7 @@ from requant.data.options import DataOptions
 from requant.data.samples import Sample, Samples
 from requant.data.spec import InputSpec, batching_of
 from requant.errors import ConfigError, DataError
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,7 +57,7 @@ class Dataset:
         """For people: ``calib.npz, 256 samples``."""
         if self.length is None:
             return self._source.name
-        return f"{self._source.name}, {self.length} sample{'' if self.length == 1 else 's'}"
+        return f"{self._source.name}, {counted(self.length, 'sample(s)')}"
 
     @property
     def stable(self) -> bool:
@@ -101,7 +102,9 @@ class Dataset:
                 hint="give more samples, or a model with a dynamic batch",
             )
         if dropped:
-            self._warn(f"{dropped} samples are not used: they do not fill the model's fixed batch of {self._fixed}")
+            self._warn(
+                f"{counted(dropped, 'sample(s)')} not used: too few to fill the model's fixed batch of {self._fixed}"
+            )
 
     def held_back(self) -> Iterator[Batch]:
         """The samples that ``batches`` leaves out: every eighth until there are 32, none of fewer than eight.

@@ -22,6 +22,7 @@ from requant.metrics import Case, get_metric
 from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.runtime import open_runner
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,7 +129,8 @@ class Comparison:
         rows = [("next token", f"divergence {found.kl:.4g} nats on average, 99 % below {found.kl99:.4g}")]
         for label, taken in (("first token", found.first_token_ms), ("each token", found.token_ms)):
             if taken:
-                rows.append((label, f"{taken[0]:.3f} -> {taken[1]:.3f} ms ({found.tokens} tokens before it, 1 thread)"))
+                before = counted(found.tokens, "token(s)")
+                rows.append((label, f"{taken[0]:.3f} -> {taken[1]:.3f} ms ({before} before it, 1 thread)"))
         return rows
 
     def to_dict(self) -> dict[str, Any]:

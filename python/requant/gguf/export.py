@@ -21,6 +21,7 @@ from requant.gguf.choice import Rules
 from requant.gguf.metadata import file_metadata
 from requant.gguf.report import GgufReport
 from requant.gguf.writing import Content, package, write
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -187,5 +188,7 @@ def _notes(weights: Sequence[StoredWeight], pairs: Mapping[str, Value], source: 
             "name one with --metadata general.architecture=NAME, and the keys it needs"
         )
     if long := [weight.name for weight in weights if len(weight.name.encode()) > _LONGEST_NAME]:
-        notes.append(f"{len(long)} names are longer than the {_LONGEST_NAME} bytes that llama.cpp reads: {long[0]}")
+        notes.append(
+            f"{counted(len(long), 'name(s)')} longer than the {_LONGEST_NAME} bytes that llama.cpp reads: {long[0]}"
+        )
     return tuple(notes)

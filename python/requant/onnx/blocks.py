@@ -8,6 +8,7 @@ import numpy as np
 
 from requant.errors import ModelError
 from requant.onnx.mapped import forget
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def finite(array: NDArray[Any] | None, name: str) -> Floats:
     if bad:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ModelError(
-            f"weight {name!r} {array.shape} holds {bad} NaN or infinite values, the first at {where}",
+            f"weight {name!r} {array.shape} holds {counted(bad, 'NaN or infinite value(s)')}, the first at {where}",
             hint="repair the float model; a weight that is not finite cannot be quantized",
         )
     return array

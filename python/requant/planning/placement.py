@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from requant.planning.partition import Times, faster_in_float
 from requant.runtime import open_runner, profile
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,8 +125,11 @@ def place(
     for index, speed in enumerate(speeds):
         if speed > speeds[best] * WORTH:
             best = index
-    walked = ", ".join(f"{len(c.integer)} nodes {speed:.2f} x" for c, speed in zip(order, speeds, strict=True))
-    note = f"--optimize latency tried, in speed against float: {walked}; kept {len(order[best].integer)} nodes"
+    walked = ", ".join(
+        f"{counted(len(c.integer), 'node(s)')} {speed:.2f} x" for c, speed in zip(order, speeds, strict=True)
+    )
+    kept = counted(len(order[best].integer), "node(s)")
+    note = f"--optimize latency tried, in speed against float: {walked}; kept {kept}"
     logger.info("%s", note)
     return order[best], note
 

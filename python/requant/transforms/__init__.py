@@ -16,6 +16,7 @@ from requant.onnx.rescale import rescale
 from requant.onnx.shift import shift
 from requant.transforms import balance, equalize, smooth
 from requant.transforms.absorb import absorb
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -86,8 +87,8 @@ def repeat(graph: Graph, plan: QuantPlan, config: QuantConfig, factors: Factors,
             f"the calibration table rescales what the model does not have ({problem})",
             hint="run `requant calibrate` on this model with this version",
         ) from None
-    rescaled = (f"{len(factors)} tensors rescaled as the table says",) if factors else ()
-    absorbed = (f"biases of {len(shifts)} layers absorbed as the table says",) if shifts else ()
+    rescaled = (counted(len(factors), "tensor(s) rescaled as the table says"),) if factors else ()
+    absorbed = (f"biases of {counted(len(shifts), 'layer(s)')} absorbed as the table says",) if shifts else ()
     return replace(result, done=(*rescaled, *absorbed))
 
 

@@ -21,6 +21,7 @@ from requant.calibration.observing import watch
 from requant.errors import ModelError
 from requant.onnx.shift import find_shifts
 from requant.transforms.change import has_own_range
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,8 +71,11 @@ def absorb(
     shifts = {name: each for name, each in shifts.items() if each.any()}
     if not shifts:
         return {}, (), notes
-    channels = sum(np.count_nonzero(each) for each in shifts.values())
-    done = f"{channels} channels of {len(shifts)} layers absorbed into the next biases, by {samples} samples"
+    channels = sum(int(np.count_nonzero(each)) for each in shifts.values())
+    done = (
+        f"{counted(channels, 'channel(s)')} of {counted(len(shifts), 'layer(s)')} absorbed into the next biases, "
+        f"by {counted(samples, 'sample(s)')}"
+    )
     return shifts, (done,), notes
 
 

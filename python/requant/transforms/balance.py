@@ -27,6 +27,7 @@ from requant.onnx.rescale import TOO_LARGE
 from requant.onnx.sites import FACTOR_BITS, find_sites
 from requant.targets import get_target
 from requant.transforms.change import Change, has_own_range
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +89,12 @@ def balance(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence
     decibels = 10 * np.log10(np.median(gains))
     return Change(
         chosen,
-        (f"{len(chosen)} tensors before depthwise convolutions balanced (rounding {decibels:.1f} dB less, median)",),
+        (
+            counted(
+                len(chosen),
+                f"tensor(s) before depthwise convolutions balanced (rounding {decibels:.1f} dB less, median)",
+            ),
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from requant.onnx.passes.affine import along_channels
 from requant.onnx.rescale import TOO_LARGE, input_peaks, output_peaks, powers_of_two, scale_inputs
 from requant.onnx.sites import find_sites
 from requant.transforms.change import Change, has_own_range
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +66,6 @@ def equalize(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequenc
     note = ", ".join(f"{count} since {reason}" for reason, count in left.most_common())
     return Change(
         chosen,
-        (f"{len(chosen)} pairs of linear layers equalized",) if chosen else (),
+        (counted(len(chosen), "pair(s) of linear layers equalized"),) if chosen else (),
         (f"not equalized with a layer before: {note}",) if left else (),
     )

@@ -24,6 +24,7 @@ from requant.onnx.rescale import TOO_LARGE, input_peaks, powers_of_two, scale_in
 from requant.onnx.sites import find_sites
 from requant.transforms.change import Change, has_own_range
 from requant.types import PerChannel, PerTensor, QuantScheme, QuantType
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -219,7 +220,8 @@ def _lines(choices: Sequence[_Choice], layers: int) -> tuple[str, ...]:
     alpha = f"{alphas[0]:g}" if len(alphas) == 1 else f"{alphas[0]:g} to {alphas[-1]:g}"
     gains = [choice.gain for choice in choices]
     gain = f", output error {min(gains):.3g} to {max(gains):.3g} times smaller" if max(gains) > 1 else ""
-    return (f"{len(choices)} activations of {layers} linear layers smoothed (alpha {alpha}{gain})",)
+    smoothed = f"{counted(len(choices), 'activation(s)')} of {counted(layers, 'linear layer(s)')}"
+    return (f"{smoothed} smoothed (alpha {alpha}{gain})",)
 
 
 def _unsmoothed(peaks: Mapping[str, Array], reasons: Mapping[str, str]) -> Iterable[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from requant.onnx.lowbit import multiplications
 from requant.runtime import optimized
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -31,12 +32,12 @@ def describe_arithmetic(found: Counter[tuple[int, str]] | None, config: QuantCon
         yield f"arithmetic: {asked} asked for; the model is too large, or no onnxruntime there, to see what runs"
         return
     runs = [
-        f"W{bits}{kind} in {count} product{'' if count == 1 else 's'}"
+        f"W{bits}{kind} in {counted(count, 'product(s)')}"
         for (bits, kind), count in sorted(found.items())
         if kind != "reals"
     ]
     runs += [
-        f"{count} weights of {bits} bits made real at each run"
+        counted(count, f"weight(s) of {bits} bits made real at each run")
         for (bits, kind), count in sorted(found.items())
         if kind == "reals"
     ]

@@ -22,6 +22,7 @@ from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
 from requant.weights.plan import in_columns, weights_of
 from requant.weights.scaling import choose_factors
 from requant.weights.spec import Moments
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,11 +76,11 @@ class Rounded:
         chosen = Counter(error.algorithm for error in self.errors)
         yield "weights rounded by " + ", ".join(f"{name} ({count})" for name, count in chosen.most_common())
         if self.factors:
-            yield f"{len(self.factors)} activations scaled by channel (AWQ), by powers of two"
+            yield counted(len(self.factors), "activation(s) scaled by channel (AWQ), by powers of two")
         damped = [weights.damping for weights in self.weights.values() if weights.damping is not None]
         if damped and max(damped) > 1.5 * _DAMPING:
-            count = sum(each > 1.5 * _DAMPING for each in damped)
-            yield f"second moments of {count} layers are singular: damped by up to {max(damped):g}; give more data"
+            count = counted(sum(each > 1.5 * _DAMPING for each in damped), "layer(s)")
+            yield f"second moments of {count} are singular: damped by up to {max(damped):g}; give more data"
 
 
 def wants_data(plan: QuantPlan) -> bool:

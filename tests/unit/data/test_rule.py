@@ -134,7 +134,7 @@ def test_fixed_batch_drops_what_does_not_fill_it(caplog: pytest.LogCaptureFixtur
     data = open_data(np.eye(11, 3, dtype=np.float32), [spec(4, 3)])
     with caplog.at_level(logging.WARNING, "requant"):
         assert [(b.first, b.count) for b in data.batches()] == [(0, 4), (4, 4)]
-    message = "3 samples are not used: they do not fill the model's fixed batch of 4"
+    message = "3 samples not used: too few to fill the model's fixed batch of 4"
     assert data.warnings == (message,)
     assert caplog.messages == [f"ndarray: {message}"]
 

@@ -49,5 +49,5 @@ def test_subnormal_weights_become_zero_and_are_reported() -> None:
     prepared, changes = prepare(Graph.load(model))
     flushed = constant(prepared.model.graph.initializers["w"])
     np.testing.assert_array_equal(flushed, np.asarray([[0, 0.5], [0, 0], [2.0**-126, -3]], np.float32))
-    assert "1 tensors freed of subnormal numbers" in map(str, changes)
+    assert "1 tensor freed of subnormal numbers" in map(str, changes)
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.graph.initializer[0]), w)

@@ -116,7 +116,7 @@ def test_the_option_stores_the_rest_and_the_report_tells(tmp_path: Any) -> None:
     feeds = samples(model, 16)
     keep, half = (requant.quantize(model, feeds, threads=1, rest=rest) for rest in ("keep", "float16"))
     assert len(half.data) < len(keep.data) - 400
-    assert "1 constants that stay float are stored in half precision" in half.report.notes
+    assert "1 float constant stored in half precision" in half.report.notes
     kinds = {t.name: t.data_type for t in onnx.load_from_string(half.data).graph.initializer}
     assert kinds["shift"] == TensorProto.FLOAT16
     for got, expected in zip(run(half.data, feeds), run(keep.data, feeds), strict=True):

@@ -15,6 +15,7 @@ from requant.errors import InternalError
 from requant.onnx.graph import check_order
 from requant.onnx.passes import activations, affine, clamps, cleanup, constants, einsum, norms, pooling, shapes, widen
 from requant.uncollected import uncollected
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -25,27 +26,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What each pass does, as the report says it behind a number, and the pass.
+#: What each pass does, as the report says it behind a number (``counted``), and the pass.
 PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
-    ("claimed shapes forgotten, one of which cannot be", shapes.doubt),
-    ("shapes inferred", shapes.infer),
-    ("half floats widened to float32", widen.widen_half),
-    ("doubles rounded to float32", widen.narrow_double),
-    ("nodes simplified away", cleanup.simplify),
-    ("shapes inferred", shapes.infer),
-    ("einsums said as matrix products", einsum.spell_products),
-    ("tensors freed of subnormal numbers", constants.flush_subnormals),
-    ("Gemm factors multiplied into weights", constants.fold_factors),
-    ("affine ops folded into the linear op before", affine.fold_affine),
-    ("outstanding gains of normalizations moved into the products behind", norms.even_out_norms),
-    ("hard sigmoids and hard swishes said in standard ops", activations.name_hard_activations),
-    ("means recognised as pooling", pooling.recognise_pooling),
-    ("pads folded into the MaxPool behind", pooling.fold_pads),
-    ("clamps moved to the op that computes", clamps.hoist_clamps),
-    ("unused nodes and constants dropped", cleanup.count_unused),
-    ("nodes freed of their exporter's notes", cleanup.drop_notes),
-    ("shapes inferred", shapes.infer),
-    ("nodes named", cleanup.name_everything),
+    ("claimed shape(s) forgotten, one of which cannot be", shapes.doubt),
+    ("shape(s) inferred", shapes.infer),
+    ("half float(s) widened to float32", widen.widen_half),
+    ("double(s) rounded to float32", widen.narrow_double),
+    ("node(s) simplified away", cleanup.simplify),
+    ("shape(s) inferred", shapes.infer),
+    ("einsum(s) said as matrix product(s)", einsum.spell_products),
+    ("tensor(s) freed of subnormal numbers", constants.flush_subnormals),
+    ("Gemm factor(s) multiplied into weights", constants.fold_factors),
+    ("affine op(s) folded into the linear op before", affine.fold_affine),
+    ("outstanding gain(s) of normalizations moved into the products behind", norms.even_out_norms),
+    ("hard sigmoid(s) and hard swish(es) said in standard ops", activations.name_hard_activations),
+    ("mean(s) recognised as pooling", pooling.recognise_pooling),
+    ("pad(s) folded into the MaxPool behind", pooling.fold_pads),
+    ("clamp(s) moved to the op that computes", clamps.hoist_clamps),
+    ("unused node(s) and constant(s) dropped", cleanup.count_unused),
+    ("node(s) freed of their exporter's notes", cleanup.drop_notes),
+    ("shape(s) inferred", shapes.infer),
+    ("node(s) named", cleanup.name_everything),
 )
 
 
@@ -59,7 +60,7 @@ class Preparation:
 
     def __str__(self) -> str:
         changes = ", ".join(f"{n:+} {op_type}" for op_type, n in self.nodes.items() if op_type != "Constant")
-        return f"{self.count} {self.what}" + (f" ({changes})" if changes else "")
+        return counted(self.count, self.what) + (f" ({changes})" if changes else "")
 
 
 class _FailedError(Exception):
