@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from requant.onnx.graph import constant, free_name, rank
 from requant.onnx.mapped import changed
-from requant.onnx.passes.shapes import infer
+from requant.onnx.passes.shapes import infer, is_size
 from requant.onnx.writing import Writer
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _Operand:
         shape = self.value.shape
         if shape is None or len(shape) != len(self.axes):
             return {}
-        return {letter: dim for letter, dim in zip(self.axes, shape, strict=True) if isinstance(dim, int)}
+        return {letter: dim for letter, dim in zip(self.axes, shape, strict=True) if is_size(dim)}
 
 
 class _Spelling:
