@@ -66,10 +66,29 @@ def normed(build: Callable[[Net], str]) -> Callable[[], onnx.ModelProto]:
     return model
 
 
+def squeezed_conv(*axes: int, constant: tuple[int, ...] = (4, 1), shared: bool = False) -> onnx.ModelProto:
+    """A convolution in one dimension as TensorFlow's exporter writes it, in two."""
+    net = Net()
+    conv = net.op("Conv", net.input("x", ["n", 3, 1, 8]), net.normal(4, 3, 1, 3))
+    squeezed = net.op("Squeeze", conv, net.const(np.array(axes)))
+    result = net.op("Relu", net.op("Add", net.batch_norm(squeezed, 4), net.normal(*constant)))
+    return net.model(result, squeezed) if shared else net.model(result)
+
+
 #: Models, and the ops that preparation leaves of them.
 FOLDED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, int]]] = {
     "Pad, Conv": (padded_conv, {"Conv": 1}),
     "Conv, Mul, Add": (scaled_conv, {"Conv": 1}),
+    "Conv, Squeeze, BatchNormalization, Add": (lambda: squeezed_conv(2), {"Conv": 1, "Relu": 1, "Squeeze": 1}),
+    "the same with a negative axis": (lambda: squeezed_conv(-2), {"Conv": 1, "Relu": 1, "Squeeze": 1}),
+    "the same, added to each position": (
+        lambda: squeezed_conv(2, constant=(1, 6)),
+        {"Conv": 1, "Squeeze": 1, "Add": 1, "Relu": 1},
+    ),
+    "the same, read by others too": (
+        lambda: squeezed_conv(2, shared=True),
+        {"Conv": 1, "Squeeze": 1, "BatchNormalization": 1, "Add": 1, "Relu": 1},
+    ),
     "ConvTranspose, BatchNormalization": (
         normed(lambda net: net.op("ConvTranspose", net.input("x", ["n", 3, 4, 4]), net.normal(3, 4, 2, 2))),
         {"ConvTranspose": 1},

@@ -2,7 +2,8 @@
 
 ``y = (W x + b) * s + t`` with constants s and t, one to an output channel, is ``y = (W s) x + (b s + t)``. s and t
 come from BatchNormalization (s = gamma / sqrt(var + eps), t = beta - mean s) and from Add, Sub, Mul and Div by a
-constant that broadcasts over everything but the channels: exporters write convolution biases so.
+constant that broadcasts over everything but the channels: exporters write convolution biases so. A Squeeze may stand
+between: a convolution in one dimension is often written as one in two.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+_MATRIX = 2
 _EPSILON = 1e-5  # the operator's default
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -39,15 +41,17 @@ def _fold_next(graph: ir.Graph, linear: ir.Node) -> bool:
     if linear.op_type == "MatMul" and not (rank(linear.inputs[0]) == 2 == rank(linear.inputs[1])):
         return False
     out = linear.outputs[0]
-    uses = list(out.uses())
     weight, bias = constant(linear.inputs[1]), linear.inputs[2] if len(linear.inputs) > 2 else None
-    if len(uses) != 1 or out.is_graph_output() or weight is None or weight.dtype != np.float32:
+    if weight is None or weight.dtype != np.float32 or not _plain(linear):
         return False
-    follower = uses[0].node
-    if follower.graph is not graph or not _plain(linear):
+    carrier, dims, follower = out, weight.ndim, _only_reader(graph, out)
+    if follower is not None and (gone := _squeezed(follower, weight.ndim)):
+        carrier, dims = follower.outputs[0], dims - gone
+        follower = _only_reader(graph, carrier)
+    if follower is None:
         return False
     channels = channels_of(linear, weight)
-    affine = _affine(follower, out, channels, weight.ndim)
+    affine = _affine(follower, carrier, channels, dims)
     if affine is None:
         return False
     scale, shift = affine
@@ -66,11 +70,26 @@ def _fold_next(graph: ir.Graph, linear: ir.Node) -> bool:
         set_constant(linear, 1, new_weight, "folded")
     set_constant(linear, 2, new_bias, "bias")
     result = follower.outputs[0]
-    ir.convenience.replace_all_uses_with(result, out, replace_graph_outputs=True)
+    ir.convenience.replace_all_uses_with(result, carrier, replace_graph_outputs=True)
     name = result.name
     graph.remove(follower, safe=True)
-    out.name = name
+    carrier.name = name
     return True
+
+
+def _only_reader(graph: ir.Graph, value: ir.Value) -> ir.Node | None:
+    """The node of ``graph`` that alone reads ``value``."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.graph is not graph:
+        return None
+    return uses[0].node
+
+
+def _squeezed(node: ir.Node, dims: int) -> int:
+    """How many axes a Squeeze takes from the result of a convolution with ``dims``; 0 unless all are spatial."""
+    axes = constant(node.inputs[1]) if (node.domain, node.op_type) == ("", "Squeeze") and len(node.inputs) > 1 else None
+    spatial = axes is not None and dims > _MATRIX and all(int(axis) % dims >= _MATRIX for axis in axes.reshape(-1))
+    return axes.size if axes is not None and spatial else 0
 
 
 def _plain(linear: ir.Node) -> bool:
