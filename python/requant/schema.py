@@ -16,10 +16,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from requant import report
 from requant.calibration.ranges import RangeView
+from requant.checkpoint import quantize as checkpoint
 from requant.config import QuantConfig
 from requant.drift import verdict as drift
 from requant.evaluation import compare as comparison, evaluate as evaluation
 from requant.evaluation.timing import Timing
+from requant.gguf import report as gguf
 from requant.planning.plan import Skip
 from requant.quantized import QuantizedModel
 from requant.search import ablation, keeping
@@ -40,6 +42,7 @@ class Document:
 
 
 _WORST = {"worst": {"type": "array", "items": {"type": "string"}}}
+_SIZES = {"float_bytes": {"type": "integer"}, "bits_per_weight": {"type": "number"}}
 #: Each document, by the name of its schema.
 DOCUMENTS = {
     "report": Document(report.Report, report.SCHEMA, _WORST),
@@ -48,6 +51,8 @@ DOCUMENTS = {
     "sensitivity": Document(ablation.Sensitivity, ablation.SCHEMA),
     "drift": Document(drift.Drift, drift.SCHEMA),
     "evaluation": Document(evaluation.Evaluation, evaluation.SCHEMA),
+    "gguf": Document(gguf.GgufReport, gguf.SCHEMA, {**_SIZES, **_WORST}),
+    "checkpoint": Document(checkpoint.CheckpointReport, checkpoint.SCHEMA),
 }
 #: Names that the modules import for type checkers only.
 _NAMES = {

@@ -14,6 +14,7 @@ import pytest
 from tests.models import Net, samples
 
 import requant
+from requant.checkpoint.safetensors import write_checkpoint
 from requant.cli import main
 from requant.planning.plan import Skip
 from requant.report import TensorQuality
@@ -34,6 +35,8 @@ COMMANDS = {
     "sensitivity": ["sensitivity", MODEL, "--data", CALIB, "--depth", "1", "--eval", EVAL],
     "drift": ["drift", "q.onnx", "--data", EVAL, "--samples", "32"],
     "evaluation": ["evaluate", MODEL, "--data", EVAL],
+    "gguf": ["gguf", MODEL, "-o", "out.gguf", "--type", "q8_0"],
+    "checkpoint": ["quantize", "w.safetensors", "--weight-only", "int4", "-o", "w.int4.safetensors"],
 }
 assert {*COMMANDS, "keep"} == set(DOCUMENTS)  # a search is part of a report
 
@@ -42,6 +45,8 @@ assert {*COMMANDS, "keep"} == set(DOCUMENTS)  # a search is part of a report
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     requant.quantize(MODEL, CALIB, threads=1).save("q.onnx")
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    write_checkpoint("w.safetensors", [("fc.weight", weight.dtype, weight.shape, lambda: weight)])
 
 
 def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], where: str = "$") -> Iterator[str]:

@@ -32,7 +32,7 @@ from requant.files import check_outputs
 from requant.rules import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -91,7 +91,7 @@ class CheckpointReport:
     tensors: tuple[CheckpointTensor, ...]
     source_bytes: int
     bytes: int
-    quantization_config: dict[str, Any]
+    quantization_config: Mapping[str, Any]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
