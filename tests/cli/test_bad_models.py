@@ -96,7 +96,6 @@ BAD: dict[str, tuple[onnx.ModelProto, str]] = {
     "foreign op": (changed(foreign_op), "onnxruntime does not know com.example:Frob"),
     "two producers": (changed(two_producers), "single static assignment"),
     "external data outside": (changed(outside), "points outside the model's folder"),
-    "float64": (linear(dtype=np.float64), "nothing in"),
     "int32": (linear(dtype=np.int32), "wrong dtype"),
     "no rows": (linear(shape=(0, 96)), "has no elements"),
     "weight that is not finite": (changed(broken_weight), "weight 'w' (96, 96) holds 1 NaN or infinite values"),
