@@ -95,6 +95,13 @@ class Opener:
             frame = images.frame_of(self.inputs, self.options)
             names = [path.name if root is None else path.relative_to(root).as_posix() for path in paths]
             return StableSource(name, [partial(self._picture, *pair, frame) for pair in zip(paths, names, strict=True)])
+        if root is None and len(paths) == 1:
+            raise mismatch(
+                f"{name!r} is no data file",
+                "an .npz, .npy or image file",
+                paths[0].suffix or "no suffix",
+                f"give {FORMS}",
+            )
         found = " and ".join(f"{sum(_kind(path) == kind for path in paths)} {kind}" for kind in kinds)
         raise mismatch(
             f"{name!r} holds no data of one kind", ".npz files, .npy files or images", found or "none", f"give {FORMS}"

@@ -213,8 +213,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
     "other file": (
         lambda path: raw(path, b"", "x.csv"),
         (X,),
-        "'x.csv' holds no data of one kind\n  expected .npz files, .npy files or images\n  got 1 other\n"
-        f"help: give {FORMS}",
+        f"'x.csv' is no data file\n  expected an .npz, .npy or image file\n  got .csv\nhelp: give {FORMS}",
     ),
     "objects in npz": (
         lambda path: npz(path, input=np.array([{}, []], dtype=object)),
