@@ -155,7 +155,7 @@ def check_labels(metric: Metric, dataset: Samples, labelled: bool, *, referred: 
     if metric.against is Against.LABELS or not referred:
         instead = "" if metric.against is Against.LABELS else ", or give the float model (--float FILE)"
         raise DataError(
-            f"{dataset.description} has no labels, and {metric.name} needs them",
+            f"{dataset.description}: it has no labels, and {metric.name} needs them",
             hint=f"name them labels, targets or y beside the inputs, or say --labels NAME{instead}",
         )
 
