@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from requant.building.dynamic import plan_whole
@@ -41,27 +41,74 @@ if TYPE_CHECKING:
 
     from requant.calibration.table import CalibrationTable
     from requant.config import QuantConfig
+    from requant.data.spec import InputSpec
+    from requant.onnx.graph import OutputSpec
     from requant.onnx.reading import Model
     from requant.planning.plan import QuantPlan
     from requant.quantized import QuantizedModel
     from requant.types import Progress
 
 
+_INSPECTION_SCHEMA = 1
+
+
 @dataclass(frozen=True)
 class Inspection:
-    """What a model is and what would become of it; no data is needed."""
+    """What a model is and what would become of it; ``to_dict`` gives JSON types.
+
+    Attributes:
+        model: path of the model, or what stands for it.
+        size: bytes of its files.
+        opset: version of ONNX's own operators.
+        ir_version: version of the file format.
+        inputs: name, dtype and shape of each input; a shape has None, or a name, where it is free.
+        outputs: the same of each output.
+        op_types: how many nodes of each type there are, in bodies of If, Loop and Scan as well.
+        weight_bytes: what the constants take after preparation.
+        prepared: what preparation would change, a line each.
+        plan: which nodes would become integer, and why the others would not.
+        quantized_ops: types of quantizing ops in it: not empty where it is quantized already.
+    """
 
     model: str
     size: int
     opset: int
     ir_version: int
-    inputs: tuple[Any, ...]
-    outputs: tuple[Any, ...]
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
     op_types: Mapping[str, int]
     weight_bytes: int
     prepared: tuple[str, ...]
     plan: QuantPlan
     quantized_ops: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``requant inspect --json`` prints; ``schema`` is its version."""
+        return {
+            "schema": _INSPECTION_SCHEMA,
+            "model": self.model,
+            "bytes": self.size,
+            "weight_bytes": self.weight_bytes,
+            "opset": self.opset,
+            "ir_version": self.ir_version,
+            "inputs": [_described(spec) for spec in self.inputs],
+            "outputs": [_described(spec) for spec in self.outputs],
+            "ops": dict(self.op_types),
+            "prepared": list(self.prepared),
+            "already_quantized": list(self.quantized_ops),
+            "nodes": [asdict(node) for node in self.plan.nodes],
+            "dynamic": [asdict(node) | {"form": node.form.value} for node in self.plan.dynamic],
+            "blocked": [asdict(node) for node in self.plan.blocked],
+            "activations": list(self.plan.tensors),
+            "calibrated": list(self.plan.calibrated),
+            "skipped": [asdict(skip) for skip in self.plan.skipped],
+        }
+
+
+def _described(spec: InputSpec | OutputSpec) -> dict[str, Any]:
+    """An input or output as JSON types; what is unknown is None."""
+    dtype = None if spec.dtype is None else str(spec.dtype)
+    return {"name": spec.name, "dtype": dtype, "shape": None if spec.shape is None else list(spec.shape)}
 
 
 def quantize(

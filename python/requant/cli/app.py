@@ -187,7 +187,7 @@ def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:
     if args.command == "quantize":
         refuse_hopeless(inspection)
     if args.json:
-        print(json_text(render.inspection_to_dict(inspection)), end="")
+        print(json_text(inspection.to_dict()), end="")
     elif not args.quiet:
         render.inspection(inspection)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -108,34 +107,6 @@ def inspection(found: Inspection) -> None:
         )
     if found.plan.skipped:
         console.print(_reasons(found.plan.skipped))
-
-
-def inspection_to_dict(found: Inspection) -> dict[str, Any]:
-    """The same as JSON types."""
-    specs = {
-        kind: [
-            {"name": s.name, "dtype": str(s.dtype), "shape": None if s.shape is None else list(s.shape)} for s in group
-        ]
-        for kind, group in (("inputs", found.inputs), ("outputs", found.outputs))
-    }
-    return {
-        "schema": 1,
-        "model": found.model,
-        "bytes": found.size,
-        "weight_bytes": found.weight_bytes,
-        "opset": found.opset,
-        "ir_version": found.ir_version,
-        **specs,
-        "ops": dict(found.op_types),
-        "prepared": list(found.prepared),
-        "already_quantized": list(found.quantized_ops),
-        "nodes": [asdict(node) for node in found.plan.nodes],
-        "dynamic": [asdict(node) | {"form": node.form.value} for node in found.plan.dynamic],
-        "blocked": [asdict(node) for node in found.plan.blocked],
-        "activations": list(found.plan.tensors),
-        "calibrated": list(found.plan.calibrated),
-        "skipped": [asdict(skip) for skip in found.plan.skipped],
-    }
 
 
 def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]], output: str) -> None:
