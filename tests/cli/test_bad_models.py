@@ -98,7 +98,10 @@ BAD: dict[str, tuple[onnx.ModelProto, str]] = {
     "external data outside": (changed(outside), "points outside the model's folder"),
     "int32": (linear(dtype=np.int32), "wrong dtype"),
     "no rows": (linear(shape=(0, 96)), "has no elements"),
-    "weight that is not finite": (changed(broken_weight), "weight 'w' (96, 96) holds 1 NaN or infinite value, the first at (1, 2)"),
+    "weight that is not finite": (
+        changed(broken_weight),
+        "weight 'w' (96, 96) holds 1 NaN or infinite value, the first at (1, 2)",
+    ),
     "external data gone": (changed(gone), "its external data 'gone.bin' is missing"),
     "opset of the future": (linear(opset=99), "uses opset 99"),
     "old op without a successor": (changed(removed_op, opset=9), "uses opset 9"),
