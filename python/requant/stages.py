@@ -20,7 +20,7 @@ from requant.errors import CalibrationError, DataError, ModelError
 from requant.evaluation.evaluate import check_labels
 from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
-from requant.onnx.passes.widen import without_bfloat16
+from requant.onnx.passes.widen import runnable
 from requant.runtime import unknown
 from requant.transforms import SAMPLES, Transformed, transform
 
@@ -69,7 +69,7 @@ def load_float(model: Model) -> Graph:
                 f"input {spec.name!r} of {graph.origin} has no elements: its shape is {spec.shape}",
                 hint="export it with the sizes it will be fed; a size that is free is a name, not 0",
             )
-    return without_bfloat16(typed(graph))
+    return runnable(typed(graph))
 
 
 def refuse_quantized(present: Sequence[str], origin: str) -> None:
@@ -225,6 +225,8 @@ def source_notes(graph: Graph, dataset: Dataset | None) -> Iterator[str]:
         yield f"{', '.join(foreign)}: unknown to onnxruntime, so the model was checked, but not loaded and run"
     if retyped := graph.retyped():
         yield f"bfloat16 inputs and outputs became float32: {', '.join(retyped)}"
+    if graph.is_rounded():
+        yield "onnxruntime has no convolution of float64: the model is computed in float32, and was compared in it"
     if dataset is not None:
         yield from dataset.warnings
 

@@ -211,9 +211,9 @@ def measure_accuracy(
 def load(model: Model) -> Graph:
     """Load a model, float or quantized, in a form that can be run."""
     from requant.onnx.graph import Graph
-    from requant.onnx.passes.widen import without_bfloat16
+    from requant.onnx.passes.widen import runnable
 
-    return without_bfloat16(Graph.load(model))
+    return runnable(Graph.load(model))
 
 
 def check_interface(graph: Graph, other: Graph) -> None:

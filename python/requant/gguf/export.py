@@ -104,10 +104,10 @@ def export_gguf(
                 "a checkpoint has no graph to run data through", hint="leave --data out, or give the ONNX model"
             )
         from requant.gguf.importance import mean_squares
-        from requant.onnx.passes.widen import without_bfloat16
+        from requant.onnx.passes.widen import runnable
 
         wanted = {w.activation for w, c in zip(weights, chosen, strict=True) if w.activation and not c.kind.is_float}
-        runs = without_bfloat16(graph)
+        runs = runnable(graph)
         importance, described = mean_squares(runs, sorted(wanted), data, data_options, threads=threads)
     content = Content(weights, chosen, importance, pairs)
     tensors, size = write(output, content, threads=threads, progress=progress)

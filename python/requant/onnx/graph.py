@@ -152,6 +152,11 @@ class Graph:
         half = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
         return any(tensor.data_type in half for tensor in self.file.proto.graph.initializer)
 
+    def is_rounded(self) -> bool:
+        """Whether constants that are doubles in the file are none here."""
+        stored = any(tensor.data_type == onnx.TensorProto.DOUBLE for tensor in self.file.proto.graph.initializer)
+        return stored and all(value.dtype is not ir.DataType.DOUBLE for value in initializers(self.model))
+
     def retyped(self) -> list[str]:
         """Names of the inputs and outputs that have another type than in the file."""
         proto = self.file.proto.graph

@@ -14,7 +14,7 @@ from tests.models import MODELS, Net, run, samples
 import requant
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
-from requant.onnx.passes.widen import without_bfloat16
+from requant.onnx.passes.widen import runnable
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 
@@ -130,9 +130,9 @@ def test_what_reads_the_bits_of_half_floats_keeps_them() -> None:
 
 def test_a_model_without_half_floats_is_left_as_it_is() -> None:
     graph = Graph.load(MODELS["conv_relu"]())
-    assert without_bfloat16(graph) is graph
+    assert runnable(graph) is graph
     assert graph.retyped() == []
-    assert without_bfloat16(Graph.load(in_kind(MODELS["conv_relu"]()))).retyped() == []
+    assert runnable(Graph.load(in_kind(MODELS["conv_relu"]()))).retyped() == []
 
 
 def wide(value: Any, name: str) -> onnx.TensorProto:
@@ -228,3 +228,17 @@ def test_doubles_that_may_be_needed_as_they_are_stay(why: str) -> None:
     feeds = {"x": np.random.default_rng(0).standard_normal((4, 4))}
     for got, wanted in zip(run(prepared.to_bytes(), feeds), run(model, feeds), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+def test_convolutions_of_doubles_are_compared_in_float32() -> None:
+    """No CPU runtime runs the model itself; its float32 form is the reference."""
+    twin = MODELS["conv_relu"]()
+    model, real = in_kind(twin, TensorProto.DOUBLE), samples(twin, 16)
+    feeds = {key: x.astype(np.float64) for key, x in real.items()}
+    result, expected = requant.quantize(model, feeds, threads=1), requant.quantize(twin, real, threads=1)
+    assert element_types(result.data) == {TensorProto.DOUBLE}
+    assert result.report.quantized == expected.report.quantized
+    assert result.report.outputs == expected.report.outputs
+    assert any("no convolution of float64" in note for note in result.report.notes)
+    np.testing.assert_array_equal(run(result.data, feeds)[0], run(expected.data, real)[0])
+    assert requant.compare(model, result.data, feeds, measure=False).outputs[0].cosine > 0.99

@@ -22,7 +22,7 @@ from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.shapes import infer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from requant.onnx.graph import Graph
 
@@ -80,22 +80,32 @@ def _convert(model: ir.Model, kinds: frozenset[ir.DataType]) -> int:
     return len(found)
 
 
-def without_bfloat16(graph: Graph) -> Graph:
-    """``graph`` in float32, inputs and outputs too, where it holds bfloat16: CPU runtimes and NumPy know none."""
+def runnable(graph: Graph) -> Graph:
+    """``graph`` in float32 where no CPU runtime runs it as it is: it holds bfloat16, or convolves doubles.
+
+    NumPy knows no bfloat16 either: such inputs and outputs become float32, too.
+    """
     main = graph.model.graph
     kinds = {value.dtype for value in (*main.inputs, *_computed(main))}
     casts = any(_casts_to(node, ir.DataType.BFLOAT16) for node in graph.all_nodes())
-    if ir.DataType.BFLOAT16 not in kinds and not casts:
-        return graph
-    widened = graph.copy()
-    main = widened.model.graph
-    infer(widened.model)
+    if ir.DataType.BFLOAT16 in kinds or casts:
+        return _converted(graph, widen_half, ir.DataType.BFLOAT16)
+    if any(_convolves_double(node) for node in graph.all_nodes()):
+        return _converted(graph, narrow_double)
+    return graph
+
+
+def _converted(graph: Graph, convert: Callable[[ir.Model], int], interface: ir.DataType | None = None) -> Graph:
+    """``graph`` as ``convert`` makes it, with inputs and outputs of type ``interface`` in float32."""
+    result = graph.copy()
+    main = result.model.graph
+    infer(result.model)
     for value in (*main.inputs, *main.outputs):
-        if value.dtype is ir.DataType.BFLOAT16:
+        if interface is not None and value.dtype is interface:
             _retype(value)
-    widen_half(widened.model)
-    widened.spill()
-    return widened
+    convert(result.model)
+    result.spill()
+    return result
 
 
 def _takes_float(node: ir.Node, model: ir.Model) -> bool:
@@ -112,6 +122,12 @@ def _touches(node: ir.Node, kinds: frozenset[ir.DataType]) -> bool:
 def _multiplies(node: ir.Node) -> bool:
     row = row_of(node)
     return (row is not None and row.kind in (Kind.COMPUTE, Kind.RECURRENT)) or node.op_type == "Einsum"
+
+
+def _convolves_double(node: ir.Node) -> bool:
+    """Whether a node is a convolution of doubles, for which onnxruntime has no kernel."""
+    weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose") else None
+    return weight is not None and weight.dtype is ir.DataType.DOUBLE
 
 
 def _casts_to_integers(node: ir.Node) -> bool:
