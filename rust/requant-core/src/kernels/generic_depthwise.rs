@@ -27,11 +27,15 @@ impl DepthwiseKernel for Generic {
 
     fn multiply(&self, Row { x, taps, weights }: Row<'_>, sums: &mut [[i32; LANES]]) {
         for (i, sums) in sums.iter_mut().enumerate() {
-            *sums = [0; LANES];
+            // Brought into the order of channels at the end, so that the inner loop becomes vectors.
+            let mut lanes = [0; LANES];
             for (tap, weights) in taps.iter().zip(weights) {
-                for ((c, &x), &w) in ORDER.into_iter().zip(&x[tap + i]).zip(weights) {
-                    sums[c] += low(x) * low(w) + (x >> 16) * (w >> 16);
+                for ((lane, &x), &w) in lanes.iter_mut().zip(&x[tap + i]).zip(weights) {
+                    *lane += low(x) * low(w) + (x >> 16) * (w >> 16);
                 }
+            }
+            for (c, lane) in ORDER.into_iter().zip(lanes) {
+                sums[c] = lane;
             }
         }
     }
