@@ -187,10 +187,10 @@ impl Integers<'_> {
 
     pub(crate) fn get(&self, index: usize) -> i32 {
         match self {
-            Self::I8(q) => q[index].widen(),
-            Self::U8(q) => q[index].widen(),
-            Self::I16(q) => q[index].widen(),
-            Self::U16(q) => q[index].widen(),
+            Self::I8(q) => q[index].into(),
+            Self::U8(q) => q[index].into(),
+            Self::I16(q) => q[index].into(),
+            Self::U16(q) => q[index].into(),
         }
     }
 

@@ -20,12 +20,14 @@ mod finish;
 mod matrix;
 mod packed;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use finish::Lanes;
 pub use finish::Strip;
 pub use matrix::{Bytes, BytesMut, Matrix};
 pub use packed::PackedWeights;
 pub(crate) use {
     drive::{Gathered, Product, Source, worth},
-    finish::{Lanes, Rows, Sums, Target},
+    finish::{Rows, Sums, Target},
 };
 
 use std::slice;

@@ -3,10 +3,7 @@
 //! [`crate::gguf`] holds the one definition, written in vectors; a set of kernels only has it compiled for its instructions, and is a
 //! file and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
-use crate::{
-    gguf::{self, BlockType},
-    kernels,
-};
+use crate::gguf::{self, BlockType};
 
 /// Whole blocks of a row at a time.
 pub trait BlockKernel: Send + Sync {
@@ -39,6 +36,6 @@ impl BlockKernel for Generic {
 
 registry_of_inner_loops! { BlockKernel,
     #[cfg(target_arch = "x86_64")]
-    kernels::x86_64::avx2_gguf::probe,
+    super::x86_64::avx2_gguf::probe,
     || Some(&Generic),
 }
