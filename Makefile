@@ -6,11 +6,11 @@ export ORT_DISABLE_TELEMETRY := 1
 # Property tests draw the same cases everywhere; `make soak` looks at new ones.
 export PROPTEST_RNG_SEED ?= 20
 
-.PHONY: help demo test check lint rust-test python-test soak bench bench-rust bench-python bench-kernels wheel clean
+.PHONY: help demo test check lint rust-test python-test soak miri asan aarch64-test bench bench-rust bench-python bench-kernels wheel clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # Rebuilt when sources change; a failed install leaves no stamp.
 SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml pyproject.toml
@@ -56,6 +56,28 @@ soak: $(VENV)/.installed-dev ## the property tests on new cases, SOAK rounds of 
 	for i in $$(seq $(SOAK)); do \
 		PROPTEST_RNG_SEED=$$(date +%s%N) cargo test --quiet --package requant-core --tests || exit 1; done
 	$(BIN)/python -m pytest --hypothesis-profile=slow --timeout 0 $$(grep -rl '^@given' tests)
+
+# The next three prove what the tests above cannot see, with tools that are not there everywhere: each says what it lacks.
+X86_64  := x86_64-unknown-linux-gnu
+AARCH64 := aarch64-unknown-linux-gnu
+
+# Pools of threads are never dropped, and what they stand on obeys the newer of Miri's two aliasing models.
+miri: ## the kernels, AVX2 ones too, in an interpreter that finds undefined behaviour and data races
+	@cargo +nightly miri --version >/dev/null 2>&1 \
+		|| { echo 'make miri needs nightly Rust with Miri: rustup toolchain install nightly --component miri,rust-src'; exit 1; }
+	RUSTFLAGS='-C target-feature=+avx2,+fma,+popcnt,+f16c' MIRIFLAGS='-Zmiri-tree-borrows -Zmiri-ignore-leaks' \
+		cargo +nightly miri test --package requant-core --test memory --target $(X86_64)
+
+asan: ## cargo tests of the core with AddressSanitizer
+	@cargo +nightly --version >/dev/null 2>&1 || { echo 'make asan needs nightly Rust: rustup toolchain install nightly'; exit 1; }
+	RUSTFLAGS='-Zsanitizer=address' cargo +nightly test --package requant-core --lib --tests --target $(X86_64)
+
+aarch64-test: ## cargo tests of the core for aarch64, in an emulator
+	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null && test -d "$$(rustc --print target-libdir --target $(AARCH64))" \
+		|| { echo 'make aarch64-test needs: rustup target add $(AARCH64); apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'; exit 1; }
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='qemu-aarch64 -L /usr/aarch64-linux-gnu' \
+		cargo test --package requant-core --lib --tests --target $(AARCH64)
 
 bench: bench-rust bench-python bench-kernels ## all benchmarks; benches/record holds results
 
