@@ -227,7 +227,7 @@ def test_a_weight_that_is_not_finite_is_refused() -> None:
     w[3, 5] = np.inf
     graph, plan, config = planned(net.model(net.op("MatMul", net.input("x", ["n", WIDE]), net.const(w, "w"), name="n")))
     with pytest.raises(
-        ModelError, match=r"weight 'w' \(128, 128\) holds 1 NaN or infinite values, the first at \(3, 5\)"
+        ModelError, match=r"weight 'w' \(128, 128\) holds 1 NaN or infinite value, the first at \(3, 5\)"
     ):
         resolve_dynamic(graph, plan, config)
 

@@ -92,7 +92,7 @@ def test_refusals() -> None:
 
 def test_nan_and_infinity_are_errors_unless_skipped() -> None:
     observer = observed(np.array([1, 2, np.nan, np.inf, np.nan]))
-    with pytest.raises(CalibrationError, match="2 NaN and 1 infinite values were observed"):
+    with pytest.raises(CalibrationError, match="2 NaN and 1 infinite value were observed"):
         observer.range()
     assert observer.range(skip_nonfinite=True) == Range(0, 2)
     assert observer.params(skip_nonfinite=True).scale == np.float32(2) / np.float32(255)

@@ -289,9 +289,11 @@ REFUSED: dict[str, tuple[Callable[[Net], str], str, str]] = {
     ),
     "factors": (lambda net: net.op("Gemm", f32(net), net.const(np.full((4, 3), 3e38)), alpha=2.0), "Gemm", "alpha"),
     "transA": (lambda net: net.gemm(f32(net, 4, 2), 4, 3, transA=1), "Gemm", "transA"),
-    "float64": (
+    "float64": (  # float32 would make infinity of its weights
         lambda net: net.op(
-            "MatMul", net.input("x", ["n", 4], onnx.TensorProto.DOUBLE), net.op("Cast", net.normal(4, 4), to=11)
+            "MatMul",
+            net.input("x", ["n", 4], onnx.TensorProto.DOUBLE),
+            net.op("Constant", value=onnx.numpy_helper.from_array(np.full((4, 4), 1e300))),
         ),
         "MatMul",
         "its input is double, not float32",

@@ -246,7 +246,7 @@ def test_what_is_not_finite_is_named(bad: float, which: str) -> None:
     else:
         b[3] = bad
     name, where = ("w", r"\(2, 1\)") if which == "weight" else ("b", r"\(3,\)")
-    with pytest.raises(ModelError, match=rf"'{name}'.*holds 1 NaN or infinite values, the first at {where}"):
+    with pytest.raises(ModelError, match=rf"'{name}'.*holds 1 NaN or infinite value, the first at {where}"):
         resolved(linear(w, b))
 
 
