@@ -16,7 +16,7 @@ from tests.unit.onnx.test_bodies import MODELS, samples as in_bodies
 
 import requant
 from requant import Verdict
-from requant.cli.drift import show
+from requant.cli.render import drift as show
 from requant.errors import ConfigError, DataError, ModelError
 from requant.onnx.frozen import frozen_ranges
 from requant.onnx.graph import Graph

@@ -10,6 +10,7 @@ from typing import get_args
 
 import requant
 from requant import cli, config, errors, metrics, ops, targets, transforms, types, weights
+from requant.cli.commands import COMMANDS
 from requant.onnx import ops as onnx_ops, passes
 from requant.types import QuantType
 
@@ -52,6 +53,14 @@ def test_every_weight_algorithm_is_listed_and_offered() -> None:
     assert set(weights.ALGORITHMS.values()) == modules("requant.weights", but=helpers)
     assert [weights.get_algorithm(name).name for name in weights.ALGORITHMS] == list(weights.ALGORITHMS)
     assert set(config.choices("algorithm")) == {weights.AUTO, *weights.ALGORITHMS}
+
+
+def test_every_command_file_is_listed_and_named_like_its_command() -> None:
+    helpers = ("app", "arguments", "commands", "machine", "options", "output", "parser", "render", "spec", "tables")
+    parts_of_quantize = ("checkpoint", "keep", "show")
+    names = [command.name for command in COMMANDS]
+    assert set(names) == modules("requant.cli", but=(*helpers, *parts_of_quantize, "terminal", "values"))
+    assert len(names) == len(set(names))
 
 
 def test_every_op_file_is_listed() -> None:

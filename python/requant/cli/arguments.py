@@ -33,6 +33,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="options from a shipped recipe or a TOML file")
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that have no ``QuantConfig``."""
+    parser.add_argument(
+        "--threads", type=values.whole, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)"
+    )
+
+
 def add_html(parser: Any) -> None:
     """The option that writes the result as a page."""
     parser.add_argument("--html", metavar="FILE", help="also write the result as one self-contained page")

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from requant.cli.output import DONE, print_result
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ def run(args: argparse.Namespace, config: QuantConfig) -> int:
     import requant
     from requant.checkpoint.quantize import EXCLUDED
     from requant.cli import render
-    from requant.documents import json_text
 
     if config.weight_only is None:
         raise ConfigError(
@@ -46,8 +46,5 @@ def run(args: argparse.Namespace, config: QuantConfig) -> int:
         exclude=(*EXCLUDED, *config.exclude),
         threads=config.threads,
     )
-    if args.json:
-        print(json_text(report.to_dict()), end="")
-    elif not args.quiet:
-        render.checkpoint(report)
-    return 0
+    print_result(args, report.to_dict(), lambda: render.checkpoint(report))
+    return DONE

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import TYPE_CHECKING
 
-from requant.cli.values import whole
+from requant.cli.arguments import add_data, add_html
+from requant.cli.options import whole_data_options
+from requant.cli.output import DONE, print_result
+from requant.cli.spec import Command
+from requant.cli.values import whole, whole_numbers
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("quantized", metavar="QUANTIZED", help="the quantized model, .onnx")
     parser.add_argument(
         "--latency-batches",
-        type=_numbers,
+        type=whole_numbers,
         default=(1, 8),
         metavar="N[,N]",
         help="samples to a batch to time, where the model leaves it free (default: 1,8)",
@@ -22,21 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=whole, default=0, metavar="N", help="CPU threads at most; 0 uses all cores (default)"
     )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number or numbers separated by commas") from None
+    add_html(parser)
+    add_data(parser, required=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, tell."""
     import requant
     from requant.cli import render, terminal
-    from requant.cli.options import whole_data_options
-    from requant.documents import json_text
     from requant.files import check_outputs, write_atomically
 
     check_outputs([args.html], [args.float, args.quantized, args.data])
@@ -53,8 +53,14 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.html:
         write_atomically(args.html, result.to_html().encode())
-    if args.json:
-        print(json_text(result.to_dict()), end="")
-    elif not args.quiet:
-        render.comparison(result)
-    return 0
+    print_result(args, result.to_dict(), lambda: render.comparison(result))
+    return DONE
+
+
+COMMAND = Command(
+    "compare",
+    "FLOAT QUANTIZED --data DATA [options]",
+    "A quantized model beside its float model: error of every tensor, speed, memory.",
+    add_arguments,
+    run,
+)

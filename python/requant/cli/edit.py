@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from requant.cli.output import DONE, print_result
+from requant.cli.spec import Command
 from requant.errors import ConfigError, closest
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Edit, verify, save, tell."""
     from requant.cli import render
-    from requant.documents import json_text
     from requant.editing import ModelEditor
     from requant.files import check_outputs
 
@@ -57,11 +58,9 @@ def run(args: argparse.Namespace) -> int:
     for name, dtype, options in outputs:
         editor.convert_output_type(name, dtype, **options)
     edited = editor.save(args.output_file)
-    if args.json:
-        print(json_text({**edited.to_dict(), "output": args.output_file}), end="")
-    elif not args.quiet:
-        render.edited(edited, args.output_file)
-    return 0
+    document = {**edited.to_dict(), "output": args.output_file}
+    print_result(args, document, lambda: render.edited(edited, args.output_file))
+    return DONE
 
 
 def parse_spec(option: str, text: str, known: dict[str, int | None]) -> tuple[str, str, dict[str, Any]]:
@@ -104,3 +103,12 @@ def parse_spec(option: str, text: str, known: dict[str, int | None]) -> tuple[st
             raise ConfigError(f"{option} {text!r}: {key} is {','.join(numbers)!r}, expected {kind}") from None
         options[key] = values[0] if count == 1 else values
     return match["name"], match["dtype"], options
+
+
+COMMAND = Command(
+    "edit",
+    "MODEL [--input NAME=TYPE] [--output NAME=TYPE] -o FILE [options]",
+    "Let a quantized model take and give integers.",
+    add_arguments,
+    run,
+)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from requant.cli.values import whole
+from requant.cli.arguments import add_data, add_threads
+from requant.cli.options import whole_data_options
+from requant.cli.output import DONE, print_result
+from requant.cli.spec import Command
 
 if TYPE_CHECKING:
     import argparse
@@ -18,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the float model: its figure is told beside; without labels, mae, mse and cosine compare with its outputs",
     )
-    parser.add_argument("--threads", type=whole, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    add_threads(parser)
     add_metric(parser, "--data")
+    add_data(parser, required=True)
 
 
 def add_metric(parser: Any, data: str) -> None:
@@ -39,8 +43,6 @@ def run(args: argparse.Namespace) -> int:
     """Measure, tell."""
     import requant
     from requant.cli import render, terminal
-    from requant.cli.options import whole_data_options
-    from requant.documents import json_text
 
     with terminal.progress(quiet=args.quiet or args.json, what="evaluating") as progress:
         result = requant.evaluate(
@@ -53,8 +55,14 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             progress=progress,
         )
-    if args.json:
-        print(json_text(result.to_dict()), end="")
-    elif not args.quiet:
-        render.evaluation(result)
-    return 0
+    print_result(args, result.to_dict(), lambda: render.evaluation(result))
+    return DONE
+
+
+COMMAND = Command(
+    "evaluate",
+    "MODEL --data DATA [--metric NAME] [options]",
+    "Measure a model, float or quantized, by a metric.",
+    add_arguments,
+    run,
+)

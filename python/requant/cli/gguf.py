@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from requant.cli.values import whole
+from requant.cli.arguments import add_data, add_threads
+from requant.cli.options import whole_data_options
+from requant.cli.output import DONE, print_result
+from requant.cli.spec import Command
+from requant.errors import ConfigError
 from requant.gguf.names import TYPES
 
 if TYPE_CHECKING:
@@ -40,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="add to what the model says, such as general.architecture=llama (repeatable)",
     )
-    parser.add_argument("--threads", type=whole, default=0, metavar="N", help="CPU threads; 0 uses all cores (default)")
+    add_threads(parser)
+    add_data(parser, required=False)
 
 
 def _key_value(text: str) -> tuple[str, str]:
@@ -60,20 +65,15 @@ def _pair(text: str, name: str, sign: str, value: str) -> tuple[str, str]:
 def run(args: argparse.Namespace) -> int:
     """Write, tell."""
     from requant.cli import render, terminal
-    from requant.documents import json_text
 
     with terminal.progress(quiet=args.quiet or args.json, what="writing", unit="tensors") as progress:
         report = _unpack(args, progress) if args.source.endswith(".gguf") else _export(args, progress)
-    if args.json:
-        print(json_text(report.to_dict()), end="")
-    elif not args.quiet:
-        render.gguf(report)
-    return 0
+    print_result(args, report.to_dict(), lambda: render.gguf(report))
+    return DONE
 
 
 def _unpack(args: argparse.Namespace, progress: Progress | None) -> GgufReport:
     import requant
-    from requant.errors import ConfigError
 
     given = [name for name in _WRITING if getattr(args, name) is not None]
     if given:
@@ -86,7 +86,6 @@ def _unpack(args: argparse.Namespace, progress: Progress | None) -> GgufReport:
 
 def _export(args: argparse.Namespace, progress: Progress | None) -> GgufReport:
     import requant
-    from requant.cli.options import whole_data_options
     from requant.gguf.metadata import typed
 
     return requant.export_gguf(
@@ -100,3 +99,12 @@ def _export(args: argparse.Namespace, progress: Progress | None) -> GgufReport:
         threads=args.threads,
         progress=progress,
     )
+
+
+COMMAND = Command(
+    "gguf",
+    "MODEL -o FILE.gguf [--type q4_k] [--data DATA] [options]",
+    "The weights of a model or checkpoint in a GGUF file, or those of such a file out of it.",
+    add_arguments,
+    run,
+)

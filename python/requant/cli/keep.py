@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from requant.cli.options import data_options
+from requant.cli.output import DONE, INTERRUPTED, MISSED, print_error
 from requant.cli.values import number
 from requant.errors import ConfigError
+from requant.wording import counted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
 
     from requant.config import QuantConfig
     from requant.search.keeping import Kept
-
-_MISSED = 1
-_INTERRUPTED = 130
 
 
 def add_argument(parser: Any) -> None:
@@ -32,7 +30,7 @@ def add_argument(parser: Any) -> None:
     )
 
 
-def search(args: argparse.Namespace, config: QuantConfig, judged: Mapping[str, Any]) -> Kept:
+def search(args: argparse.Namespace, config: QuantConfig) -> Kept:
     """Search for the model.
 
     Raises:
@@ -40,7 +38,6 @@ def search(args: argparse.Namespace, config: QuantConfig, judged: Mapping[str, A
     """
     import requant
     from requant.cli import terminal
-    from requant.cli.options import data_options
 
     if args.table:
         raise ConfigError("--table holds statistics for one plan, and --keep tries many", hint="give --data alone")
@@ -54,24 +51,26 @@ def search(args: argparse.Namespace, config: QuantConfig, judged: Mapping[str, A
             data_options=data_options(args),
             progress=progress,
             search_progress=search_progress,
-            **judged,
+            evaluation=args.eval,
+            metric=args.metric,
+            labels=args.labels,
         )
 
 
 def status(kept: Kept) -> int:
     """The exit status, with a line on standard error where the target was missed, or the search broken off."""
-    models = f"{len(kept.steps)} model{'s' if len(kept.steps) > 1 else ''}"
+    models = counted(len(kept.steps), "model(s)")
     keeps = f"keeps {kept.share:.6g} of {kept.kept}"
     if kept.interrupted:
-        print(f"interrupted: the best of the {models} tried until then was saved; it {keeps}", file=sys.stderr)
-        return _INTERRUPTED
+        print_error("interrupted", f"the best of the {models} tried until then was saved; it {keeps}")
+        return INTERRUPTED
     if kept.met:
-        return 0
+        return DONE
     if kept.evaluated is not None and kept.share >= kept.target:
         keeps += f", but {kept.evaluated:.6g} on the evaluation samples"
-    print(
-        f"error[RQ600]: the best of {models} {keeps}; {kept.target:g} was asked for\n"
-        "  help: it was saved; ask for less, or give more --data",
-        file=sys.stderr,
+    print_error(
+        "error[RQ600]",
+        f"the best of {models} {keeps}; {kept.target:g} was asked for\n"
+        "help: it was saved; ask for less, or give more --data",
     )
-    return _MISSED
+    return MISSED

@@ -1,12 +1,12 @@
-"""The commands, and what each takes."""
+"""The whole command line: the commands with their arguments, and errors said as every other error is."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from requant.cli import compare, drift, edit, evaluate, gguf, keep, sensitivity, show
-from requant.cli.arguments import add_common, add_config, add_data, add_html, add_recipe
+from requant.cli.arguments import add_common
+from requant.cli.commands import COMMANDS
 from requant.errors import ConfigError, closest
 from requant.version import __version__
 
@@ -62,130 +62,21 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("-V", "--version", action="version", version=f"requant {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-
-    def command(name: str, arguments: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            usage=f"requant {name} {arguments}".rstrip(),
-            help=text,
-            description=text,
+    parsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        own = parsers.add_parser(
+            command.name,
+            usage=f"requant {command.name} {command.usage}",
+            help=command.help,
+            description=command.help,
             formatter_class=formatter,
             allow_abbrev=False,
             epilog=_EPILOG,
         )
-
-    _add_quantize(
-        command(
-            "quantize",
-            "MODEL (--data DATA | --dynamic | --weight-only BITS) [-o FILE] [options]",
-            "Float model and samples in, verified quantized model out.",
-        )
-    )
-
-    calibrate = command(
-        "calibrate",
-        "MODEL --data DATA -o FILE [options]",
-        "Collect statistics once; the ranges of every method follow from them.",
-    )
-    calibrate.add_argument("model", metavar="MODEL", help="the float model, .onnx")
-    calibrate.add_argument("-o", "--output", metavar="FILE", required=True, help="where the table goes, .json")
-    add_recipe(calibrate)
-    add_data(calibrate, required=True)
-    add_config(calibrate, ranges_only=True)
-
-    inspect = command("inspect", "MODEL [options]", "What a model holds, what would be quantized, what not, and why.")
-    inspect.add_argument("model", metavar="MODEL", help="the model, .onnx")
-    add_recipe(inspect)
-    add_config(inspect)
-
-    measured = command(
-        "evaluate", "MODEL --data DATA [--metric NAME] [options]", "Measure a model, float or quantized, by a metric."
-    )
-    evaluate.add_arguments(measured)
-    add_data(measured, required=True)
-
-    compared = command(
-        "compare",
-        "FLOAT QUANTIZED --data DATA [options]",
-        "A quantized model beside its float model: error of every tensor, speed, memory.",
-    )
-    compare.add_arguments(compared)
-    add_html(compared)
-    add_data(compared, required=True)
-
-    tried = command(
-        "sensitivity",
-        "MODEL --data DATA [--eval DATA --metric NAME] [options]",
-        "Which layers quantization hurts: each alone in integers, and each alone in float.",
-    )
-    sensitivity.add_arguments(tried)
-    add_html(tried)
-    add_recipe(tried)
-    add_data(tried, required=True)
-    add_config(tried)
-
-    watched = command(
-        "drift",
-        "QUANTIZED --data DATA [--table FILE] [options]",
-        "Whether live traffic still fits the frozen ranges of a quantized model; exit status 1 where it does not.",
-    )
-    drift.add_arguments(watched)
-    add_html(watched)
-    add_data(watched, required=True)
-
-    edit.add_arguments(
-        command(
-            "edit",
-            "MODEL [--input NAME=TYPE] [--output NAME=TYPE] -o FILE [options]",
-            "Let a quantized model take and give integers.",
-        )
-    )
-
-    exported = command(
-        "gguf",
-        "MODEL -o FILE.gguf [--type q4_k] [--data DATA] [options]",
-        "The weights of a model or checkpoint in a GGUF file, or those of such a file out of it.",
-    )
-    gguf.add_arguments(exported)
-    add_data(exported, required=False)
-
-    command("doctor", "[options]", "Versions, CPU features, kernels in use, runtimes found.")
-    for sub in commands.choices.values():
-        add_common(sub)
+        command.add_arguments(own)
+        add_common(own)
+        own.set_defaults(run=command.run)
     return parser
-
-
-def _add_quantize(quantize: argparse.ArgumentParser) -> None:
-    quantize.add_argument(
-        "model", metavar="MODEL", help="the float model, .onnx; with --weight-only also a checkpoint, .safetensors"
-    )
-    quantize.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="the quantized model (default: MODEL.int8.onnx in the current folder, or MODEL.int4.onnx and the like)",
-    )
-    quantize.add_argument(
-        "--external-data",
-        action="store_true",
-        help="put the tensors into a file beside the output; done anyway where one file would pass 2 GiB",
-    )
-    quantize.add_argument("--table", metavar="FILE", help="statistics of `requant calibrate` in place of calibrating")
-    quantize.add_argument("--dry-run", action="store_true", help="print the plan and stop; needs no data")
-    add_recipe(quantize)
-    quantize.add_argument("--save-recipe", metavar="FILE", help="write the quantization options as a recipe")
-    add_data(quantize, required=False)
-    judged = quantize.add_argument_group("judging and searching")
-    judged.add_argument("--eval", metavar="DATA", help="samples that the report judges both models by")
-    evaluate.add_metric(judged, "--eval")
-    keep.add_argument(judged)
-    quantize.set_defaults(metric=None)  # unset, it is what fits the data
-    add_config(quantize)
-    reported = quantize.add_argument_group("report")
-    show.add_argument(reported)
-    reported.add_argument("--report", metavar="FILE", help="also write the report as JSON")
-    add_html(reported)
 
 
 def parse(argv: Sequence[str] | None, formatter: Any) -> argparse.Namespace:

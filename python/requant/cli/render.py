@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from requant.api import Inspection
     from requant.calibration.table import CalibrationTable
     from requant.checkpoint.quantize import CheckpointReport
+    from requant.drift.verdict import Drift
     from requant.editing import EditedModel
     from requant.evaluation.compare import Comparison
     from requant.evaluation.evaluate import Evaluation
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from requant.types import Range
 
 _SHOWN_REASONS = 12
+_SHOWN_TENSORS = 15
 
 
 def report(result: Report, output: Path) -> None:
@@ -192,6 +195,10 @@ def _decibels(sqnr_db: float | None) -> str:
     return "exact" if sqnr_db is None else f"{sqnr_db:.1f}"
 
 
+def _times(value: float | None) -> str:
+    return "no end" if value is None else f"{value:.3g} x"
+
+
 def kept(result: Kept) -> None:
     """What ``requant quantize --keep`` shows below the report."""
     figures = ("in float", "in integers", "share", "SQNR dB", "bytes", "ms", "speedup")
@@ -234,6 +241,30 @@ def sensitivity(result: Sensitivity) -> None:
             cells += ["" if score is None else _figure(score.value) for score in scores]
         shown.add_row(str(rank), short(part.name), short(", ".join(part.op_types), 24), f"{part.noise:.3g}", *cells)
     console.print(shown)
+
+
+def drift(result: Drift) -> None:
+    """What ``requant drift`` shows."""
+    out = open_console()
+    looked = f" ({counted(result.sampled, 'request(s)')} looked at)"
+    out.print(Text.assemble((f"{result.model}: {result.verdict}", "bold"), looked))
+    rows = table_of(("tensor", "verdict", "frozen range", "seen"), ("clipped", "static / dynamic", "gain"))
+    for tensor in result.worst[:_SHOWN_TENSORS]:
+        rows.add_row(
+            short(tensor.name, 36),
+            Text(tensor.verdict, style="green" if tensor.verdict == "matches" else "red"),
+            f"[{tensor.lo:.4g}, {tensor.hi:.4g}]",
+            f"[{tensor.min:.4g}, {tensor.max:.4g}]",
+            f"{tensor.clipped:.3%}",
+            _times(tensor.ratio),
+            _times(tensor.gain),
+        )
+    out.print(rows)
+    rest = len(result.tensors) - _SHOWN_TENSORS
+    if rest > 0:
+        out.print(f"... and {counted(rest, 'more tensor(s)')} (--json lists all)")
+    for reason, count in Counter(each.reason for each in result.unwatched).items():
+        out.print(f"not watched: {counted(count, 'more tensor(s)')}, since {reason}")
 
 
 def checkpoint(result: CheckpointReport) -> None:
@@ -313,11 +344,9 @@ def doctor(findings: Mapping[str, Any]) -> None:
         console.print(Text(f"note: {note}", style="yellow"))
 
 
-def _count(items: Any) -> dict[Any, int]:
-    counts: dict[Any, int] = {}
-    for item in items:
-        counts[item] = counts.get(item, 0) + 1
-    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+def _count(items: Iterable[Any]) -> dict[Any, int]:
+    """How often each of ``items`` occurs, the most frequent first."""
+    return dict(Counter(items).most_common())
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> Text:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from requant.cli import evaluate
+from requant.cli.arguments import add_config, add_data, add_html, add_recipe
+from requant.cli.options import config_of, data_options
+from requant.cli.output import DONE, print_result
+from requant.cli.spec import Command
 from requant.cli.values import whole
 
 if TYPE_CHECKING:
@@ -24,14 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--table", metavar="FILE", help="statistics of `requant calibrate` in place of calibrating")
     parser.add_argument("--plot", metavar="FILE", help="also draw the shares of the noise, .svg")
+    add_html(parser)
+    add_recipe(parser)
+    add_data(parser, required=True)
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Try, tell."""
     import requant
     from requant.cli import render, terminal
-    from requant.cli.options import config_of, data_options
-    from requant.documents import json_text
     from requant.files import check_outputs, write_atomically
 
     config, options = config_of(args), data_options(args)
@@ -58,8 +64,14 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.plot, result.to_svg().encode())
     if args.html:
         write_atomically(args.html, result.to_html().encode())
-    if args.json:
-        print(json_text(result.to_dict()), end="")
-    elif not args.quiet:
-        render.sensitivity(result)
-    return 0
+    print_result(args, result.to_dict(), lambda: render.sensitivity(result))
+    return DONE
+
+
+COMMAND = Command(
+    "sensitivity",
+    "MODEL --data DATA [--eval DATA --metric NAME] [options]",
+    "Which layers quantization hurts: each alone in integers, and each alone in float.",
+    add_arguments,
+    run,
+)

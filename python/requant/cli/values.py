@@ -39,6 +39,14 @@ def numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number or numbers separated by commas") from None
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number or numbers separated by commas") from None
+
+
 def smooth(text: str) -> str | float:
     """``--smooth``: a number or a word; which words, the config says."""
     try:
