@@ -11,7 +11,7 @@ from requant.errors import ConfigError, MissingFileError, closest
 from requant.rules import Rule, as_rules
 from requant.targets import TARGETS, get_target
 from requant.types import PerTensor, QuantScheme, QuantType
-from requant.values import check_choice, check_type, plain, strings, to_toml_value
+from requant.values import check_choice, check_integers, check_type, plain, strings, to_toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -341,9 +341,12 @@ class QuantConfig:
                     hint=f"shipped recipes: {', '.join(names)}",
                 ) from None
         try:
-            return cls.from_dict(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as problem:
+            options = tomllib.loads(text)
+            check_integers(options)
+        except (ValueError, RecursionError) as problem:
             raise ConfigError(f"recipe {recipe} is not TOML: {problem}") from None
+        try:
+            return cls.from_dict(options)
         except ConfigError as problem:
             raise ConfigError(f"recipe {recipe}: {problem.message}", hint=problem.hint) from None
 

@@ -9,16 +9,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_LINES = 4
+_WIDTH = 1000
+
+
 class RequantError(Exception):
     """Base of all errors that requant raises on purpose.
 
-    ``str(error)`` is at most five lines: what is wrong (expected, got, where), then ``help:`` with the remedy.
+    ``str(error)`` is at most five lines: what is wrong (expected, got, where), then ``help:`` with the remedy. What a
+    file brings into it can be of any length, so that further lines are joined, and endless ones cut.
     """
 
     code = "RQ000"
     exit_status = 2
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message, hint = _readable(message, _LINES), None if hint is None else _readable(hint, 1)
         super().__init__(message if hint is None else f"{message}\nhelp: {hint}")
         self.message = message
         self.hint = hint
@@ -87,6 +93,15 @@ class InternalError(RequantError):
 
     code = "RQ900"
     exit_status = 101
+
+
+def _readable(text: str, most: int) -> str:
+    """``text`` in at most so many lines of a width that can be read."""
+    lines = text.splitlines()
+    if len(lines) > most:
+        lines = [line for line in lines if line.strip()]
+        lines[most - 1 :] = [" ".join(lines[most - 1 :])]
+    return "\n".join(line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..." for line in lines)
 
 
 def _remade(kind: type[RequantError], message: str, hint: str | None) -> RequantError:

@@ -35,6 +35,18 @@ def check_type(name: str, value: object, annotation: str) -> None:
         raise ConfigError(f"{name} is {value!r}, expected {annotation.replace('| None', 'or unset')}")
 
 
+def check_integers(value: object) -> None:
+    """Refuse integers beyond the 64 bits that TOML has, wherever they stand in ``value``.
+
+    Raises:
+        ValueError: there is one; Python would read it, and not always write it.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("an integer in it needs more than 64 bits")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        check_integers(inner)
+
+
 def plain(value: object) -> object:
     """NumPy's scalars as Python's."""
     return value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.models import Array, Net, concat, conv_relu, run, samples, two_gemm
 
 from requant import ops
@@ -270,6 +271,10 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
     "text": lambda document: "table",
     "null": lambda document: None,
     "samples": change("samples", "many"),
+    "negative samples": change("samples", -1),
+    "unproven": change("unproven", "a"),
+    "names that are none": change("unproven", [1]),
+    "endless": change("version", "2\n" * 50),
     "infinite samples": change("samples", float("inf")),
     "base64": statistics("!!!"),
     "empty": statistics(""),
@@ -286,6 +291,41 @@ def test_a_damaged_table_is_refused(case: str, table: CalibrationTable, tmp_path
     path.write_text(json.dumps(DAMAGE[case](json.loads(path.read_text()))))
     with pytest.raises(CalibrationError, match="is not a calibration table of version 2, or it is damaged"):
         CalibrationTable.load(path)
+
+
+HOSTILE: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def places_in(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Each list or object in ``document`` with each of its keys."""
+    keys = document if isinstance(document, dict) else range(len(document)) if isinstance(document, list) else ()
+    for key in list(keys):
+        yield document, key
+        yield from places_in(document[key])
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=HOSTILE, choice=st.integers(0, 999))
+def test_tables_with_a_strange_value_are_read_or_refused(
+    table: CalibrationTable, tmp_path: Path, value: object, choice: int
+) -> None:
+    path = tmp_path / "table.json"
+    table.with_factors({"x": np.array([2.0, 0.5], np.float32)}, {"x": np.array([1.0], np.float32)}).save(path)
+    document = json.loads(path.read_text())
+    places = list(places_in(document))
+    inner, key = places[choice % len(places)]
+    inner[key] = value
+    path.write_text(json.dumps(document))
+    try:
+        found = CalibrationTable.load(path)
+    except CalibrationError:
+        return
+    assert all(isinstance(seen, ops.TensorStatistics) for seen in found.values())
+    assert 0 <= found.samples < 2**63
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"format": NaN}'])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from requant.config import SMOOTH, STATIC_ONLY, QuantConfig, choices, recipe_names
 from requant.errors import ConfigError, MissingFileError
+from requant.rules import Rule
 from requant.types import PerTensor, QuantScheme, QuantType
 
 if TYPE_CHECKING:
@@ -135,6 +137,43 @@ def test_a_static_recipe_made_dynamic_is_refused_where_it_chooses_ranges() -> No
         QuantConfig(dynamic=True, symmetric=True)
     assert QuantConfig().with_options(dynamic=True) == QuantConfig(dynamic=True)
     assert not STATIC_ONLY & QuantConfig(dynamic=True).to_dict().keys()
+
+
+NAMES = [field.name for kind in (QuantConfig, Rule) for field in dataclasses.fields(kind)]
+TEXTS = st.recursive(
+    st.sampled_from(
+        ["true", "-1", "0", "9" * 30, "9" * 5000, f"0x{'f' * 5000}", "1e400", "nan", "-inf", "07:32:00", "[]"]
+    )
+    | st.text(max_size=3).map(json.dumps)
+    | st.sampled_from([name for option in ("method", "target", "algorithm") for name in choices(option)]).map(
+        json.dumps
+    ),
+    lambda inner: st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]") | inner.map("{{a={}}}".format),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.lists(st.tuples(st.sampled_from([*NAMES, "zz"]), TEXTS), max_size=3),
+    head=st.sampled_from(["", "[[rules]]\n"]),
+)
+def test_recipes_of_strange_values_are_read_or_refused(tmp_path: Path, lines: list[tuple[str, str]], head: str) -> None:
+    path = tmp_path / "strange.toml"
+    path.write_text(head + "".join(f"{name} = {value}\n" for name, value in lines), "utf-8", errors="replace")
+    try:
+        config = QuantConfig.from_recipe(path)
+    except ConfigError:
+        return
+    assert QuantConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 10**5, "a = " + "{a=" * 10**5, "samples = 9223372036854775808"])
+def test_recipes_beyond_what_toml_holds_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="is not TOML"):
+        QuantConfig.from_recipe(path)
 
 
 def test_shipped_recipes_come_by_name() -> None:

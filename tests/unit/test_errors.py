@@ -17,6 +17,15 @@ def test_a_hint_is_the_last_line() -> None:
     assert str(errors.DataError("no samples")) == "no samples"
 
 
+@pytest.mark.parametrize("name", ["a\n" * 30, "\n" * 30, "x" * 10**6, "a\u2028" * 30])
+def test_what_files_bring_in_makes_no_error_endless(name: str) -> None:
+    error = errors.ModelError(f"tensor {name} is damaged", hint=f"call it other than {name}")
+    lines = str(error).splitlines()
+    assert len(lines) <= 5
+    assert max(map(len, lines)) <= 1100
+    assert lines[-1].startswith("help: call it other than")
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 def test_codes_and_exit_statuses_are_stable(kind: type[RequantError]) -> None:
     assert kind.code.startswith("RQ")

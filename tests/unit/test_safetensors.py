@@ -77,6 +77,17 @@ def test_nothing_stays_of_a_write_that_failed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_no_tensor_is_written_over_another(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a.weight": np.ones((32, 32), np.float32), "a.weight_packed": np.ones(3, np.float32)}, path)
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(requant.ModelError, match=r"tensor 'a\.weight_packed' would stand in it twice"):
+        requant.quantize_checkpoint(path, out)
+    with pytest.raises(requant.ModelError, match="the name of the metadata"):
+        write_checkpoint(out, [("__metadata__", np.dtype(np.float32), (3,), lambda: np.ones(3, np.float32))])
+    assert not out.exists()
+
+
 def test_files_of_an_index(tmp_path: Path) -> None:
     save_file({"a": np.ones((2, 2), np.float32), "unlisted": np.ones(1, np.float32)}, tmp_path / "one.safetensors")
     save_file({"b": np.zeros((3,), np.float32)}, tmp_path / "two.safetensors")
@@ -135,8 +146,12 @@ def tensor(begin: Any = 0, end: Any = 16, shape: Any = (4,), dtype: Any = "F32")
         (head({"a": tensor(shape=(1,) * 65)}), "shape that is not a list of sizes"),
         (
             head({"a": tensor(shape=(2**62, 2**62, 2**62))}),
-            "takes 392318858461667547739736838950479151006397215279002157056 bytes",
+            "which no array can have",
         ),
+        (head({"a": tensor(0, 0, (0, 2**62))}, 0), "which no array can have"),
+        (head({"a": tensor(0, 0, (2**31, 0, 2**31))}, 0), "which no array can have"),
+        (head({"\ud800": tensor()}), "surrogates not allowed"),
+        (head({"a": tensor(), "__metadata__": {"a": "\udfff"}}), "surrogates not allowed"),
         (head({"a": tensor(shape=(2**70,))}), "shape that is not a list of sizes"),
         (head({"a": tensor(end=17)}), "takes 16 bytes"),
         (head({"a": tensor(16, 0)}), "takes 16 bytes"),
@@ -183,3 +198,28 @@ def test_mutants_are_read_or_refused(checkpoint: Path, changes: list[tuple[float
     except requant.RequantError:
         return
     assert sum(array.nbytes for array in arrays) <= 2 * path.stat().st_size
+
+
+NUMBERS: Any = st.sampled_from([0, 1, 2, 4, 8, 16, 2**31, 2**32, 2**61, 2**62, 2**63 - 1, 2**63, -1, 4.0, True, None])
+FIELDS: Any = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F64", "BF16", "BOOL", "I64", "f32", "", None]),
+        "shape": st.lists(NUMBERS, max_size=4) | NUMBERS,
+        "data_offsets": st.lists(NUMBERS, min_size=1, max_size=3),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tensors=st.dictionaries(st.text(max_size=3) | st.just("__metadata__"), FIELDS | NUMBERS, max_size=3),
+    data=st.sampled_from([0, 4, 16, 32]),
+)
+def test_heads_of_hostile_numbers_are_read_or_refused(tmp_path: Path, tensors: dict[str, Any], data: int) -> None:
+    path = tmp_path / "numbers.safetensors"
+    path.write_bytes(head(tensors, data))
+    try:
+        found = Checkpoint(path)
+    except requant.ModelError:
+        return
+    assert sum(weight.read().nbytes for weight in found.weights()) <= 2 * data

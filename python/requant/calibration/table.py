@@ -225,11 +225,11 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             return cls(
                 statistics,
                 digest=str(table["model_digest"]),
-                samples=int(table["samples"]),
+                samples=_samples(table["samples"]),
                 factors=factors,
                 shifts={name: _shifts(each) for name, each in table.get("shifts", {}).items()},
                 gains={name: _gain(each) for name, each in table.get("gains", {}).items()},
-                unproven=frozenset(map(str, table.get("unproven", ()))),
+                unproven=_unproven(table.get("unproven", [])),
             )
         except FileNotFoundError:
             raise missing_file("calibration table", path) from None
@@ -240,6 +240,18 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 f"{path} is not a calibration table of version {VERSION}, or it is damaged ({problem})",
                 hint="make one with `requant calibrate`",
             ) from None
+
+
+def _samples(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("the number of samples is none")
+    return value
+
+
+def _unproven(names: Any) -> frozenset[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("what is unproven are not names")
+    return frozenset(names)
 
 
 def _factors(values: Any) -> NDArray[np.float32]:

@@ -47,7 +47,9 @@ _REALS = frozenset({"F16", "BF16", "F32", "F64"})
 _NAMES = {dtype: name for name, dtype in _DTYPES.items() if name != "BF16"}
 _MAX_HEADER = 100_000_000  # as the format's own readers have it
 _MAX_AXES = 64
+_MAX_BYTES = 2**63  # what an array may stride over
 _LENGTH = 8
+_METADATA = "__metadata__"
 _INDEX = ".safetensors.index.json"
 
 
@@ -161,7 +163,7 @@ def _read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         raise missing_file("checkpoint", path) from None
     except OSError as problem:
         raise ModelError(f"{path} cannot be read: {problem.strerror}") from problem
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop(_METADATA, None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ModelError(f"{path} has metadata that are not strings")
     spans = {name: _span(path, name, fields) for name, fields in header.items()}
@@ -184,6 +186,8 @@ def _span(path: Path, name: str, fields: Any) -> tuple[str, tuple[int, ...], tup
     if not _are_sizes(span) or len(span) != 2:
         raise ModelError(f"{what} has offsets that are not two positions")
     needed = math.prod(shape) * _DTYPES[dtype].itemsize
+    if math.prod(filter(None, shape)) * _DTYPES[dtype].itemsize >= _MAX_BYTES:  # also where a 0 makes it take none
+        raise ModelError(f"{what} has the shape {shape}, which no array can have")
     if span[1] - span[0] != needed:
         raise ModelError(f"{what} of shape {shape} and type {dtype} takes {needed} bytes, its offsets are {span}")
     return dtype, tuple(shape), (span[0], span[1])
@@ -219,12 +223,15 @@ def _bytes_of(path: Path, most: int) -> bytes:
 
 
 def _json(data: bytes, origin: str) -> dict[str, Any]:
-    """The object that ``data`` spell; no name may stand in one twice."""
+    """The object that ``data`` spell; no name may stand in one twice, and all text can be written again."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             raise ValueError("a name stands in it twice")
+        for text in (*found, *found.values()):
+            if isinstance(text, str):
+                text.encode()  # half of a surrogate pair, which JSON can escape, raises
         return found
 
     try:
@@ -250,14 +257,20 @@ def write_checkpoint(
         metadata: strings to carry beside the tensors.
 
     Raises:
+        ModelError: two tensors have one name, or one has the name that the format keeps for itself.
         OutputError: the file cannot be written; what was there before is untouched.
     """
     listed = [(n, d if isinstance(d, str) else _NAMES[d], shape, read) for n, d, shape, read in tensors]
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {}
     end = 0
     for name, dtype, shape, _ in listed:
+        if name in header or name == _METADATA:
+            problem = "stand in it twice" if name in header else "be called so, which is the name of the metadata"
+            raise ModelError(f"{path} cannot be written: tensor {name[:80]!r} would {problem}")
         begin, end = end, end + math.prod(shape) * _DTYPES[dtype].itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    if metadata:
+        header = {_METADATA: dict(metadata), **header}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _LENGTH)
     with replacing(path) as file:

@@ -54,6 +54,7 @@ _VERSIONS = (2, 3)
 _ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 16
 _MAX_AXES = 4
+_MAX_VALUES = 1 << 60  # eight bytes of each are what an array may stride over
 _MAX_NAME = 1 << 16
 _LEAST_PAIR = 8 + 4 + 1
 _LEAST_TENSOR = 8 + 4 + 4 + 8
@@ -155,6 +156,8 @@ class _Reader:
         if axes > _MAX_AXES:
             raise self._damaged(f"{what} has {axes} axes, expected at most {_MAX_AXES}")
         sizes = [self._integer("Q") for _ in range(axes)]
+        if math.prod(filter(None, sizes)) >= _MAX_VALUES:  # also where a 0 makes it take no bytes
+            raise self._damaged(f"{what} has the shape {sizes[::-1]}, which no array can have")
         number = self._integer("I")
         if number not in types:
             raise self._damaged(f"{what} has the unknown type {number}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.checkpoint.safetensors import write_checkpoint
-from requant.errors import ConfigError
+from requant.errors import ConfigError, ModelError
 from requant.files import check_outputs, replacing
 from requant.gguf.reading import GgufFile
 from requant.gguf.report import GgufReport, GgufTensor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from requant.types import Progress
 
 _SUFFIXES = (".npz", ".safetensors")
+_LONGEST_MEMBER = 65535  # bytes of a name
 
 
 def unpack_gguf(
@@ -41,7 +42,8 @@ def unpack_gguf(
     Raises:
         ConfigError: another suffix.
         MissingFileError: there is no such file.
-        ModelError: it is not GGUF, damaged, or has a tensor of a type that is not read.
+        ModelError: it is not GGUF, damaged, or has a tensor of a type that is not read, or of a name that the output
+            cannot hold.
         OutputError: the output cannot be written.
     """
     start = time.perf_counter()
@@ -50,6 +52,8 @@ def unpack_gguf(
         raise ConfigError(f"{output} ends in {kind or 'nothing'!r}, expected {' or '.join(_SUFFIXES)}")
     check_outputs([output], [source])
     file = GgufFile(source)
+    if kind == ".npz":
+        _check_members(file)
     done = 0
 
     def read(name: str) -> NDArray[Any]:
@@ -73,6 +77,16 @@ def unpack_gguf(
     return GgufReport(
         str(source), str(output), "float32", tensors, size, None, (), round(time.perf_counter() - start, 3)
     )
+
+
+def _check_members(file: GgufFile) -> None:
+    """Refuse names that an archive would cut short."""
+    for name in file.tensors:
+        if "\0" in name or len(f"{name}.npy".encode()) > _LONGEST_MEMBER:
+            raise ModelError(
+                f"{file.path}: tensor {name[:80]!r} has a name that an .npz archive cannot hold",
+                hint="let the name of the output end in .safetensors",
+            )
 
 
 def _write_npz(output: str | Path, names: Sequence[str], read: Callable[[str], NDArray[Any]]) -> None:
