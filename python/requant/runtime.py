@@ -332,9 +332,9 @@ class OrtRunner:
             ) from problem
         return [as_array(output) for output in outputs]
 
-    def output_types(self) -> dict[str, str]:
-        """The type of each output as onnxruntime calls it, such as ``tensor(float)``."""
-        return {output.name: output.type for output in self._session.get_outputs()}
+    def outputs(self) -> dict[str, tuple[str, list[int | str | None]]]:
+        """Of each output the type as onnxruntime calls it, such as ``tensor(float)``, and the shape; [] if unknown."""
+        return {output.name: (output.type, list(output.shape)) for output in self._session.get_outputs()}
 
     def stop(self) -> None:
         """Make a ``run`` under way in another thread return at the next node."""

@@ -1,4 +1,4 @@
-"""Ops that neither ONNX nor onnxruntime defines: what their library says of them."""
+"""Ops that ONNX does not define: what onnxruntime, or their library, says of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from requant.runtime import OrtRunner, available, custom_op_libraries
+from requant.runtime import OrtRunner, available, unknown
 
 if TYPE_CHECKING:
     from requant.onnx.graph import Graph
@@ -22,24 +22,31 @@ _TYPES = {
 }
 
 
-def typed(graph: Graph) -> Graph:
-    """``graph`` with the types that custom ops of its main graph give, where a library tells: ONNX infers none.
+_ONNX = frozenset({"", "ai.onnx", "ai.onnx.ml"})  # what shape inference knows
 
-    Without them what reads such a tensor cannot be quantized.
+
+def typed(graph: Graph) -> Graph:
+    """``graph`` with the types and ranks of what ops give that are onnxruntime's or of a library: ONNX infers none.
+
+    Of the main graph alone. Without them what reads such a tensor cannot be quantized.
 
     Raises:
         ModelError: onnxruntime cannot load the model with the libraries that are registered.
     """
-    foreign = set(graph.foreign_ops())
-    if not foreign or not custom_op_libraries() or not available():
+    if unknown(graph.foreign_ops()) or not available():
         return graph
-    nodes = [node for node in graph.nodes if f"{node.domain}:{node.op_type}" in foreign]
-    unknown = [value.name for node in nodes for value in node.outputs if value.dtype is None and value.name]
-    types = OrtRunner(graph.serialize(unknown), threads=1).output_types()
+    nodes = [
+        node for node in graph.nodes if node.domain not in _ONNX and node.op_identifier() not in graph.model.functions
+    ]
+    untyped = {value.name for node in nodes for value in node.outputs if value.dtype is None and value.name}
+    if not untyped:
+        return graph
+    outputs = OrtRunner(graph.serialize(sorted(untyped)), threads=1).outputs()
     result = graph.copy()
     for node in result.nodes:
         for value in node.outputs:
-            if value.name in unknown and value.dtype is None:
-                known = _TYPES.get(types[value.name])
+            if value.name in untyped and value.dtype is None:
+                known, shape = _TYPES.get(outputs[value.name][0]), outputs[value.name][1]
                 value.type = None if known is None else ir.TensorType(known)
+                value.shape = value.shape if not shape or value.shape is not None else ir.Shape(shape)
     return result
