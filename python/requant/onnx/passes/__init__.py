@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
 from requant.onnx.graph import check_order
-from requant.onnx.passes import activations, affine, clamps, cleanup, constants, einsum, norms, pooling, shapes, widen
+from requant.onnx.passes import (
+    activations,
+    affine,
+    clamps,
+    cleanup,
+    constants,
+    einsum,
+    fused,
+    norms,
+    pooling,
+    shapes,
+    widen,
+)
 from requant.uncollected import uncollected
 from requant.wording import counted
 
@@ -34,6 +46,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("double(s) rounded to float32", widen.narrow_double),
     ("node(s) simplified away", cleanup.simplify),
     ("shape(s) inferred", shapes.infer),
+    ("fused op(s) of onnxruntime taken apart", fused.take_apart),
     ("einsum(s) said as matrix product(s)", einsum.spell_products),
     ("tensor(s) freed of subnormal numbers", constants.flush_subnormals),
     ("Gemm factor(s) multiplied into weights", constants.fold_factors),
