@@ -20,20 +20,18 @@ from requant.planning.placement import place
 from requant.planning.selection import left_in_float
 from requant.runtime import refuse_unknown
 from requant.stages import (
-    Observed,
     Stopwatch,
     configured,
     describe,
-    first_samples,
     load_float,
     observe,
     open_judged,
+    recall,
     refuse_empty,
     refuse_quantized,
     with_data_options,
 )
-from requant.transforms import repeat
-from requant.weightonly import quantize_weights, refuse_table
+from requant.weightonly import quantize_weights, refuse_executor, refuse_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -155,7 +153,8 @@ def quantize(
     """
     config = configured(config, overrides)
     if config.weight_only is not None:
-        _refuse_beside_weights(table, executor)
+        refuse_table(table)
+        refuse_executor(executor)
         return quantize_weights(
             model,
             data,
@@ -183,9 +182,7 @@ def quantize(
     with watch("calibrate"):
         if table is not None:
             table.check(graph)
-            sample = () if dataset is None else first_samples(dataset.batches())
-            kept = () if dataset is None else tuple(dataset.held_back())
-            observed = Observed(repeat(prepared, plan, config, table.factors, table.shifts), table, sample, kept)
+            observed = recall(prepared, plan, table, dataset, config)
         else:
             observed = observe(prepared, plan, dataset, config, progress, executor=executor)
     held = Held.back(given, dynamic=config.dynamic)
@@ -288,12 +285,6 @@ def refuse_hopeless(inspection: Inspection) -> None:
     """
     refuse_quantized(inspection.quantized_ops, inspection.model)
     refuse_empty(inspection.plan, inspection.model)
-
-
-def _refuse_beside_weights(table: CalibrationTable | None, executor: Executor | None) -> None:
-    refuse_table(table)
-    if executor is not None:
-        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
 
 
 def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | None) -> None:

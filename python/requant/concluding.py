@@ -28,7 +28,7 @@ from requant.version import __version__
 from requant.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from requant.config import QuantConfig
     from requant.data import Batch, Dataset
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.planning.placement import Candidate
     from requant.report import Accuracy, Latency, OutputQuality
+    from requant.serialized import SerializedModel
     from requant.stages import Observed
 
 #: How many activations the report shows the histogram of.
@@ -83,6 +84,43 @@ class Held:
         return cls(batches, one_sample(batches[0], inputs) if batches else zero_feeds(inputs), notes)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Verification:
+    """What checking a model, and running it beside the float one, has shown.
+
+    Attributes:
+        runners: both models, where they can be run.
+        outputs: how far its outputs are from the float model's; none without samples.
+        latency: what one run of each takes; None without samples.
+        narrowing: what it changed that a model of doubles is computed in float32.
+        accuracy: the metric of both; None without samples to judge by.
+    """
+
+    runners: Runners | None
+    outputs: tuple[OutputQuality, ...]
+    latency: Latency | None
+    narrowing: tuple[str, ...]
+    accuracy: Accuracy | None
+
+
+def verify(given: Given, model: SerializedModel, held: Held, *, workers: int) -> Verification:
+    """Check ``model``, and compare it with the float model of ``given``.
+
+    Raises:
+        VerificationError: it is no valid model, or not finite where the float model is.
+    """
+    runners = check_model(given.graph, model, held.feeds, threads=1)  # latency is that of one thread
+    names = [output.name for output in given.graph.outputs]
+    compared = runners if held.batches else None
+    outputs = compare_outputs(compared, names, held.batches, workers=workers) if compared else ()
+    latency = measure_latency(compared, held.feeds) if compared else None
+    narrowing = tuple(_narrowing_notes(given, runners, held, workers=workers))
+    accuracy = None
+    if runners and given.judged:
+        accuracy = measure_accuracy(runners, names, given.judged, given.metric, workers=workers)
+    return Verification(runners, outputs, latency, narrowing, accuracy)
+
+
 def conclude(
     given: Given,
     config: QuantConfig,
@@ -111,15 +149,7 @@ def conclude(
     """
     graph, plan, table = given.graph, chosen.plan, observed.table
     with watch("verify"):
-        runners = check_model(graph, chosen.model, held.feeds, threads=1)  # latency is that of one thread
-        names = [output.name for output in graph.outputs]
-        compared = runners if held.batches else None
-        outputs = compare_outputs(compared, names, held.batches, workers=config.cores) if compared else ()
-        latency = measure_latency(compared, held.feeds) if compared else None
-        narrowing = tuple(narrowing_notes(given, runners, held, workers=config.cores))
-        accuracy = None
-        if runners and given.judged:
-            accuracy = measure_accuracy(runners, names, given.judged, given.metric, workers=config.cores)
+        verified = verify(given, chosen.model, held, workers=config.cores)
         tensors = (
             *tensor_quality(observed.graph, plan, chosen.resolved, table, chosen.choices),
             *weight_quality(observed.graph, plan, chosen.weights),
@@ -138,18 +168,18 @@ def conclude(
         data=describe_data(given.dataset, table),
         calibration_samples=0 if table is None else table.samples,
         verification_samples=sum(batch.count for batch in held.batches),
-        outputs=outputs,
+        outputs=verified.outputs,
         tensors=tensors,
-        latency=latency,
-        accuracy=accuracy,
+        latency=verified.latency,
+        accuracy=verified.accuracy,
         notes=(
             *observed.transformed.notes,
             *_notes(config, given, chosen.resolved.widened),
-            *narrowing,
+            *verified.narrowing,
             *chosen.notes,
             *held.notes,
             *notes,
-            *(_advice(config, outputs, latency, accuracy) if advise else ()),
+            *(advice(config, verified) if advise else ()),
         ),
         seconds=dict(watch.seconds),
         ranges=() if table is None else tuple(view_tensor(plan, table, tensor) for tensor in worst),
@@ -157,7 +187,7 @@ def conclude(
     return QuantizedModel(chosen.model, report, plan, table, graph.file.files)
 
 
-def narrowing_notes(given: Given, runners: Runners | None, held: Held, *, workers: int) -> Iterator[str]:
+def _narrowing_notes(given: Given, runners: Runners | None, held: Held, *, workers: int) -> Iterator[str]:
     """What it changed that a model of doubles is computed in float32."""
     if not is_narrowed(given.graph, given.prepared):
         return
@@ -171,13 +201,12 @@ def narrowing_notes(given: Given, runners: Runners | None, held: Held, *, worker
     yield f"the model is computed in float32 instead of float64: {change}"
 
 
-def _advice(
-    config: QuantConfig, outputs: Sequence[OutputQuality], latency: Latency | None, accuracy: Accuracy | None
-) -> Iterator[str]:
-    if latency is not None and latency.speedup < _SLOWER and config.optimize != "latency":
+def advice(config: QuantConfig, verified: Verification) -> Iterator[str]:
+    """What helps a model that is slow, or far from the float one."""
+    if verified.latency is not None and verified.latency.speedup < _SLOWER and config.optimize != "latency":
         yield "slower than float on this machine: --optimize latency leaves in float what integers slow down"
-    far = [out for out in outputs if out.sqnr_db is not None and out.sqnr_db < _FAR_DB]
-    if far and accuracy is None:
+    far = [out for out in verified.outputs if out.sqnr_db is not None and out.sqnr_db < _FAR_DB]
+    if far and verified.accuracy is None:
         yield (
             f"output {far[0].name!r} is far from the float model's: judge both on labelled samples (--eval), or let "
             "--keep 0.99 find what to leave in float"

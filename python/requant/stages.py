@@ -22,7 +22,7 @@ from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import runnable
 from requant.runtime import unknown
-from requant.transforms import SAMPLES, Transformed, transform
+from requant.transforms import SAMPLES, Transformed, repeat, transform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -185,6 +185,20 @@ def observe(
         transformed, table.with_factors(transformed.factors, transformed.shifts), sample, tuple(dataset.held_back())
     )
     return observed.weighed(config) if config.weighs_outputs else observed
+
+
+def recall(
+    graph: Graph, plan: QuantPlan, table: CalibrationTable, dataset: Dataset | None, config: QuantConfig
+) -> Observed:
+    """What ``table`` tells of the prepared ``graph``, and the samples of ``dataset`` that repairs look at.
+
+    Raises:
+        CalibrationError: the table does not fit the graph.
+    """
+    transformed = repeat(graph, plan, config, table.factors, table.shifts)
+    if dataset is None:
+        return Observed(transformed, table, ())
+    return Observed(transformed, table, first_samples(dataset.batches()), tuple(dataset.held_back()))
 
 
 def first_samples(batches: Iterable[Batch]) -> tuple[Batch, ...]:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.building.build import storage_notes
-from requant.concluding import Given, Held, narrowing_notes
+from requant.concluding import Given, Held, verify
 from requant.data import open_data
 from requant.errors import ConfigError, ModelError
-from requant.evaluation.evaluate import measure_accuracy
-from requant.evaluation.verify import check_model, compare_outputs, decibels, is_large, measure_latency
+from requant.evaluation.verify import decibels, is_large, measure_latency
 from requant.metrics import get_metric
 from requant.onnx.lowbit import insert_blocks, needed_opset, with_opset
 from requant.onnx.passes import prepare
@@ -44,6 +43,7 @@ from requant.weights.resolve import Rounded, round_apart, round_weights, wants_d
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from requant.calibration.table import CalibrationTable
     from requant.config import QuantConfig
@@ -105,6 +105,16 @@ def refuse_table(table: CalibrationTable | None) -> None:
     """
     if table is not None:
         raise ConfigError("a table holds ranges, and weights need none", hint="leave out table or weight_only")
+
+
+def refuse_executor(executor: Executor | None) -> None:
+    """Refuse other processes, between which there is nothing to share out.
+
+    Raises:
+        ConfigError: there is an executor.
+    """
+    if executor is not None:
+        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,19 +217,15 @@ def conclude_weights(
     Raises:
         VerificationError: it is no valid model, or not finite where the float model is.
     """
-    graph, built, plan, judged = given.graph, found.model, found.plan, given.judged
+    graph, built, plan = given.graph, found.model, found.plan
     with watch("verify"):
-        runners = check_model(graph, built, held.feeds, threads=1)
-        names = [output.name for output in graph.outputs]
-        compared = runners if held.batches else None
-        outputs = compare_outputs(compared, names, held.batches, workers=config.cores) if compared else ()
-        latency = measure_latency(compared, held.feeds) if compared else None
-        narrowing = tuple(narrowing_notes(given, runners, held, workers=config.cores))
-        accuracy = None
-        if runners and judged:
-            accuracy = measure_accuracy(runners, names, judged, given.metric, workers=config.cores)
-        arithmetic = arithmetic_of(built) if runners else None
-        speed = tuple(_speed(runners, held.feeds, latency)) if runners and latency else ()
+        verified = verify(given, built, held, workers=config.cores)
+        arithmetic = arithmetic_of(built) if verified.runners else None
+        speed = (
+            tuple(_speed(verified.runners, held.feeds, verified.latency))
+            if verified.runners and verified.latency
+            else ()
+        )
     report = Report(
         version=__version__,
         model=graph.origin,
@@ -232,12 +238,12 @@ def conclude_weights(
         data=describe_data(given.dataset),
         calibration_samples=found.samples,
         verification_samples=sum(batch.count for batch in held.batches),
-        outputs=outputs,
+        outputs=verified.outputs,
         tensors=tuple(map(_quality, found.rounded.errors)),
-        latency=latency,
-        accuracy=accuracy,
+        latency=verified.latency,
+        accuracy=verified.accuracy,
         notes=(
-            *narrowing,
+            *verified.narrowing,
             *describe_arithmetic(arithmetic, config),
             *speed,
             *_notes(plan, config),

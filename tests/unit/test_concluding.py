@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from requant.concluding import _advice
+from requant.concluding import Verification, advice
 from requant.config import QuantConfig
 from requant.report import Accuracy, Latency, OutputQuality
 
 
 def told(speedup: float, sqnr_db: float | None, accuracy: Accuracy | None = None, **options: Any) -> list[str]:
-    outputs = [OutputQuality("y", sqnr_db, 0.9, 0.1)]
+    outputs = (OutputQuality("y", sqnr_db, 0.9, 0.1),)
     latency = Latency("onnxruntime", 1.0, 1.0 / speedup, speedup)
-    return [note.split(":")[0] for note in _advice(QuantConfig(**options), outputs, latency, accuracy)]
+    verified = Verification(None, outputs, latency, (), accuracy)
+    return [note.split(":")[0] for note in advice(QuantConfig(**options), verified)]
 
 
 def test_what_is_slow_or_far_from_float_gets_advice() -> None:

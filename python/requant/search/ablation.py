@@ -19,8 +19,7 @@ from requant.parallel import in_order
 from requant.planning.plan import BlockedNode
 from requant.remote import map_remote
 from requant.search.trials import score_bytes, set_up
-from requant.stages import Observed, configured, first_samples, observe
-from requant.transforms import repeat
+from requant.stages import configured, observe, recall
 from requant.weightonly import builder_apart, refuse_table, settle
 
 if TYPE_CHECKING:
@@ -214,9 +213,7 @@ def _built(
         observed = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
     else:
         table.check(setup.graph)
-        transformed = repeat(setup.prepared, setup.plan, config, table.factors, table.shifts)
-        sample = first_samples(setup.dataset.batches())
-        observed = Observed(transformed, table, sample, tuple(setup.dataset.held_back()))
+        observed = recall(setup.prepared, setup.plan, table, setup.dataset, config)
     return observed.plan.nodes, observed.builder(setup.graph, config)
 
 

@@ -18,7 +18,7 @@ from requant.search.floats import Search
 from requant.search.trials import Judge, Recorded, Trials, refuse_iterator, set_up
 from requant.search.variants import Variants
 from requant.stages import Stopwatch, configured, open_judged, with_data_options
-from requant.weightonly import read_samples
+from requant.weightonly import read_samples, refuse_executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -139,7 +139,9 @@ def quantize_to_keep(
     if not 0 < share <= 1:
         raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
     if config.weight_only is not None:
-        _refuse_beside_weights(config, executor)
+        if config.target_bits is not None:
+            raise ConfigError("keep and target_bits both choose the bits of layers", hint="leave out one or the other")
+        refuse_executor(executor)
     refuse_iterator(data, "samples")
     refuse_iterator(evaluation, "evaluation samples")
     found = get_metric(_DEFAULT_METRIC if metric is None else metric)
@@ -200,13 +202,6 @@ def _prepare_search(
     # The recipe of what is found shall not measure again, and plans are others where latency is to be measured.
     variants = Variants(given, replace(config, optimize="none"), progress, executor)
     return partial(Search, given, variants, latency=config.optimize == "latency", executor=executor)
-
-
-def _refuse_beside_weights(config: QuantConfig, executor: Executor | None) -> None:
-    if config.target_bits is not None:
-        raise ConfigError("keep and target_bits both choose the bits of layers", hint="leave out one or the other")
-    if executor is not None:
-        raise ConfigError("weights are quantized in one process, layer by layer", hint="leave out executor")
 
 
 class _Judgement:
