@@ -14,7 +14,8 @@ from requant.building.build import storage_notes
 from requant.concluding import Given, Held, verify
 from requant.data import open_data
 from requant.errors import ConfigError, ModelError
-from requant.evaluation.verify import decibels, is_large, measure_latency
+from requant.evaluation.distance import decibels
+from requant.evaluation.verify import is_large, measure_latency
 from requant.metrics import get_metric
 from requant.onnx.lowbit import insert_blocks, needed_opset, with_opset
 from requant.onnx.passes import prepare

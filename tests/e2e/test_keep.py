@@ -13,7 +13,7 @@ from tests.models import MODELS, Array, Net, run, samples, two_gemm
 import requant
 from requant.config import AUTO, METHODS
 from requant.errors import ConfigError, DataError, RequantError
-from requant.evaluation.verify import Distance
+from requant.evaluation.distance import Distance
 from requant.planning.placement import Race
 from requant.search import walk
 

@@ -27,7 +27,7 @@ from requant.arrays.lowbit import ALGORITHMS, BlockScheme, quantize_blocks
 from requant.checkpoint.safetensors import Checkpoint, write_checkpoint
 from requant.documents import document_of
 from requant.errors import ConfigError, DataError, ModelError
-from requant.evaluation.verify import decibels
+from requant.evaluation.distance import decibels
 from requant.files import check_outputs
 from requant.rules import matches
 

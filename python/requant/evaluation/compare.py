@@ -14,10 +14,11 @@ from requant.config import QuantConfig
 from requant.data import open_data
 from requant.documents import document_of
 from requant.errors import ConfigError
+from requant.evaluation.distance import Distance
 from requant.evaluation.evaluate import check_interface, load
 from requant.evaluation.footprint import peak_memory
 from requant.evaluation.timing import Timing, fitting_batches, thread_counts, time_models
-from requant.evaluation.verify import Distance, one_sample, run_each
+from requant.evaluation.verify import one_sample, run_each
 from requant.metrics import Case, get_metric
 from requant.pages import results
 from requant.pages.page import fragment, page
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from requant.data import DataOptions
+    from requant.data import Batch, DataOptions
+    from requant.evaluation.verify import Outputs
     from requant.onnx.matching import Match
     from requant.onnx.reading import Model
     from requant.report import OutputQuality
@@ -194,27 +196,14 @@ def compare(
     if matches:
         fetched = [[m.name for m in matches], [m.stand_in for m in matches]]
         runners += [open_runner(g.serialize(names), threads=1) for g, names in zip(graphs, fetched, strict=True)]
-    outputs = {output.name: Distance() for output in graphs[0].outputs}
-    inner = {match: _InnerError() for match in matches}
-    divergences: list[Any] = []
-    longest = 0
-    sample, samples = None, 0
+    errors = _Errors([output.name for output in graphs[0].outputs], matches)
+    sample = None
     with closing(run_each(runners, dataset.batches(), cores)) as ran:
-        for batch, (expected, got, *tensors) in ran:
+        for batch, arrays in ran:
             sample = one_sample(batch, graphs[0].inputs) if sample is None else sample
-            for distance, wanted, own in zip(outputs.values(), expected, got, strict=True):
-                if wanted.dtype.kind == "f":
-                    distance.add(wanted.astype(np.float64), own.astype(np.float64))
-            for (match, error), wanted, own in zip(inner.items(), *(tensors or [[], []]), strict=True):
-                error.add(match, wanted, own)
-            tokens = _tokens(batch.feeds, expected[0])
-            if tokens and expected[0].shape == got[0].shape:
-                longest = max(longest, tokens)
-                case = Case(batch.feeds, {"": got[0]}, batch.count, None, {"": expected[0]})
-                divergences.append(get_metric("kl").measure(case))
-            samples += batch.count
+            errors.add(batch, arrays)
             if progress is not None:
-                progress(samples, dataset.length)
+                progress(errors.samples, dataset.length)
     assert sample is not None  # a data set without samples is refused when it is opened
     sizes = fitting_batches(graphs[0].inputs, batch_sizes)
     timings = time_models(models, sample, thread_counts(cores), sizes) if measure else ()
@@ -225,15 +214,15 @@ def compare(
         float_bytes=graphs[0].size,
         quantized_bytes=graphs[1].size,
         data=dataset.description,
-        samples=samples,
-        outputs=tuple(distance.quality(name) for name, distance in outputs.items() if distance.seen),
-        tensors=tuple(error.result(match) for match, error in inner.items() if error.distance.seen),
+        samples=errors.samples,
+        outputs=tuple(distance.quality(name) for name, distance in errors.outputs.items() if distance.seen),
+        tensors=tuple(error.result(match) for match, error in errors.inner.items() if error.distance.seen),
         runtime=runners[0].name,
         timings=timings,
         float_memory=memory[0],
         quantized_memory=memory[1],
         seconds=round(time.perf_counter() - start, 3),
-        language=_language(sample, longest, divergences, timings),
+        language=_language(sample, errors, timings),
     )
 
 
@@ -245,9 +234,8 @@ def _tokens(feeds: Mapping[str, NDArray[Any]], logits: NDArray[Any]) -> int | No
     return int(logits.shape[1]) if fed else None
 
 
-def _language(
-    sample: Mapping[str, NDArray[Any]], tokens: int, divergences: Sequence[NDArray[Any]], timings: Sequence[Timing]
-) -> TokenFigures | None:
+def _language(sample: Mapping[str, NDArray[Any]], errors: _Errors, timings: Sequence[Timing]) -> TokenFigures | None:
+    tokens, divergences = errors.tokens, errors.divergences
     if not divergences:
         return None
     one = next((timing for timing in timings if timing.threads == timing.batch_size == 1), None)
@@ -262,6 +250,40 @@ def _language(
     )
 
 
+class _Errors:
+    """What batches have told of two models so far.
+
+    Attributes:
+        outputs: the error of each output; of those that hold reals values are seen.
+        inner: the error of each inner tensor that both models have.
+        divergences: of each batch of a language model, how far the distributions of next tokens are apart.
+        tokens: of such a model, the most that a sample has.
+        samples: how many there were.
+    """
+
+    def __init__(self, outputs: Sequence[str], matches: Sequence[Match]) -> None:
+        self.outputs = {name: Distance() for name in outputs}
+        self.inner = {match: _InnerError() for match in matches}
+        self.divergences: list[NDArray[Any]] = []
+        self.tokens = 0
+        self.samples = 0
+
+    def add(self, batch: Batch, arrays: Outputs) -> None:
+        """Take in one batch: the outputs of both models, and the inner tensors, where there are any."""
+        expected, got, *tensors = arrays
+        for distance, wanted, own in zip(self.outputs.values(), expected, got, strict=True):
+            if wanted.dtype.kind == "f":
+                distance.add(wanted, own)
+        for (match, error), wanted, own in zip(self.inner.items(), *(tensors or [[], []]), strict=True):
+            error.add(match, wanted, own)
+        tokens = _tokens(batch.feeds, expected[0])
+        if tokens and expected[0].shape == got[0].shape:
+            self.tokens = max(self.tokens, tokens)
+            case = Case(batch.feeds, {"": got[0]}, batch.count, None, {"": expected[0]})
+            self.divergences.append(get_metric("kl").measure(case))
+        self.samples += batch.count
+
+
 class _InnerError:
     """Running sums of what ``TensorError`` tells."""
 
@@ -273,7 +295,7 @@ class _InnerError:
         """Take in one batch; namesakes of other types or shapes are not the same tensor."""
         if wanted.dtype.kind != "f" or own.dtype.kind != "f" or wanted.shape != own.shape:
             return
-        self.distance.add(wanted.astype(np.float64), own.astype(np.float64))
+        self.distance.add(wanted, own)
         if match.lo is not None and match.hi is not None:
             self.outside += int(np.count_nonzero((wanted < match.lo) | (wanted > match.hi)))
         self.count += wanted.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from contextlib import closing
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.errors import ModelError, VerificationError
+from requant.evaluation.distance import Distance, decibels
 from requant.onnx.blocks import rounding_error
 from requant.parallel import in_order
 from requant.report import Latency, OutputQuality, TensorQuality
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 _LATENCY_SECONDS = 0.6
 _LATENCY_PAIRS = (5, 50)
-_NO_SIGNAL = 1e20  # -200 dB
 
 
 def check_model(reference: Graph, model: SerializedModel, feeds: Feeds, *, threads: int) -> Runners | None:
@@ -114,7 +113,7 @@ def compare_outputs(
         for _, results in compared:
             for name, expected, got in zip(names, *results, strict=True):
                 if expected.dtype.kind == "f":
-                    sums[name].add(expected.astype(np.float64), got.astype(np.float64))
+                    sums[name].add(expected, got)
     return tuple(distance.quality(name) for name, distance in sums.items() if distance.seen)
 
 
@@ -131,60 +130,6 @@ def run_each(
             runner.stop()
 
     return in_order(run, batches, workers, stop=stop)
-
-
-class Distance:
-    """Running sums of a signal, its error and their products."""
-
-    def __init__(self) -> None:
-        self.seen = False
-        self.signal = self.noise = self.dot = self.other = self.peak = 0.0
-
-    def add(self, expected: NDArray[np.float64], got: NDArray[np.float64]) -> None:
-        """Take in some values; where the expected ones are not finite, nothing is compared.
-
-        An output of another shape than expected, as outputs that depend on data may have, is nothing but error.
-        """
-        if got.shape != expected.shape:
-            got = np.zeros_like(expected)
-        finite = np.isfinite(expected)
-        expected, got = expected[finite], got[finite]
-        self.seen = True
-        if not np.isfinite(got).all():
-            self.noise = math.inf
-            return
-        with np.errstate(over="ignore"):  # of doubles whose squares are none
-            self.signal += float(np.sum(expected**2))
-            self.other += float(np.sum(got**2))
-            self.dot += float(np.sum(expected * got))
-            self.noise += float(np.sum((expected - got) ** 2))
-        self.peak = max(self.peak, float(np.max(np.abs(expected - got), initial=0.0)))
-
-    @property
-    def relative(self) -> float:
-        """Power of the error over that of the signal, at most 1e20, which stands for no signal or endless noise."""
-        if self.noise <= 0:
-            return 0.0
-        return min(self.noise / self.signal, _NO_SIGNAL) if self.signal > 0 else _NO_SIGNAL
-
-    def quality(self, name: str) -> OutputQuality:
-        """The distance so far, for a tensor called ``name``."""
-        length = math.sqrt(self.signal * self.other)
-        return OutputQuality(
-            name=name,
-            sqnr_db=decibels(self.signal, self.noise),
-            cosine=self.dot / length if length > 0 else float(self.noise == 0),
-            max_error=self.peak,
-        )
-
-
-def decibels(signal: float, noise: float) -> float | None:
-    """``10 log10(signal / noise)``; None where there is no noise, -200 where there is no signal or no end of noise."""
-    if noise <= 0:
-        return None
-    if not math.isfinite(noise):
-        return -200.0
-    return max(10 * math.log10(signal / noise), -200.0) if signal > 0 else -200.0
 
 
 def measure_latency(runners: Runners, feeds: Feeds) -> Latency:

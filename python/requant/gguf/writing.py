@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from requant.errors import MissingDependencyError, VerificationError
-from requant.evaluation.verify import decibels
+from requant.evaluation.distance import decibels
 from requant.files import replacing
 from requant.gguf.blocks import dequantize_gguf, quantize_gguf
 from requant.gguf.report import GgufTensor

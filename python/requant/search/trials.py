@@ -13,8 +13,9 @@ import numpy as np
 from requant.building.dynamic import plan_whole
 from requant.data import Dataset, open_data
 from requant.errors import ConfigError, DataError, ModelError, VerificationError
+from requant.evaluation.distance import Distance, decibels
 from requant.evaluation.evaluate import measure
-from requant.evaluation.verify import Distance, decibels, run_each
+from requant.evaluation.verify import run_each
 from requant.metrics import Against, get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
@@ -146,9 +147,9 @@ class Trials:
 def _compare(distance: Distance, wanted: NDArray[Any], got: NDArray[Any]) -> None:
     """Take in an output; of one that holds no reals (classes, indices, masks) the error is the share that differs."""
     if wanted.dtype.kind == "f":
-        distance.add(wanted.astype(np.float64), got.astype(np.float64))
+        distance.add(wanted, got)
     elif wanted.shape == got.shape:
-        distance.add(np.ones(wanted.shape), (wanted == got).astype(np.float64))
+        distance.add(np.ones(wanted.shape), wanted == got)
     else:
         distance.add(np.ones(wanted.shape), np.zeros(wanted.shape))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.evaluation.verify import Distance
+from requant.evaluation.distance import Distance
 from requant.onnx.segments import Walk
 from requant.weights import get_algorithm
 from requant.weights.plan import in_columns, weights_of
@@ -67,6 +67,6 @@ def _noise(expected: Sequence[Sequence[NDArray[Any]]], got: Sequence[Sequence[ND
         distance = Distance()
         for w, f in zip(wanted, found, strict=True):
             if w.dtype.kind == "f":
-                distance.add(w.astype(np.float64), f.astype(np.float64))
+                distance.add(w, f)
         noise = max(noise, distance.relative)
     return noise
