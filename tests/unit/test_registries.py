@@ -49,7 +49,7 @@ def test_every_metric_file_is_listed_and_named_like_its_line() -> None:
 
 
 def test_every_weight_algorithm_is_listed_and_offered() -> None:
-    helpers = ("arithmetic", "budget", "plan", "resolve", "scaling", "sensitivity", "spec")
+    helpers = ("arithmetic", "budget", "moments", "plan", "resolve", "scaling", "sensitivity", "spec")
     assert set(weights.ALGORITHMS.values()) == modules("requant.weights", but=helpers)
     assert [weights.get_algorithm(name).name for name in weights.ALGORITHMS] == list(weights.ALGORITHMS)
     assert set(config.choices("algorithm")) == {weights.AUTO, *weights.ALGORITHMS}

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from requant.errors import ConfigError
 from requant.onnx.blocks import finite
 from requant.weights import get_algorithm
+from requant.weights.moments import measure_error
 from requant.weights.plan import TABLE_BITS, stored_bytes, weights_of
-from requant.weights.resolve import measure_error, moments_of
+from requant.weights.resolve import moments_of
 from requant.weights.sensitivity import output_noise
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ STEPS = (2, 4, 8)
 #: The number of bits of a weight that stays float.
 FLOAT = 32
 _ALONE = 4  # bits in which weights are tried alone
-_BYTE = 8
 _LOOKED_AT = 256  # rows of each weight by which its errors are judged
 
 
@@ -105,7 +105,7 @@ def assign_bits(graph: Graph, plan: QuantPlan, target: float, batches: Sequence[
     """
     costs = find_costs(graph, plan, STEPS, batches, threads=threads)
     values = {planned.key: rows.size for planned, _, rows in weights_of(graph, plan)}
-    budget = target / _BYTE * sum(values.values())
+    budget = target / 8 * sum(values.values())
     tables = {planned.key for planned in plan.blocked if planned.op_type == "Gather"}
     bits = {key: TABLE_BITS if key in tables else STEPS[0] for key in values}
     if costs.size(bits) > budget:

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.errors import CalibrationError, DataError, ModelError
+from requant.errors import DataError, ModelError
 from requant.onnx.blocks import extent, finite
 from requant.onnx.mapped import forget
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites
 from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
+from requant.weights.moments import DAMPING, carried_error, moments_of_rows
 from requant.weights.plan import in_columns, weights_of
 from requant.weights.scaling import choose_factors
-from requant.weights.spec import Moments
 from requant.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
@@ -35,16 +35,13 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.onnx.sites import Site
     from requant.planning.plan import BlockedNode, QuantPlan
+    from requant.types import Progress
+    from requant.weights.spec import Moments
 
     Key = tuple[str, bool]
     Layer = tuple[BlockedNode, ir.Node, NDArray[Any]]
-    Progress = Callable[[int, int | None], None]
 
-_PART = 1 << 20  # values of a weight that are looked at at a time
 _SEARCHED = 256  # rows of each weight by which factors are searched
-_DAMPING = 0.01  # of inverses, as a share of the mean of the diagonal
-_TINY = float(np.finfo(np.float32).tiny)
-_TOKENS = 8192  # rows of an activation that are multiplied at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +75,8 @@ class Rounded:
         if self.factors:
             yield counted(len(self.factors), "activation(s) scaled by channel (AWQ), by powers of two")
         damped = [weights.damping for weights in self.weights.values() if weights.damping is not None]
-        if damped and max(damped) > 1.5 * _DAMPING:
-            count = counted(sum(each > 1.5 * _DAMPING for each in damped), "layer(s)")
+        if damped and max(damped) > 1.5 * DAMPING:
+            count = counted(sum(each > 1.5 * DAMPING for each in damped), "layer(s)")
             yield f"second moments of {count} are singular: damped by up to {max(damped):g}; give more data"
 
 
@@ -130,16 +127,7 @@ def moments_of(
     for place, value, group in _in_order(graph, layers):
         walk.advance(place)
         name = value.name or ""
-        yield [planned.key for planned, _, _ in group], _moments(name, walk.arrays(name))
-
-
-def measure_error(rows: NDArray[Any], weights: BlockWeights, moments: Moments | None) -> float:
-    """Power of the error over that of the layer's outputs, or of its weights without ``moments``."""
-    if moments is not None:
-        signal = _power(rows, moments)
-        return weights.error(rows, moments.matrix) / signal if signal else 0.0
-    signal = extent(rows)[2] * rows.size
-    return weights.error(rows) / signal if signal else 0.0
+        yield [planned.key for planned, _, _ in group], moments_of_rows(name, walk.arrays(name))
 
 
 def _is_product(graph: Graph, planned: BlockedNode, node: ir.Node) -> bool:
@@ -234,11 +222,11 @@ class _Rounding:
             name = value.name or ""
             walk.advance(place)
             exact.advance(place)
-            moments = _moments(name, walk.arrays(name))
+            moments = moments_of_rows(name, walk.arrays(name))
             for planned, _, rows in group:
                 finite(rows, planned.weight)
-            drift = _drift(moments, walk.arrays(name), exact.arrays(name))
-            mended = [(planned, node, rows + rows @ drift) for planned, node, rows in group]
+            carried = carried_error(moments, walk.arrays(name), exact.arrays(name))
+            mended = [(planned, node, rows + rows @ carried) for planned, node, rows in group]
             self._round_group(walk, mended, moments, sites.get(name))
             if self.progress is not None:
                 self.progress(done + 1, len(order))
@@ -365,51 +353,3 @@ def _rounded(planned: BlockedNode, rows: NDArray[Any], name: str) -> BlockWeight
         return get_algorithm(name).quantize(rows, planned.scheme, None)
     except DataError as problem:
         raise ModelError(f"weight {planned.weight!r}: {problem.message}", hint="mend the model: it holds NaN") from None
-
-
-def _power(rows: NDArray[Any], moments: Moments) -> float:
-    """The mean square of the layer's outputs, summed over them."""
-    step = max(1, _PART // max(rows.shape[1], 1))
-    parts = (rows[i : i + step].astype(np.float64, order="C") for i in range(0, len(rows), step))
-    return sum(float(np.vdot(part @ moments.matrix, part)) for part in parts)
-
-
-def _drift(moments: Moments, seen: Iterable[NDArray[Any]], exact: Iterable[NDArray[Any]]) -> NDArray[np.float32]:
-    """What the rows of a weight are multiplied with and raised by, so that errors of earlier layers are made up for.
-
-    Inputs ``x`` of the float model have become ``y``. The weights with the least ``mean |w x - v y|^2`` are
-    ``v = w + w E[(x - y) y'] E[y y']^-1``, and those are rounded (Li et al. 2025, GPTAQ, arXiv:2504.02692, do so
-    column by column). The inverse is damped as in GPTQ.
-    """
-    off = np.zeros_like(moments.matrix)
-    for y, x in zip(seen, exact, strict=True):
-        rows = y.reshape(-1, y.shape[-1]).astype(np.float32, copy=False)
-        differences = x.reshape(rows.shape).astype(np.float32, copy=False) - rows
-        for start in range(0, len(rows), _TOKENS):
-            off += differences[start : start + _TOKENS].T @ rows[start : start + _TOKENS]
-    off /= max(moments.rows, 1)
-    channels = len(off)
-    damped = moments.matrix + np.eye(channels) * (_DAMPING * np.trace(moments.matrix) / channels + _TINY)
-    solved: NDArray[np.float64] = np.linalg.solve(damped, off.T).T
-    return solved.astype(np.float32)
-
-
-def _moments(name: str, arrays: Iterable[NDArray[Any]]) -> Moments:
-    """The second moments of a tensor's last axis.
-
-    Raises:
-        CalibrationError: it holds NaN or infinity.
-    """
-    total: NDArray[np.float64] | None = None
-    count = 0
-    for array in arrays:
-        rows = array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False)
-        if total is None:
-            total = np.zeros((rows.shape[1], rows.shape[1]))
-        for start in range(0, len(rows), _TOKENS):
-            part = rows[start : start + _TOKENS]
-            total += part.T @ part
-        count += len(rows)
-    if total is None or not np.isfinite(total).all():
-        raise CalibrationError(f"activation {name!r} holds NaN or infinity", hint="check the samples")
-    return Moments(total / max(count, 1), count)
