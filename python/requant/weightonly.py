@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 #: Samples that layers are rounded by, where the config does not say.
 SAMPLES = 128
-_IDS_RANK = 2
 
 
 def quantize_weights(
@@ -282,7 +281,7 @@ def _quality(error: LayerError) -> TensorQuality:
 
 def _speed(runners: Runners, feeds: Feeds, whole: Latency) -> Iterator[str]:
     """Tokens per second of the float model and the quantized one: of the ``whole`` sequence, and of one token."""
-    ids = [array for array in feeds.values() if array.dtype.kind in "iu" and array.ndim == _IDS_RANK]
+    ids = [array for array in feeds.values() if array.dtype.kind in "iu" and array.ndim == 2]
     if not ids or len({array.shape for array in ids}) != 1 or len(ids) != len(feeds):
         return
     found = [("prefill", ids[0].size, whole)]

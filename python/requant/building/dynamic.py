@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     #: Integer weights by node name and input index.
     IntegerWeights = Mapping[tuple[str, int], "IntegerWeight"]
 
-_MATRIX = 2
 _RECURRENCE = 2  # the input that holds the recurrent weight
 _STORED = "; its weights are int8 in the file"
 _WORTH = 1 << 10  # weights of a layer that is faster in float, at least, to be rounded for the size of the file
@@ -161,7 +160,7 @@ def _without_weights(node: ir.Node, row: OpSpec | None) -> str:
             return "it has no weights" if row is not None and row.lookup else "its weight is computed at run time"
         if array.size == 0 or array.dtype != np.float32:
             return "its weight is empty or not float32"
-        if array.ndim < _MATRIX:
+        if array.ndim < 2:
             return "its weight is a vector"
     return ""
 
@@ -198,12 +197,12 @@ def _refuse_integer(node: ir.Node, row: OpSpec, target: Target) -> str:
         return f"{target.name} has no fast integer kernel for {node.op_type} with ranges found at run time"
     arrays = [_array(node, index) for index in _weight_indices(row)]
     size = sum(array.size for array in arrays)
-    x, bias = node.inputs[0], node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > _MATRIX else None
+    x, bias = node.inputs[0], node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
     scaled = node.op_type == "Gemm" and node.attributes.get_float("beta", 1.0) != 1.0
     checks = (
         (x is None or not is_float(x) or constant(x) is not None, "its input is constant or not float32"),
         (size < least, f"{size:,} weights are too few for integers to be faster (from {least:,})"),
-        (node.op_type == "MatMul" and arrays[0].ndim != _MATRIX, "its weight is a stack of matrices"),
+        (node.op_type == "MatMul" and arrays[0].ndim != 2, "its weight is a stack of matrices"),
         (int_attribute(node, "transA", 0), "Gemm with transA has no integer kernel"),
         (scaled and bias is not None and constant(bias) is None, "its bias is computed at run time and scaled"),
         (int_attribute(node, "layout", 0), "batch-major sequences (layout 1) have no integer kernel"),

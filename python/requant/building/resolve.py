@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 _INT32_MAX = 2**31 - 1
 _BIAS_MAX = 2**30  # the other half of int32 is for the products
-_MATRIX = 2
 _PAIR_LIMIT = 127  # real sums up to here stay at most 128 when both terms are rounded, and 255 * 128 < 2**15
 
 
@@ -134,7 +133,7 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
 def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, *, guarded: bool) -> tuple[QuantScheme, Floats]:
     """Scheme of a weight and its scale (shape [] or [channels], float64) before any bias is considered."""
     axis = node.weight_axis or 0
-    one_matrix = node.op_type != "MatMul" or weight.ndim == _MATRIX
+    one_matrix = node.op_type != "MatMul" or weight.ndim == 2
     allowed = get_target(config.target).per_channel
     per_channel = config.per_channel and one_matrix and (allowed is None or node.op_type in allowed)
     granularity = PerChannel(axis) if per_channel else PerTensor()

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.planning.plan import QuantPlan
 
-_MATRIX = 2
-
 
 def tie_tables(graph: Graph, plan: QuantPlan, resolved: Resolved, weights: IntegerWeights) -> IntegerWeights:
     """``weights``, with tables of ``plan`` in the integers of the products that share their reals."""
@@ -41,7 +39,7 @@ def tie_tables(graph: Graph, plan: QuantPlan, resolved: Resolved, weights: Integ
         (table,) = planned.weights
         value = nodes[planned.name].inputs[table.index]
         reals = constant(value)
-        if reals is None or reals.ndim != _MATRIX or table.axes != (0,):
+        if reals is None or reals.ndim != 2 or table.axes != (0,):
             continue
         for other, integers, scale in _products(nodes, plan, resolved, weights, reals.shape):
             along = scale.shape == (len(reals), 1)
@@ -83,7 +81,7 @@ def _products(
 
 def _crosses(weight: tuple[int, ...], table: tuple[int, ...], axis: int) -> bool:
     """Whether a weight with scales along ``axis`` may be a table with a scale for each row."""
-    return len(weight) == _MATRIX and weight == (table if axis == 0 else table[::-1])
+    return len(weight) == 2 and weight == (table if axis == 0 else table[::-1])
 
 
 def _gain(table: NDArray[Any], weight: NDArray[Any]) -> NDArray[np.float32] | None:

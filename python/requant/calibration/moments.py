@@ -38,7 +38,6 @@ ROWS = 2048
 #: Terms of the longest sums whose moments are collected.
 LONGEST = 2304
 _BYTES = 256 << 20  # of moments that are held at a time; what needs more takes more than one pass over the samples
-_MATRIX = 2
 _JITTER = 7919
 
 
@@ -159,7 +158,7 @@ class Layer:
         self.outputs = weight.shape[node.weight_axis or 0]
         if op.op_type == "Conv":
             self.k = weight[0].size
-        elif op.op_type in ("Gemm", "MatMul") and weight.ndim == _MATRIX:
+        elif op.op_type in ("Gemm", "MatMul") and weight.ndim == 2:
             self.k = weight.shape[1 - (node.weight_axis or 0)]
         else:
             self.k = 0

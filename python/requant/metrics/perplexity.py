@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
     from requant.metrics.spec import Array, Case
 
-_LOGITS_RANK = 3
 _BLOCK = 1 << 20  # logits that are made float64 at a time
 _MASK = "attention_mask"
 
 
 def _measure(case: Case) -> tuple[float, int]:
     logits = case.output
-    if logits.ndim != _LOGITS_RANK or logits.dtype.kind != "f":
+    if logits.ndim != 3 or logits.dtype.kind != "f":
         raise DataError(
             f"perplexity needs logits [batch, tokens, vocabulary] as the first output, "
             f"got {logits.dtype} {list(logits.shape)}",

@@ -52,7 +52,6 @@ def insert_qdq(graph: Graph, plan: QuantPlan, resolved: Resolved) -> Graph:
     return copy
 
 
-_BYTE = 8
 _OPSET_OF_16_BITS = 21
 _CONTRIB = "com.microsoft"
 _HALF_STEP = 0.5 + 1e-3  # with room for the rounding of scale itself
@@ -193,7 +192,7 @@ class _Writer:
     def _domain(self, dtype: QuantType) -> str:
         """Where the ops are that quantize to ``dtype``: before opset 21, ONNX's own do not know 16 bits."""
         imports = self.opsets
-        if dtype.bits <= _BYTE or imports[""] >= _OPSET_OF_16_BITS:
+        if dtype.bits <= 8 or imports[""] >= _OPSET_OF_16_BITS:
             return ""
         imports.setdefault(_CONTRIB, 1)
         return _CONTRIB

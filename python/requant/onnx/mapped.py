@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 #: Smaller tensors are not worth a page of their own.
 LEAST = mmap.PAGESIZE
-_BYTE = 8
 _CHUNK = 1 << 22
 
 
@@ -60,7 +59,7 @@ class MappedTensor(ir.ExternalTensor):
     def __init__(
         self, path: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str, *, owner: object = None
     ) -> None:
-        length = -(-math.prod(shape) * dtype.bitwidth // _BYTE)
+        length = -(-math.prod(shape) * dtype.bitwidth // 8)
         location = path.relative_to(path.anchor).as_posix()
         super().__init__(location, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=path.anchor)
         self._file = path
@@ -90,7 +89,7 @@ class MappedTensor(ir.ExternalTensor):
     def numpy(self) -> NDArray[Any]:
         """Its values: a read-only view of the file, except for types of less than a byte, which are unpacked."""
         shape = tuple(self.shape.numpy())
-        if self.dtype.bitwidth < _BYTE:
+        if self.dtype.bitwidth < 8:
             packed = onnx.TensorProto(data_type=self.dtype.value, dims=shape, raw_data=bytes(self.view()))
             return ir.TensorProtoTensor(packed).numpy()
         dtype = self.dtype.numpy()
@@ -188,7 +187,7 @@ def changed(
 
 
 def _bytes(tensor: ir.TensorProtocol) -> memoryview:
-    if tensor.dtype.bitwidth < _BYTE:
+    if tensor.dtype.bitwidth < 8:
         return memoryview(tensor.tobytes())
     return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
 

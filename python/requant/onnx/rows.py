@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_MATRIX = 2
-
 
 def as_rows(weight: Array, node: NodePlan) -> Array:
     """``weight`` as [outputs, terms].
@@ -32,7 +30,7 @@ def from_rows(rows: Array, node: NodePlan, shape: tuple[int, ...]) -> Array:
     """What ``as_rows`` made ``rows`` of, a weight of that shape."""
     if node.op_type == "Conv":
         return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1))
-    if node.op_type == "MatMul" and len(shape) != _MATRIX:
+    if node.op_type == "MatMul" and len(shape) != 2:
         stack = rows.reshape(*shape[:-2], *reversed(shape[-2:])) if shape[1:] else rows.reshape(1, -1)
         return np.ascontiguousarray(np.swapaxes(stack, -1, -2)).reshape(shape)
     axis = node.weight_axis or 0

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 #: Bytes from which on a constant is worth it.
 _LEAST = 1 << 12
-_MATRIX = 2
 _LOOKS_UP = frozenset({"Gather", "Cast"})
 
 
@@ -61,7 +60,7 @@ def _pairs(graph: ir.Graph) -> dict[str, str]:
 
 def _is_large_matrix(value: ir.Value) -> bool:
     tensor = value.const_value
-    if tensor is None or len(tensor.shape) != _MATRIX or tensor.nbytes < _LEAST:
+    if tensor is None or len(tensor.shape) != 2 or tensor.nbytes < _LEAST:
         return False
     return not (value.is_graph_input() or value.is_graph_output())
 

@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 #: What the power of rounding must fall by, where factors are free and where a gate costs an op.
 GAIN, GAIN_OF_GATES = 1.5, 4.0
-_BYTE = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +148,7 @@ def _is_candidate(site: Site, layers: Mapping[str, ir.Node], plan: QuantPlan) ->
             or not np.max(np.abs(weight)) < TOO_LARGE
         ):
             return False
-    return all(plan.tensors[name].scheme.dtype.bits == _BYTE for name in _integers(site, plan))
+    return all(plan.tensors[name].scheme.dtype.bits == 8 for name in _integers(site, plan))
 
 
 def _integers(site: Site, plan: QuantPlan) -> tuple[str, ...]:

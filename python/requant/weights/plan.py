@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 #: lose no later layer can make up for.
 TABLE_BITS = 8
 BLOCK_SIZE = 32
-_MATRIX = 2
 _MULTIPLE = 4  # values of a table's row, of 2 bits and more, that fill whole bytes
 _COST = 300  # bytes of names and headers of the new initializers, about
 
@@ -170,7 +169,7 @@ def _refuse(node: ir.Node) -> str:
     x = node.inputs[1 - _weight_index(node)]
     checks = (
         (array.dtype != np.float32 or array.size == 0, "its weight is empty or not float32"),
-        (array.ndim != _MATRIX, "its weight is no matrix"),
+        (array.ndim != 2, "its weight is no matrix"),
         (x is None or (not row.lookup and constant(x) is not None), "its input is a constant"),
         (row.lookup and int_attribute(node, "axis", 0) not in (0, -2), "it looks up columns"),
         (row.lookup and array.shape[-1] % _MULTIPLE != 0, "its rows do not fill whole bytes"),

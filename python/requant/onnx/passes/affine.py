@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_MATRIX = 2
 _EPSILON = 1e-5  # the operator's default
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -88,7 +87,7 @@ def _only_reader(graph: ir.Graph, value: ir.Value) -> ir.Node | None:
 def _squeezed(node: ir.Node, dims: int) -> int:
     """How many axes a Squeeze takes from the result of a convolution with ``dims``; 0 unless all are spatial."""
     axes = constant(node.inputs[1]) if (node.domain, node.op_type) == ("", "Squeeze") and len(node.inputs) > 1 else None
-    spatial = axes is not None and dims > _MATRIX and all(int(axis) % dims >= _MATRIX for axis in axes.reshape(-1))
+    spatial = axes is not None and dims > 2 and all(int(axis) % dims >= 2 for axis in axes.reshape(-1))
     return axes.size if axes is not None and spatial else 0
 
 
