@@ -8,7 +8,6 @@ magnitude). Other dtypes raise ``TypeError``.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,13 +42,20 @@ from requant._requant import (
     unpack as unpack_into,
     unpack_blocks,
 )
-from requant.arrays.intake import as_array, as_float32, as_reals, in_order, output, packed_bytes, real_dtype
+from requant.arrays.intake import (
+    as_array,
+    as_float32,
+    as_reals,
+    in_order,
+    output,
+    packed_bytes,
+    real_dtype,
+    thread_count,
+)
+from requant.arrays.slices import flat_form, scale_shape
 from requant.errors import ConfigError, DataError
 from requant.types import (
-    PerBlock,
-    PerChannel,
     PerTensor,
-    PerToken,
     QuantizedTensor,
     QuantParams,
     QuantScheme,
@@ -61,7 +67,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-    from requant.types import Granularity, Rounding
+    from requant.types import Rounding
 
 __all__ = [
     "CALIBRATION_METHODS",
@@ -303,36 +309,15 @@ def params_from_data(x: ArrayLike, scheme: QuantScheme) -> QuantParams:
     """
     array = as_float32(x)
     shape = scale_shape(array.shape, scheme.granularity)
-    rows, axis, block_size = _slices(array, scheme.granularity)
+    flat_shape, axis, block_size = flat_form(array.shape, scheme.granularity)
     try:
-        lo, hi = _requant.slice_ranges(rows, axis, block_size)
+        lo, hi = _requant.slice_ranges(_rows(array, flat_shape), axis, block_size)
     except DataError:
         # The core speaks of the array it was given, whose rows may be flattened.
         index = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
         hint = "remove or replace NaN and infinite values"
         raise DataError(f"value {array[index]} at index {index} is not finite", hint=hint) from None
     return compute_params(lo.reshape(shape), hi.reshape(shape), scheme)
-
-
-def scale_shape(shape: Sequence[int], granularity: Granularity) -> tuple[int, ...]:
-    """Shape of scale and zero point for data of ``shape``: ``(64, 32)`` in blocks of 16 along axis 1 has ``(64, 2)``.
-
-    Raises:
-        ConfigError: An axis outside ``shape``, or a block size below 1.
-    """
-    shape = tuple(shape)
-    match granularity:
-        case PerTensor():
-            return ()
-        case PerToken():
-            return shape[: _axis(-1, shape)]
-        case PerChannel(axis):
-            return (shape[_axis(axis, shape)],)
-        case PerBlock(axis, block_size):
-            if block_size < 1:
-                raise ConfigError(f"expected a block_size of at least 1, got {block_size}")
-            axis = _axis(axis, shape)
-            return (*shape[:axis], -(-shape[axis] // block_size), *shape[axis + 1 :])
 
 
 def observe_many(statistics: Sequence[TensorStatistics], arrays: Sequence[ArrayLike], *, threads: int = 0) -> None:
@@ -349,43 +334,16 @@ def observe_many(statistics: Sequence[TensorStatistics], arrays: Sequence[ArrayL
     """
     if len(statistics) != len(arrays):
         raise ConfigError(f"expected an array for each of {len(statistics)} statistics, got {len(arrays)}")
-    if threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
-    _requant.observe_many(list(statistics), [as_float32(array) for array in arrays], threads)
-
-
-def _axis(axis: int, shape: tuple[int, ...]) -> int:
-    if not -len(shape) <= axis < len(shape):
-        raise ConfigError(f"axis {axis} is out of bounds for shape {shape}")
-    return axis % len(shape)
-
-
-def _slices(array: NDArray[Any], granularity: Granularity) -> tuple[NDArray[Any], int | None, int | None]:
-    """The array, axis and block size that the core takes."""
-    shape, axis, block_size = _flat_form(array.shape, granularity)
-    return array.reshape(shape), axis, block_size
-
-
-def _flat_form(shape: tuple[int, ...], granularity: Granularity) -> tuple[tuple[int, ...], int | None, int | None]:
-    """Shape, axis and block size as the core takes them; rows are the channels of a matrix to it."""
-    match granularity:
-        case PerTensor():
-            return shape, None, None
-        case PerToken():
-            return (math.prod(shape[: _axis(-1, shape)]), shape[-1]), 0, None
-        case PerChannel(axis):
-            return shape, _axis(axis, shape), None
-        case PerBlock(axis, block_size):
-            return shape, _axis(axis, shape), block_size
+    count = thread_count(threads)
+    _requant.observe_many(list(statistics), [as_float32(array) for array in arrays], count)
 
 
 def _spec(shape: tuple[int, ...], params: QuantParams, rounding: str, threads: int | None) -> tuple[Any, Any]:
     """The shape that the core sees, and its other arguments, once the shapes of ``params`` are seen to fit."""
     scheme = params.scheme
-    if threads is not None and threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
-    flat_shape, axis, block_size = _flat_form(shape, scheme.granularity)
-    options = (scheme.dtype, axis, block_size, scheme.narrow, rounding, threads or 0)
+    count = thread_count(threads)
+    flat_shape, axis, block_size = flat_form(shape, scheme.granularity)
+    options = (scheme.dtype, axis, block_size, scheme.narrow, rounding, count)
     # Numbers cost less than arrays to hand over, which shows where there is little data.
     scale, zero_point = params.scale, params.zero_point
     if isinstance(scheme.granularity, PerTensor) and _is_one(scale, _FLOAT32) and _is_one(zero_point):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.arrays.intake import as_bytes, as_integers, output
-from requant.arrays.matmul import Requantizer, as_scales
+from requant.arrays.intake import as_bytes, as_integers, output, thread_count
+from requant.arrays.matmul import Epilogue, Requantizer
 from requant.arrays.packed import PackedBytes
 from requant.errors import ConfigError
 
@@ -67,8 +67,8 @@ class PackedConv(PackedBytes):
             )
         self._rank = axes = filters.ndim - 2
         self._zero_point = as_integers("zero_point", zero_point, (filters.shape[0],))
-        stride, dilation = _each("strides", strides, axes, 1), _each("dilations", dilations, axes, 1)
-        pad = _each("pads", pads, 2 * axes, 0)
+        stride, dilation = axis_values("strides", strides, axes, 1), axis_values("dilations", dilations, axes, 1)
+        pad = axis_values("pads", pads, 2 * axes, 0)
         self._attributes = (stride, dilation, pad, _count(groups))
         if axes == 1:  # a sequence is an image of height 1
             stride, dilation, pad = (1, *stride), (1, *dilation), (0, pad[0], 0, pad[1])
@@ -157,24 +157,23 @@ def qconv2d(
     """
     array = np.ascontiguousarray(as_bytes("x", x))
     shape = filters.output_shape(array.shape)
-    if threads is not None and threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    count = thread_count(threads)
     zero_point = operator.index(x_zero_point)
     if not -(2**31) <= zero_point < 2**31:
         raise ConfigError(f"expected x_zero_point within int32, got {zero_point}")
-    if requantizer is not None and not (x_scale is None and w_scale is None and bias is None):
-        raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
-    scales = as_scales(x_scale, w_scale, bias, (), shape[-1])
-    dtype: Any = np.int32 if scales is None else np.float32
-    result = output(out, shape, dtype if requantizer is None else requantizer.dtype, array)
-    core = None if requantizer is None else requantizer._core  # noqa: SLF001 - parts of one library
-    images = filters._images(array.shape)  # noqa: SLF001
-    ops.conv2d_into(array, images, zero_point, filters._core, result, scales, core, threads or 0)  # noqa: SLF001
+    epilogue = Epilogue.of(requantizer, (x_scale, w_scale, bias), (), shape[-1])
+    result = output(out, shape, epilogue.dtype, array)
+    images, core = filters._images(array.shape), filters._core  # noqa: SLF001 - two halves of one module
+    ops.conv2d_into(array, images, zero_point, core, result, epilogue.scales, epilogue.requantizer, count)
     return result
 
 
-def _each(name: str, values: Sequence[int] | None, count: int, default: int) -> tuple[int, ...]:
-    """``count`` integers of at least 0."""
+def axis_values(name: str, values: Sequence[int] | None, count: int, default: int) -> tuple[int, ...]:
+    """``values`` as ``count`` integers of at least 0, ``default`` where there are none.
+
+    Raises:
+        ConfigError: another number of them, or one outside int32.
+    """
     if values is None:
         return (default,) * count
     if len(values) != count:

@@ -124,6 +124,17 @@ def output(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any, *beside
     return out
 
 
+def thread_count(threads: int | None) -> int:
+    """``threads`` as the core takes them, 0 for ``None``.
+
+    Raises:
+        ConfigError: a negative number.
+    """
+    if threads is not None and threads < 0:
+        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    return threads or 0
+
+
 def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """``dtype``, if the core writes reals of it.
 

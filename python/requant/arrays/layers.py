@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.arrays.conv import _each
+from requant.arrays.conv import axis_values
 from requant.arrays.intake import as_bytes, output
 from requant.errors import ConfigError
 from requant.types import QuantizedTensor
@@ -201,11 +201,15 @@ def _window(
     kernel: Sequence[int], strides: Sequence[int] | None, dilations: Sequence[int] | None, pads: Sequence[int] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Kernel, strides, dilations and pads of both axes."""
-    attributes = _each("kernel", kernel, 2, 1), _each("strides", strides, 2, 1), _each("dilations", dilations, 2, 1)
+    attributes = (
+        axis_values("kernel", kernel, 2, 1),
+        axis_values("strides", strides, 2, 1),
+        axis_values("dilations", dilations, 2, 1),
+    )
     for name, values in zip(("kernel", "strides", "dilations"), attributes, strict=True):
         if 0 in values:
             raise ConfigError(f"expected {name} of at least 1 on each axis, got {values}")
-    return (*attributes, _each("pads", pads, 4, 0))
+    return (*attributes, axis_values("pads", pads, 4, 0))
 
 
 def _places(

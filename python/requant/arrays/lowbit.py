@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays.intake import thread_count
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def quantize_blocks(
     """
     array, shape, transposed = _rows(rows)
     weights = None if importance is None else ops.as_float32(importance)
-    parts = ops.quantize_blocks(array, shape, transposed, _core(scheme), algorithm, weights, _threads(threads))
+    parts = ops.quantize_blocks(array, shape, transposed, _core(scheme), algorithm, weights, thread_count(threads))
     return BlockWeights(*parts, scheme, shape[1])
 
 
@@ -246,18 +247,14 @@ def gptq(
         raise ConfigError(f"expected a hessian of shape {(shape[1], shape[1])}, got {moments.shape}")
     options = float(damping), act_order, act_order if static_groups is None else static_groups
     exact = np.ascontiguousarray(moments, np.float64)
-    parts, took = ops.gptq_blocks(array, shape, transposed, exact, _core(scheme), algorithm, options, _threads(threads))
+    parts, took = ops.gptq_blocks(
+        array, shape, transposed, exact, _core(scheme), algorithm, options, thread_count(threads)
+    )
     return BlockWeights(*parts, scheme, shape[1], took)
 
 
 def _core(scheme: BlockScheme) -> tuple[int, int, bool]:
     return scheme.bits, scheme.block_size, scheme.symmetric
-
-
-def _threads(threads: int | None) -> int:
-    if threads is not None and threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
-    return threads or 0
 
 
 def _rows(rows: ArrayLike) -> tuple[NDArray[np.float32], tuple[int, int], bool]:

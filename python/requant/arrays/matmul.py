@@ -10,12 +10,12 @@ y = requant.qmatmul(x, blocks)                           # x is float32 [..., K]
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from requant import ops
-from requant.arrays.intake import as_bytes, as_integers, output
+from requant.arrays.intake import as_bytes, as_integers, output, thread_count
 from requant.arrays.packed import PackedBytes
 from requant.errors import ConfigError
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"]
+
+_INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 Activations = Literal["int8", "int8_per_row", "float"]
 
@@ -297,8 +299,7 @@ def qmatmul(
     k, n = weights.shape
     if array.ndim == 0 or array.shape[-1] != k:
         raise ConfigError(f"expected a of shape (..., {k}), got {array.shape}", hint=f"the weights are {weights!r}")
-    if threads is not None and threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    count = thread_count(threads)
     rows_shape = array.shape[:-1]
     if isinstance(weights, PackedBlocks):
         if not (a_scale is None and b_scale is None and requantizer is None and np.all(np.equal(a_zero_point, 0))):
@@ -306,27 +307,57 @@ def qmatmul(
         columns = np.empty(0, np.float32) if bias is None else np.broadcast_to(_reals("bias", bias, (n,)), (n,))
         result = output(out, (*rows_shape, n), np.float32, array)
         blocks, columns, rows = weights._core, ops.as_float32(columns), math.prod(rows_shape)  # noqa: SLF001 - as below
-        ops.matmul_blocked_into(array, rows, blocks, activations or "int8", columns, result, threads or 0)
+        ops.matmul_blocked_into(array, rows, blocks, activations or "int8", columns, result, count)
         return result
     if activations is not None:
         raise TypeError("expected activations with PackedBlocks only")
     zero_point = as_integers("a_zero_point", a_zero_point, rows_shape).reshape(-1)
-    if requantizer is not None and not (a_scale is None and b_scale is None and bias is None):
-        raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
-    scales = as_scales(a_scale, b_scale, bias, rows_shape, n)
-    dtype: Any = np.int32 if scales is None else np.float32
-    result = output(out, (*rows_shape, n), dtype if requantizer is None else requantizer.dtype, array)
+    epilogue = Epilogue.of(requantizer, (a_scale, b_scale, bias), rows_shape, n)
+    result = output(out, (*rows_shape, n), epilogue.dtype, array)
     data, stride = _rows(array)
-    core = None if requantizer is None else requantizer._core  # noqa: SLF001 - two halves of one module
-    rows = math.prod(rows_shape)
-    ops.matmul_into(data, rows, stride, zero_point, weights._core, result, scales, core, threads or 0)  # noqa: SLF001
+    rows, core = math.prod(rows_shape), weights._core  # noqa: SLF001 - two halves of one module
+    ops.matmul_into(data, rows, stride, zero_point, core, result, epilogue.scales, epilogue.requantizer, count)
     return result
 
 
-def as_scales(
+class Epilogue(NamedTuple):
+    """What is made of exact sums: 8-bit integers by a requantizer, reals by scales, or nothing.
+
+    Attributes:
+        dtype: the type of the results.
+        scales: scale of a, scale of b and bias, flat; None where sums or integers are wanted.
+        requantizer: the core's, where integers are.
+    """
+
+    dtype: np.dtype[Any]
+    scales: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None
+    requantizer: ops.CoreRequantizer | None
+
+    @classmethod
+    def of(
+        cls,
+        requantizer: Requantizer | None,
+        given: tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None],
+        rows: tuple[int, ...],
+        n: int,
+    ) -> Epilogue:
+        """The one for a requantizer, or for what is ``given``: scale of a, scale of b and bias.
+
+        Raises:
+            ConfigError: a scale or bias that fits neither ``rows`` nor ``n`` columns.
+            TypeError: both are given, or one scale without the other.
+        """
+        if requantizer is None:
+            scales = _scales(*given, rows, n)
+            return cls(_INT32 if scales is None else _FLOAT32, scales, None)
+        if any(each is not None for each in given):
+            raise TypeError("expected scales and bias in the requantizer, got both it and arguments of their own")
+        return cls(requantizer.dtype, None, requantizer._core)  # noqa: SLF001 - two halves of one module
+
+
+def _scales(
     a: ArrayLike | None, b: ArrayLike | None, bias: ArrayLike | None, rows: tuple[int, ...], n: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
-    """Scale of a, scale of b and bias, flat and checked; None where sums are wanted."""
     if a is None and b is None and bias is None:
         return None
     if a is None or b is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.arrays.intake import as_array, as_float32, in_order
+from requant.arrays.intake import as_array, as_float32, in_order, thread_count
 from requant.errors import ConfigError, DataError, closest
 from requant.ops import GGUF_TYPES, gguf_dequantize_into, gguf_quantize_into
 
@@ -95,8 +95,7 @@ def quantize_gguf(
     kind, array = block_type(dtype), as_float32(x)
     if not array.ndim:
         raise ConfigError(f"expected an array of at least one axis to cut into {kind.name} blocks, got a scalar")
-    if threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    count = thread_count(threads)
     columns = array.shape[-1]
     if columns % kind.block_size:
         raise ConfigError(
@@ -108,7 +107,7 @@ def quantize_gguf(
         raise ConfigError(f"expected importance of shape {(columns,)}, one for each column, got {weights.shape}")
     out = np.empty((*array.shape[:-1], columns // kind.block_size * kind.bytes), np.uint8)
     try:
-        gguf_quantize_into(array, columns, kind.name, weights, out, threads)
+        gguf_quantize_into(array, columns, kind.name, weights, out, count)
     except DataError as problem:
         raise _relocated(problem, array) from None
     return out
@@ -132,12 +131,11 @@ def dequantize_gguf(data: ArrayLike, dtype: str, *, threads: int = 0) -> NDArray
     kind, array = block_type(dtype), as_array(data)
     if array.dtype != np.uint8:
         raise TypeError(f"expected blocks of dtype uint8, got {array.dtype}")
-    if threads < 0:
-        raise ConfigError(f"expected threads of at least 0, got {threads}")
+    count = thread_count(threads)
     if not array.ndim or array.shape[-1] % kind.bytes:
         raise ConfigError(f"blocks of {kind.name} have {kind.bytes} bytes, which do not divide shape {array.shape}")
     out = np.empty((*array.shape[:-1], array.shape[-1] // kind.bytes * kind.block_size), np.float32)
-    gguf_dequantize_into(in_order(array, array.dtype), kind.name, out, threads)
+    gguf_dequantize_into(in_order(array, array.dtype), kind.name, out, count)
     return out
 
 
