@@ -80,8 +80,7 @@ class Rule:
         """
         if self.scale is None:
             return None
-        centre = 0 if dtype.signed else 1 << (dtype.bits - 1)
-        zero_point = centre if self.zero_point is None else self.zero_point
+        zero_point = dtype.centre if self.zero_point is None else self.zero_point
         if not dtype.min <= zero_point <= dtype.max:
             raise ConfigError(
                 f"rule {self.match!r}: zero_point is {zero_point}, expected one of {dtype}: {dtype.min}..{dtype.max}"

@@ -52,6 +52,11 @@ class QuantType(StrEnum):
         """Largest integer of the type."""
         return (1 << (self.bits - self.signed)) - 1
 
+    @property
+    def centre(self) -> int:
+        """The integer that stands for 0 in symmetric schemes: 0, or the middle one of an unsigned type."""
+        return 0 if self.signed else 1 << (self.bits - 1)
+
     @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The numpy dtype that holds it; integers of 2 and 4 bits are held one to a byte."""

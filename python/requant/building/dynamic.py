@@ -180,8 +180,7 @@ def _weight_plan(node: ir.Node, row: OpSpec, index: int, form: Form, config: Qua
         stack, terms, axis = tuple(range(array.ndim - 2)), array.ndim - 2, array.ndim - 1
     else:
         assert row.weight_axis is not None  # as of every op with weights
-        flag = row.weight_axis.flag
-        axis = row.weight_axis.transposed if flag and int_attribute(node, flag, 0) else row.weight_axis.axis
+        axis = row.weight_axis.of(node)
         stack, terms = ((0,), 2) if row.kind is Kind.RECURRENT else ((), 1 - axis)
     each_step = form is Form.INTEGER and row.kind is Kind.RECURRENT and index == _RECURRENCE
     per_channel = config.per_channel and not each_step
@@ -258,7 +257,7 @@ def resolve_dynamic(graph: Graph, plan: QuantPlan, config: QuantConfig) -> dict[
             pairs = integer and saturating_pairs(config)
             data, scale = _quantize(array, weight, dtype, pairs=pairs, summed=summed)
             stored = data if graph.scratch is None else graph.tensor(data, weight.name)
-            done[key] = IntegerWeight(stored, scale, 0 if dtype.signed else 128)
+            done[key] = IntegerWeight(stored, scale, dtype.centre)
         found[planned.name, weight.index] = done[key]
     return found
 
@@ -301,8 +300,7 @@ def _quantize(
 
 def _params(scale: NDArray[np.float32], dtype: QuantType, axis: int) -> QuantParams:
     scheme = QuantScheme(dtype, symmetric=True, granularity=PerChannel(axis), narrow=True)
-    zero_point = 0 if dtype.signed else 128
-    return QuantParams(scale.reshape(-1), np.full(scale.size, zero_point, dtype.numpy), scheme)
+    return QuantParams(scale.reshape(-1), np.full(scale.size, dtype.centre, dtype.numpy), scheme)
 
 
 def _keep_sums(data: NDArray[Any], exact: NDArray[np.float64]) -> NDArray[Any]:

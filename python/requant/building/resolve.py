@@ -123,7 +123,8 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
         if np.any(grown > scale):
             widened.append(node.name)
             scale = grown
-        params = QuantParams(scale.astype(np.float32), _zero_points(scale, scheme), scheme)
+        zero_points = np.full(scale.shape, scheme.dtype.centre, scheme.dtype.numpy)
+        params = QuantParams(scale.astype(np.float32), zero_points, scheme)
         weights.add(node.name, ops.quantize_array(weight, params))
         if bias is not None:
             biases[node.name] = quantize_bias(bias, params, input_scale)
@@ -186,11 +187,6 @@ def quantize_bias(bias: Floats, weight: QuantParams, input_scale: float) -> Quan
     # int32 has no QuantType of its own: it is what the products accumulate in, never a stored precision
     params = QuantParams(scale, np.zeros(scale.shape, np.int32), QuantScheme(granularity=granularity, symmetric=True))
     return QuantizedTensor(integers, params)
-
-
-def _zero_points(scale: Floats, scheme: QuantScheme) -> NDArray[Any]:
-    centre = 0 if scheme.dtype.signed else 1 << (scheme.dtype.bits - 1)
-    return np.full(scale.shape, centre, scheme.dtype.numpy)
 
 
 def check_weights(graph: Graph, plan: QuantPlan) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The types that an input or output may become.
 DTYPES = (QuantType.UINT8, QuantType.INT8, QuantType.UINT16, QuantType.INT16)
+#: The version of ONNX from which on QuantizeLinear gives integers of 16 bits.
+OPSET_OF_16_BITS = 21
 _PIXEL = 1 / 255
 
 Kind = Literal["input", "output"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, int_attribute
+from requant.onnx.graph import constant, is_transposed
 from requant.onnx.mapped import fingerprint
 from requant.onnx.passes.cleanup import drop_unused
 from requant.planning.plan import Form
@@ -96,7 +96,7 @@ class _Writer:
 
     def _product(self, node: ir.Node) -> None:
         weight = self.weights[node.name or "", 1]
-        data = weight.data.T if int_attribute(node, "transB", 0) else weight.data
+        data = weight.data.T if is_transposed(node) else weight.data
         scale = weight.scale * np.float32(_factor(node, "alpha"))
         bias = _input(node, _BIAS)
         addend = None if bias is None else self._addend(node, bias, data.shape[1])

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from requant.data.spec import listed
 from requant.errors import ConfigError, ModelError, closest
-from requant.onnx.boundary import DTYPES, Boundary, make_params
+from requant.onnx.boundary import DTYPES, OPSET_OF_16_BITS, Boundary, make_params
 from requant.onnx.graph import constant, free_name
 from requant.onnx.ops import row_of
 from requant.onnx.passes.cleanup import drop_unused
@@ -41,7 +41,6 @@ _LAYOUT = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _MEASURES = frozenset({"Shape", "Size"})
 #: The domains in which QuantizeLinear and DequantizeLinear mean the same.
 _DOMAINS = frozenset({"", "com.microsoft"})
-_OPSET_OF_16_BITS = 21
 
 
 def integer_input(graph: Graph, name: str, wanted: Wanted) -> tuple[Graph, Boundary]:
@@ -246,9 +245,9 @@ class _Edit:
         self.removed.append(node.op_type)
 
     def _parameters(self, boundary: Boundary) -> tuple[NDArray[Any], ...]:
-        if boundary.dtype.bits == 16 and self.copy.opset < _OPSET_OF_16_BITS:
+        if boundary.dtype.bits == 16 and self.copy.opset < OPSET_OF_16_BITS:
             raise ModelError(
-                f"{self.where} cannot become {boundary.dtype}: that needs opset {_OPSET_OF_16_BITS}, "
+                f"{self.where} cannot become {boundary.dtype}: that needs opset {OPSET_OF_16_BITS}, "
                 f"the model has {self.copy.opset}",
                 hint="choose uint8 or int8",
             )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from requant.onnx.boundary import OPSET_OF_16_BITS
 from requant.onnx.frozen import CLAMP_KEY
 from requant.onnx.graph import constant
 from requant.onnx.mapped import fingerprint
@@ -52,7 +53,6 @@ def insert_qdq(graph: Graph, plan: QuantPlan, resolved: Resolved) -> Graph:
     return copy
 
 
-_OPSET_OF_16_BITS = 21
 _CONTRIB = "com.microsoft"
 _HALF_STEP = 0.5 + 1e-3  # with room for the rounding of scale itself
 
@@ -192,7 +192,7 @@ class _Writer:
     def _domain(self, dtype: QuantType) -> str:
         """Where the ops are that quantize to ``dtype``: before opset 21, ONNX's own do not know 16 bits."""
         imports = self.opsets
-        if dtype.bits <= 8 or imports[""] >= _OPSET_OF_16_BITS:
+        if dtype.bits <= 8 or imports[""] >= OPSET_OF_16_BITS:
             return ""
         imports.setdefault(_CONTRIB, 1)
         return _CONTRIB

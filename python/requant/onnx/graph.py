@@ -328,6 +328,11 @@ def int_attribute(node: ir.Node, name: str, default: int) -> int:
     return default if attribute is None else attribute.as_int()
 
 
+def is_transposed(node: ir.Node) -> bool:
+    """Whether the weight of a Gemm or MatMul lies as ``[N, K]``, an output to a row."""
+    return bool(int_attribute(node, "transB", 0))
+
+
 def rank(value: ir.Value | None) -> int | None:
     """Number of dimensions, or None if unknown."""
     return None if value is None or value.shape is None else len(value.shape)

@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from requant.errors import ModelError, first_line
-from requant.onnx.graph import constant, free_name, initializers, int_attribute
+from requant.onnx.graph import constant, free_name, initializers, int_attribute, is_transposed
 from requant.onnx.mapped import MappedTensor
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.reading import key_of
@@ -149,7 +149,7 @@ class _Writer:
     # -- standard ops ------------------------------------------------------------------------------------------------
 
     def _dequantize(self, node: ir.Node, planned: BlockedNode) -> None:
-        in_rows = planned.op_type == "Gather" or bool(int_attribute(node, "transB", 0))
+        in_rows = planned.op_type == "Gather" or is_transposed(node)
         key = (planned.key, in_rows)
         if key not in self.reals:
             self.reals[key] = self._reals(planned, in_rows=in_rows)

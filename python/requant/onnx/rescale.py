@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, int_attribute, rank, set_constant
+from requant.onnx.graph import constant, int_attribute, is_transposed, rank, set_constant
 from requant.onnx.passes.affine import along_channels, channels_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.sites import find_sites
@@ -94,7 +94,7 @@ def scale_inputs(node: ir.Node, weight: Array, factors: Array) -> Array:
     elif node.op_type == "ConvTranspose":
         scaled = weight * factors.reshape(-1, *[1] * (weight.ndim - 1))
     else:
-        scaled = weight * (factors if int_attribute(node, "transB", 0) else factors[:, None])
+        scaled = weight * (factors if is_transposed(node) else factors[:, None])
     return scaled
 
 
@@ -107,7 +107,7 @@ def input_peaks(node: ir.Node, weight: Array, span: int = 1) -> Array:
     elif node.op_type == "ConvTranspose":
         peaks = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     else:
-        rows: Array = np.abs(weight).max(axis=0 if int_attribute(node, "transB", 0) else 1)
+        rows: Array = np.abs(weight).max(axis=0 if is_transposed(node) else 1)
         peaks = rows.reshape(-1, span).max(axis=1)
     return peaks
 

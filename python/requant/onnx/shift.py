@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.onnx.graph import constant, int_attribute, set_constant
+from requant.onnx.graph import constant, int_attribute, is_transposed, set_constant
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.sites import find_sites
 
@@ -90,7 +90,7 @@ def outputs_of(node: ir.Node, weight: Array, inputs: Array) -> Array:
         outputs: Array = np.einsum("gok,gk->go", grouped, inputs.reshape(groups, -1)).reshape(-1)
     else:
         matrix = weight.astype(np.float64)
-        outputs = (matrix if int_attribute(node, "transB", 0) else matrix.T) @ inputs
+        outputs = (matrix if is_transposed(node) else matrix.T) @ inputs
     return outputs
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.onnx.graph import constant, int_attribute, rank
+from requant.onnx.graph import constant, int_attribute, is_transposed, rank
 from requant.onnx.passes.affine import channels_of
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class _Walk:
             inputs = weight.shape[1] * int_attribute(node, "group", 1) if grouped else weight.shape[0]
             fits = axis == 1 - weight.ndim and inputs == self.channels
         else:
-            inputs = weight.shape[1 if int_attribute(node, "transB", 0) else 0]
+            inputs = weight.shape[1 if is_transposed(node) else 0]
             fits = axis == -1 and inputs == self.channels * span and not int_attribute(node, "transA", 0)
         if fits:
             self.sinks.append(Sink(node.name or "", node.op_type, value.name or "", span))

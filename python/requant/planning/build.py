@@ -351,10 +351,7 @@ class _Planner:
         }
         axis = None
         if row.weight_axis is not None and row.kind is Kind.COMPUTE:
-            flag = row.weight_axis.flag
-            transposed = bool(flag and int_attribute(node, flag, 0))
-            axis = row.weight_axis.transposed if transposed else row.weight_axis.axis
-            axis %= rank(node.inputs[1]) or 1
+            axis = row.weight_axis.of(node) % (rank(node.inputs[1]) or 1)
         return NodePlan(
             name=node.name or "",
             op_type=node.op_type,

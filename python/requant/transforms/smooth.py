@@ -19,7 +19,7 @@ import numpy as np
 from requant import ops
 from requant.calibration.observing import watch
 from requant.errors import ModelError
-from requant.onnx.graph import constant, int_attribute
+from requant.onnx.graph import constant, is_transposed
 from requant.onnx.rescale import TOO_LARGE, input_peaks, powers_of_two, scale_inputs
 from requant.onnx.sites import find_sites
 from requant.transforms.change import Change, has_own_range
@@ -182,7 +182,7 @@ class _Search:
             if sink.reads not in integers:
                 integers[sink.reads] = self._as_integers(sink.reads, self.seen[sink.reads].rows / spread)
             weight = scale_inputs(node, self._weight(sink.node), spread)
-            granularity = PerChannel(0 if _transposed(node) else 1) if self.config.per_channel else PerTensor()
+            granularity = PerChannel(0 if is_transposed(node) else 1) if self.config.per_channel else PerTensor()
             scheme = QuantScheme(QuantType(self.config.weights), symmetric=True, granularity=granularity, narrow=True)
             rounded = ops.fake_quantize_array(weight, ops.params_from_data(weight, scheme))
             got, wanted = _product(node, integers[sink.reads], rounded), exact[sink.node]
@@ -204,12 +204,8 @@ class _Search:
         return weight
 
 
-def _transposed(node: ir.Node) -> bool:
-    return bool(int_attribute(node, "transB", 0))
-
-
 def _product(node: ir.Node, rows: Array, weight: Array) -> Array:
-    product: Array = rows @ (weight.T if _transposed(node) else weight)
+    product: Array = rows @ (weight.T if is_transposed(node) else weight)
     return product
 
 

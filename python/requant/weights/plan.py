@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.arrays.lowbit import BlockScheme
-from requant.onnx.graph import constant, int_attribute, may_touch_float
+from requant.onnx.graph import constant, int_attribute, is_transposed, may_touch_float
 from requant.onnx.ops import row_of
 from requant.onnx.ops.spec import Role
 from requant.planning.plan import BlockedNode, QuantPlan, Skip
@@ -123,7 +123,7 @@ def _is_transpose(weight: NDArray[Any], table: NDArray[Any]) -> bool:
 
 def in_columns(node: ir.Node) -> bool:
     """Whether a node has its weight as ``[K, N]``, an output channel to a column."""
-    return node.op_type != "Gather" and not int_attribute(node, "transB", 0)
+    return node.op_type != "Gather" and not is_transposed(node)
 
 
 def _weight_index(node: ir.Node) -> int:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import onnx_ir as ir
+
     from requant.types import Range
 
 
@@ -51,6 +53,11 @@ class WeightAxis:
     axis: int
     flag: str | None = None
     transposed: int = 0
+
+    def of(self, node: ir.Node) -> int:
+        """The axis in ``node``."""
+        attribute = None if self.flag is None else node.attributes.get(self.flag)
+        return self.transposed if attribute is not None and attribute.as_int() else self.axis
 
 
 @dataclass(frozen=True, slots=True)

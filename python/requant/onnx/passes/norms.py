@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, int_attribute, set_constant
+from requant.onnx.graph import constant, int_attribute, is_transposed, set_constant
 from requant.onnx.mapped import changed
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _even_out(norm: ir.Node, places: list[tuple[ir.Node, int]]) -> bool:
             continue
         tensor = ir.convenience.get_const_tensor(shared)  # type: ignore[arg-type]  # it is a weight
         assert tensor is not None
-        factors = step.astype(np.float32).reshape((1, -1) if _transposed(node) else (-1, 1))
+        factors = step.astype(np.float32).reshape((1, -1) if is_transposed(node) else (-1, 1))
         set_constant(node, 1, changed(tensor, lambda w, by=factors: w * by, tensor.dtype), "evened")  # type: ignore[misc]
         evened[shared] = node.inputs[1]
     return True
@@ -114,8 +114,4 @@ def _weight(node: ir.Node) -> NDArray[Any] | None:
     array = constant(node.inputs[1])
     if array is None or array.ndim != 2 or array.dtype != np.float32 or not np.isfinite(array).all():
         return None
-    return array.T if _transposed(node) else array
-
-
-def _transposed(node: ir.Node) -> bool:
-    return bool(int_attribute(node, "transB", 0))
+    return array.T if is_transposed(node) else array
