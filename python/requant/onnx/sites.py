@@ -134,37 +134,12 @@ class _Walk:
     @classmethod
     def from_source(cls, node: ir.Node, *, gates: bool) -> _Walk | None:
         """The walk from ``node``; None where it is no source."""
-        name = node.name or ""
-        axis = -1
-        if (node.domain, node.op_type) in NORMS:
-            indices = [
-                i for i in NORMS[node.domain, node.op_type] if i < len(node.inputs) and node.inputs[i] is not None
-            ]
-            arrays = [constant(node.inputs[i]) for i in indices]
-            dims = rank(node.inputs[0])
-            last = int_attribute(node, "axis", -1) in (-1, None if dims is None else dims - 1)
-            if not arrays or not last or any(not _is_vector(a) for a in arrays):
-                return None
-            walk = cls(node, len(arrays[0]), [Divided(name, i, -1, 1) for i in indices])  # type: ignore[arg-type]
-        elif node.domain == "" and node.op_type in _LINEAR:
-            weight = _weight(node)
-            bias = node.inputs[2] if len(node.inputs) > 2 else None
-            if weight is None or (bias is not None and not _is_float(constant(bias))):
-                return None
-            axis = 1 - weight.ndim if node.op_type.startswith("Conv") else -1
-            beside = [] if bias is None else [Divided(name, 2, -1, 1)]
-            walk = cls(node, channels_of(node, weight), beside)
-        elif node.domain == "" and node.op_type == "Mul":
-            gains = [(i, constant(v)) for i, v in enumerate(node.inputs)]
-            vectors = [(i, a) for i, a in gains if a is not None and _is_float(a) and 1 < a.size == a.shape[-1]]
-            if len(vectors) != 1:
-                return None
-            index, gain = vectors[0]
-            walk = cls(node, gain.size, [Divided(name, index, -1, 1)])
-        else:
+        start = _start_of_norm(node) or _start_of_linear(node) or _start_of_gain(node)
+        if start is None:
             return None
+        walk = cls(node, start.channels, [Divided(node.name or "", i, -1, 1) for i in start.divided])
         walk.passes_gates = gates
-        walk._follow(node.outputs[0], axis, 1)
+        walk._follow(node.outputs[0], start.axis, 1)
         if any(sum(v in walk.values for v in product.inputs) > 1 for product in walk.products):
             walk.blocked = walk.blocked or "it is multiplied with itself"
         return walk
@@ -238,6 +213,51 @@ class _Walk:
         if fits:
             self.sinks.append(Sink(node.name or "", node.op_type, value.name or "", span))
         return fits
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a source gives: channels on ``axis``, counted from the end, that vectors at the inputs ``divided`` scale."""
+
+    channels: int
+    axis: int
+    divided: tuple[int, ...]
+
+
+def _start_of_norm(node: ir.Node) -> _Start | None:
+    """A normalization over the last axis with vectors of gains and shifts."""
+    inputs = NORMS.get((node.domain, node.op_type), ())
+    indices = tuple(i for i in inputs if i < len(node.inputs) and node.inputs[i] is not None)
+    vectors = [array for i in indices if _is_vector(array := constant(node.inputs[i])) and array is not None]
+    dims = rank(node.inputs[0]) if indices else None
+    last = int_attribute(node, "axis", -1) in (-1, None if dims is None else dims - 1)
+    if not vectors or len(vectors) < len(indices) or not last:
+        return None
+    return _Start(len(vectors[0]), -1, indices)
+
+
+def _start_of_linear(node: ir.Node) -> _Start | None:
+    """A linear op, whose weight is divided as well, with a constant bias or none."""
+    if node.domain != "" or node.op_type not in _LINEAR:
+        return None
+    weight = _weight(node)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if weight is None or (bias is not None and not _is_float(constant(bias))):
+        return None
+    axis = 1 - weight.ndim if node.op_type.startswith("Conv") else -1
+    return _Start(channels_of(node, weight), axis, () if bias is None else (2,))
+
+
+def _start_of_gain(node: ir.Node) -> _Start | None:
+    """A product with one vector."""
+    if node.domain != "" or node.op_type != "Mul":
+        return None
+    constants = [(i, array) for i, value in enumerate(node.inputs) if (array := constant(value)) is not None]
+    gains = [(i, array) for i, array in constants if _is_float(array) and 1 < array.size == array.shape[-1]]
+    if len(gains) != 1:
+        return None
+    ((index, gain),) = gains
+    return _Start(gain.size, -1, (index,))
 
 
 def multiplies_back(node: ir.Node) -> bool:

@@ -2,7 +2,8 @@
 
 A transform is a function ``(graph, plan, config, sample) -> Change`` that chooses a factor for each channel of some
 sites (see ``requant.onnx.sites``); the graph is rescaled here. A new transform is a file and a line in ``TRANSFORMS``.
-Behind all of them, where it is asked for, constants move from bias to bias (``absorb``), by all samples.
+Behind all of them, where it is asked for, constants move from bias to bias (``absorb``), by all samples: its ``Change``
+has shifts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from requant.onnx.rescale import rescale
 from requant.onnx.shift import shift
 from requant.transforms import balance, equalize, smooth
 from requant.transforms.absorb import absorb
+from requant.transforms.change import Change
 from requant.wording import counted
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from requant.onnx.rescale import Factors
     from requant.onnx.shift import Shifts
     from requant.planning.plan import QuantPlan
-    from requant.transforms.change import Change
 
 #: Each transform, in the order in which they are done; the last argument holds the first batches.
 TRANSFORMS: tuple[Callable[[Graph, QuantPlan, QuantConfig, Sequence[Batch]], Change], ...] = (
@@ -66,12 +67,8 @@ def transform(
     """
     result = Transformed(graph, plan)
     for choose in TRANSFORMS:
-        change = choose(result.graph, result.plan, config, sample)
-        result = _apply(result, change.factors, config)
-        result = replace(result, done=(*result.done, *change.done), notes=(*result.notes, *change.notes))
-    shifts, done, notes = absorb(result.graph, result.plan, config, everything)
-    result = _shift(result, shifts, config)
-    return replace(result, done=(*result.done, *done), notes=(*result.notes, *notes))
+        result = _apply(result, choose(result.graph, result.plan, config, sample), config)
+    return _apply(result, absorb(result.graph, result.plan, config, everything), config)
 
 
 def repeat(graph: Graph, plan: QuantPlan, config: QuantConfig, factors: Factors, shifts: Shifts) -> Transformed:
@@ -81,7 +78,7 @@ def repeat(graph: Graph, plan: QuantPlan, config: QuantConfig, factors: Factors,
         CalibrationError: they do not fit the graph.
     """
     try:
-        result = _shift(_apply(Transformed(graph, plan), factors, config), shifts, config)
+        result = _apply(Transformed(graph, plan), Change(factors, shifts), config)
     except (KeyError, ValueError) as problem:
         raise CalibrationError(
             f"the calibration table rescales what the model does not have ({problem})",
@@ -92,16 +89,15 @@ def repeat(graph: Graph, plan: QuantPlan, config: QuantConfig, factors: Factors,
     return replace(result, done=(*rescaled, *absorbed))
 
 
-def _apply(result: Transformed, factors: Factors, config: QuantConfig) -> Transformed:
-    if not factors:
-        return result
-    graph = rescale(result.graph, factors)
-    merged = dict(result.factors) | {name: result.factors.get(name, 1) * each for name, each in factors.items()}
-    return replace(result, graph=graph, plan=plan_whole(graph, config), factors=merged)
-
-
-def _shift(result: Transformed, shifts: Shifts, config: QuantConfig) -> Transformed:
-    if not shifts:
-        return result
-    graph = shift(result.graph, shifts)
-    return replace(result, graph=graph, plan=plan_whole(graph, config), shifts=shifts)
+def _apply(before: Transformed, change: Change, config: QuantConfig) -> Transformed:
+    graph = rescale(before.graph, change.factors) if change.factors else before.graph
+    graph = shift(graph, change.shifts) if change.shifts else graph
+    factors = {name: before.factors.get(name, 1) * each for name, each in change.factors.items()}
+    return Transformed(
+        graph=graph,
+        plan=before.plan if graph is before.graph else plan_whole(graph, config),
+        factors={**before.factors, **factors},
+        shifts={**before.shifts, **change.shifts},
+        done=(*before.done, *change.done),
+        notes=(*before.notes, *change.notes),
+    )

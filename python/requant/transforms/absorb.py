@@ -20,7 +20,7 @@ import numpy as np
 from requant.calibration.observing import watch
 from requant.errors import ModelError
 from requant.onnx.shift import find_shifts
-from requant.transforms.change import has_own_range
+from requant.transforms.change import Change, has_own_range
 from requant.wording import counted
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.data import Batch
     from requant.onnx.graph import Graph
-    from requant.onnx.shift import Shifts
     from requant.planning.plan import QuantPlan
 
     Array = NDArray[Any]
@@ -42,10 +41,8 @@ logger = logging.getLogger(__name__)
 _NARROWER = 0.99
 
 
-def absorb(
-    graph: Graph, plan: QuantPlan, config: QuantConfig, batches: Iterable[Batch]
-) -> tuple[Shifts, tuple[str, ...], tuple[str, ...]]:
-    """What is to be moved from each channel, a line for what that does, and what else a user should know.
+def absorb(graph: Graph, plan: QuantPlan, config: QuantConfig, batches: Iterable[Batch]) -> Change:
+    """What is to be moved from each channel.
 
     Args:
         graph: the float model.
@@ -54,29 +51,29 @@ def absorb(
         batches: the calibration samples, all that can be had.
     """
     if not config.absorb:
-        return {}, (), ()
+        return Change()
     found, reasons = find_shifts(graph)
     sites = [site for site in found if site.path & plan.tensors.keys() and not has_own_range(site, plan)]
     left = Counter(reasons.values())
     note = ", ".join(f"{count} since {reason}" for reason, count in left.most_common())
     notes = (f"no bias absorbed behind a layer: {note}",) if left else ()
     if not sites:
-        return {}, (), notes
+        return Change(notes=notes)
     try:
         ends, samples = _observe(graph, [site.tensor for site in sites], batches, threads=config.cores)
     except ModelError as problem:
         logger.info("nothing was absorbed: %s", problem.message)  # calibration will tell which sample it is
-        return {}, (), notes
+        return Change(notes=notes)
     shifts = {site.tensor: choose(*each) for site, each in zip(sites, ends, strict=True)}
     shifts = {name: each for name, each in shifts.items() if each.any()}
     if not shifts:
-        return {}, (), notes
+        return Change(notes=notes)
     channels = sum(int(np.count_nonzero(each)) for each in shifts.values())
     done = (
         f"{counted(channels, 'channel(s)')} of {counted(len(shifts), 'layer(s)')} absorbed into the next biases, "
         f"by {counted(samples, 'sample(s)')}"
     )
-    return shifts, (done,), notes
+    return Change(shifts=shifts, done=(done,), notes=notes)
 
 
 def choose(least: Array, largest: Array) -> NDArray[np.float32]:

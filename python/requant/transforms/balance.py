@@ -86,15 +86,8 @@ def balance(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence
     if not chosen:
         return Change()
     decibels = 10 * np.log10(np.median(gains))
-    return Change(
-        chosen,
-        (
-            counted(
-                len(chosen),
-                f"tensor(s) before depthwise convolutions balanced (rounding {decibels:.1f} dB less, median)",
-            ),
-        ),
-    )
+    done = f"tensor(s) before depthwise convolutions balanced (rounding {decibels:.1f} dB less, median)"
+    return Change(factors=chosen, done=(counted(len(chosen), done),))
 
 
 def choose(ends: Sequence[Ends], weights: Array) -> tuple[NDArray[np.float32], float]:

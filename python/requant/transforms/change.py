@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from requant.onnx.rescale import Factors
+    from requant.onnx.shift import Shifts
     from requant.onnx.sites import Site
     from requant.planning.plan import QuantPlan
 
 
 @dataclass(frozen=True)
 class Change:
-    """The factors by which tensors are to be divided, a line for what that does, and what else a user should know."""
+    """What is to be done to a graph.
+
+    Attributes:
+        factors: by what tensors are to be divided.
+        shifts: what they are to lose.
+        done: a line for what that does.
+        notes: what else a user should know.
+    """
 
     factors: Factors = field(default_factory=dict)
+    shifts: Shifts = field(default_factory=dict)
     done: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -65,7 +65,7 @@ def equalize(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequenc
     left = Counter(reasons.values())
     note = ", ".join(f"{count} since {reason}" for reason, count in left.most_common())
     return Change(
-        chosen,
-        (counted(len(chosen), "pair(s) of linear layers equalized"),) if chosen else (),
-        (f"not equalized with a layer before: {note}",) if left else (),
+        factors=chosen,
+        done=(counted(len(chosen), "pair(s) of linear layers equalized"),) if chosen else (),
+        notes=(f"not equalized with a layer before: {note}",) if left else (),
     )

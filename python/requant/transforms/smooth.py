@@ -92,9 +92,9 @@ def smooth(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence[
     chosen = {tensor: choice for tensor, choice in choices.items() if choice is not None}
     count = sum(sink.node in layers for site in sites if site.tensor in chosen for sink in site.sinks)
     return Change(
-        {name: choice.factors for name, choice in chosen.items()},
-        _lines(list(chosen.values()), count),
-        tuple(_unsmoothed({name: seen[name].peaks for name in blocked}, blocked)),
+        factors={name: choice.factors for name, choice in chosen.items()},
+        done=_lines(list(chosen.values()), count),
+        notes=tuple(_unsmoothed({name: seen[name].peaks for name in blocked}, blocked)),
     )
 
 
