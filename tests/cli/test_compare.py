@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.cli.clear import assert_clear
+from tests.digits import CALIB, EVAL, MODEL
 
 import requant
 from requant.cli import main
 
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 

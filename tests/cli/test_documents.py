@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.digits import CALIB, EVAL, MODEL
 from tests.models import Net, samples
 
 import requant
@@ -23,8 +24,6 @@ from requant.schema import DOCUMENTS, FOLDER, text_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
 LIMIT = 500_000
 
 pytestmark = pytest.mark.usefixtures("quick_latency")

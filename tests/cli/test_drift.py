@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from tests.cli.clear import assert_clear
+from tests.digits import CALIB, EVAL, MODEL
 
 import requant
 from requant.cli import main
 
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 
@@ -20,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("quick_latency")
 @pytest.fixture
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    requant.quantize(DIGITS / "digits.onnx", DIGITS / "calib.npz", threads=1).save("q.onnx")
-    image = np.load(DIGITS / "eval.npz")["image"][:40]
+    requant.quantize(MODEL, CALIB, threads=1).save("q.onnx")
+    image = np.load(EVAL)["image"][:40]
     np.savez("live.npz", image=image)
     np.savez("bright.npz", image=3 * image)
 
@@ -44,7 +46,7 @@ def test_drift_fails_the_gate(live: None, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_only_some_tensors(live: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["calibrate", str(DIGITS / "digits.onnx"), "--data", str(DIGITS / "calib.npz"), "-o", "t.json"]) == 0
+    assert main(["calibrate", MODEL, "--data", CALIB, "-o", "t.json"]) == 0
     capsys.readouterr()
     assert main(["drift", "q.onnx", "--data", "live.npz", "--tensor", "image", "--table", "t.json", "--json"]) == 0
     assert [t["name"] for t in json.loads(capsys.readouterr().out)["tensors"]] == ["image"]
@@ -57,7 +59,7 @@ def test_only_some_tensors(live: None, capsys: pytest.CaptureFixture[str]) -> No
         (["nope.onnx", "--data", "live.npz"], ["nope.onnx does not exist"]),
         (["q.onnx", "--data", "nope.npz"], ["nope.npz"]),
         (["q.onnx", "--data", "live.npz", "--tensor", "imgae"], ["did you mean 'image'"]),
-        ([str(DIGITS / "digits.onnx"), "--data", "live.npz"], ["has no frozen ranges"]),
+        ([MODEL, "--data", "live.npz"], ["has no frozen ranges"]),
         (["q.onnx", "--data", "live.npz", "--table", "nope.json"], ["nope.json does not exist"]),
     ],
 )

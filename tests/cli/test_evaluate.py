@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.cli.clear import assert_clear
+from tests.digits import CALIB, EVAL, MODEL
 
 from requant.cli import main
-
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
 
 
 @pytest.fixture

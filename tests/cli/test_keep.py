@@ -8,20 +8,12 @@ from typing import Any
 
 import pytest
 from tests.cli.clear import assert_clear
+from tests.digits import CALIB, EVAL, MODEL
 
 from requant.cli import main
 from requant.search import floats as search
 
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
-
 pytestmark = pytest.mark.usefixtures("quick_latency", "fast_integers")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_the_models_walked_and_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

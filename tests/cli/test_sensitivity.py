@@ -12,17 +12,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from tests.cli.clear import assert_clear
+from tests.digits import CALIB, EVAL, MODEL
 
 from requant.cli import main
-
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-MODEL, CALIB, EVAL = (str(DIGITS / name) for name in ("digits.onnx", "calib.npz", "eval.npz"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_a_ranked_table_and_a_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.digits import CALIB, MODEL
 
 import requant
 from requant.cli import main
 from requant.errors import ConfigError
 
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-LINE = ["quantize", str(DIGITS / "digits.onnx"), "--data", str(DIGITS / "calib.npz"), "-o", "q.onnx"]
+LINE = ["quantize", MODEL, "--data", CALIB, "-o", "q.onnx"]
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.digits import CALIB, MODEL
 
 from requant.cli import main
 
-DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
-MODEL, CALIB = str(DIGITS / "digits.onnx"), str(DIGITS / "calib.npz")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("width", [80, 120])
