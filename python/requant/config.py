@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from requant.errors import ConfigError, MissingFileError, closest
+from requant.errors import ConfigError, closest
+from requant.recipe import read_recipe, to_toml
 from requant.rules import Rule, as_rules
 from requant.targets import TARGETS, get_target
 from requant.types import PerTensor, QuantScheme, QuantType
-from requant.values import check_choice, check_integers, check_type, plain, strings, to_toml_value
+from requant.values import check_choice, check_type, plain, strings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 #: Calibration methods, as the compiled core lists them (kept equal by a test).
 METHODS = ("minmax", "percentile", "entropy", "mse", "sqnr")
@@ -56,7 +57,6 @@ SMOOTH = ("auto", "none")
 #: Sizes of the blocks of weight-only quantization; 0 is a whole row.
 BLOCK_SIZES = (0, 16, 32, 64, 128, 256)
 VERSION = 1
-_RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,28 +323,7 @@ class QuantConfig:
             MissingFileError: neither a recipe nor a file has that name.
             ConfigError: the file is not TOML or names an unknown option.
         """
-        import tomllib
-
-        names = recipe_names()
-        if str(recipe) in names:
-            text = (_RECIPES / f"{recipe}.toml").read_text("utf-8")
-        else:
-            try:
-                text = Path(recipe).read_text("utf-8")
-            except PermissionError as problem:
-                raise ConfigError(f"recipe {recipe} cannot be read: {problem.strerror}") from None
-            except UnicodeDecodeError:
-                raise ConfigError(f"recipe {recipe} is not a text file") from None
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                raise MissingFileError(
-                    f"recipe {str(recipe)!r} is neither a shipped recipe nor a file{closest(str(recipe), names)}",
-                    hint=f"shipped recipes: {', '.join(names)}",
-                ) from None
-        try:
-            options = tomllib.loads(text)
-            check_integers(options)
-        except (ValueError, RecursionError) as problem:
-            raise ConfigError(f"recipe {recipe} is not TOML: {problem}") from None
+        options = read_recipe(recipe)
         try:
             return cls.from_dict(options)
         except ConfigError as problem:
@@ -352,12 +331,7 @@ class QuantConfig:
 
     def to_toml(self) -> str:
         """The options as a recipe that ``from_recipe`` reads back."""
-        options = self.to_dict()
-        rules = options.pop("rules", ())
-        lines = [f"{name} = {to_toml_value(value)}\n" for name, value in options.items()]
-        for rule in rules:
-            lines += ["\n[[rules]]\n", *(f"{name} = {to_toml_value(value)}\n" for name, value in rule.items())]
-        return "".join(lines)
+        return to_toml(self.to_dict())
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -378,11 +352,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 def choices(option: str) -> tuple[str, ...]:
     """The values that a named-choice option takes."""
     return _CHOICES[option]
-
-
-def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
-    return sorted(path.stem for path in _RECIPES.glob("*.toml"))
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from requant.config import SMOOTH, STATIC_ONLY, QuantConfig, choices, recipe_names
+from requant.config import SMOOTH, STATIC_ONLY, QuantConfig, choices
 from requant.errors import ConfigError, MissingFileError
+from requant.recipe import recipe_names
 from requant.rules import Rule
 from requant.types import PerTensor, QuantScheme, QuantType
 

@@ -43,7 +43,7 @@ LAYERS = (
         "documents",
         "wording",
     ),
-    ("targets", "rules", "values", "config"),
+    ("targets", "rules", "values", "recipe", "config"),
     ("_requant", "ops", "arrays", "observers", "data", "metrics", "onnx", "runtime"),
     ("planning", "report"),
     ("calibration", "evaluation"),
