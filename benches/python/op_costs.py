@@ -4,8 +4,8 @@
 
 A line for each op and shape: microseconds in onnxruntime's profile on one thread, float and integer, between ops of
 the same side. After the convolutions, the costs fitted to their lines, relative errors squared: microseconds of a
-call, then nanoseconds for each element of the output, tap, element of a window, and product (lanes of 8 and 16; see
-``Cost``).
+call, then nanoseconds for each element of the output, tap, group at a tap, element of a window, and product (lanes of 8
+and 16; see ``Cost``).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from requant.runtime import profile
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 RUNS = 25
 SIZES = (14, 28, 56)
+GROUPED = ((32, 64, 4), (64, 64, 8), (64, 128, 16), (96, 96, 24), (64, 64, 32), (64, 128, 64))
 CHANNELS = ((1, 16), (3, 16), (3, 32), (8, 8), (8, 32), (16, 4), (16, 64), (32, 1), (32, 32), (64, 16), (64, 64))
 OPS: dict[str, Callable[[Net, str, int], str]] = {
     "Add": lambda net, x, c: net.op("Add", x, net.conv(x, c, c, 1), name="it"),
@@ -85,28 +86,31 @@ def fitted(rows: list[tuple[list[float], float]]) -> str:
     return " ".join(f"{dict(zip(kept, found, strict=True)).get(i, 0.0):.4f}" for i in range(sizes.shape[1]))
 
 
-def convolutions(depthwise: bool) -> None:
-    shapes = [(c, c) for c in (16, 64, 128)] if depthwise else CHANNELS
+def convolutions(shapes: Sequence[tuple[int, int, int]], kernels: Sequence[int]) -> None:
+    """Convolutions of ``shapes``: input channels, output channels and groups of each."""
+    depthwise = all(c == n == group for c, n, group in shapes)
     rows: tuple[list[Any], list[Any]] = ([], [])
-    for c, n in shapes:
-        for k in (3, 5, 7) if depthwise else (1, 3, 5):
+    for c, n, group in shapes:
+        for k in kernels:
             for size in SIZES:
-                group = c if depthwise else 1
                 times = both(lambda net, x, _: net.conv(x, c, n, k, group=group, name="it"), c, size)  # noqa: B023
                 what = f"Conv {c:4} -> {n:4}, {k} x {k}, group {group:3}, {size} x {size}"
                 print(f"{what}: {times[0]:.0f} {times[1]:.0f}")
                 places, taps = size**2 / 1e3, size**2 * k**2 / 1e3
+                copies = taps * group if group > 1 else 0.0
                 for side, lanes in enumerate((8, 16)):
-                    products = taps * (c // group) * -(-n // lanes) * lanes
-                    sizes = [1, places * n, taps * c] if depthwise else [1, places * n, taps, taps * c, products]
+                    products = taps * (c // group) * -(-n // group // lanes) * lanes * group
+                    sizes = (
+                        [1, places * n, taps * c] if depthwise else [1, places * n, taps, copies, taps * c, products]
+                    )
                     if times[side]:
                         rows[side].append((sizes, times[side]))
     print("float:", fitted(rows[0]), "integer:", fitted(rows[1]), flush=True)
 
 
 def main() -> None:
-    convolutions(depthwise=False)
-    convolutions(depthwise=True)
+    convolutions((*((c, n, 1) for c, n in CHANNELS), *GROUPED), (1, 3, 5))
+    convolutions([(c, c, c) for c in (16, 64, 128)], (3, 5, 7))
     for name, op in OPS.items():
         for channels, size in ((16, 14), (16, 56), (64, 28), (64, 56)):
             times = both(op, channels, size)

@@ -88,9 +88,26 @@ def chained(net: Net, x: str) -> str:
     return net.op("Relu", net.conv(x, 64, 64, name="it", group=64))
 
 
+def grouped(net: Net, x: str) -> str:
+    """A convolution of many groups, which an integer kernel takes one after the other."""
+    return net.op("Relu", net.conv(x, 64, 64, name="it", group=16))
+
+
+def multiplied(net: Net, x: str) -> str:
+    """Two outputs to each channel: no depthwise kernel has that."""
+    return net.op("Relu", net.conv(net.op("Relu", net.conv(x, 64, 128, name="it", group=64)), 128, 64))
+
+
 @pytest.mark.parametrize(
     ("op", "size", "in_float"),
-    [(averaged, 56, True), (averaged, 2, False), (narrowed, 56, False), (chained, 56, False)],
+    [
+        (averaged, 56, True),
+        (averaged, 2, False),
+        (narrowed, 56, False),
+        (chained, 56, False),
+        (grouped, 56, True),
+        (multiplied, 56, True),
+    ],
 )
 def test_what_loses_more_than_its_conversions_cost_stays_float(
     op: Callable[[Net, str], str], size: int, *, in_float: bool
@@ -118,8 +135,8 @@ def test_costs_are_those_of_the_shapes() -> None:
     graph = prepare(Graph.load(model))[0]
     (node,) = graph.nodes
     places, taps = 64, 9
-    expected = places * (10 * 2.0 + taps * (3.0 + 12 * 0.5 + 6 * 16 * 0.25))
-    cost, sizes = Cost(output=2.0, tap=3.0, window=0.5, product=0.25, lanes=8), assumed(graph.model)
+    expected = places * (10 * 2.0 + taps * (3.0 + 2 * 4.0 + 12 * 0.5 + 6 * 16 * 0.25))
+    cost, sizes = Cost(output=2.0, tap=3.0, group=4.0, window=0.5, product=0.25, lanes=8), assumed(graph.model)
     assert estimate(node, cost, sizes) == pytest.approx(expected / 1e3)
 
 

@@ -73,7 +73,8 @@ def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) ->
     taps = elements // channels * math.prod(weight[_SPATIAL:])  # positions of all windows
     group = int_attribute(node, "group", 1)
     together = -(-channels // group // cost.lanes) * cost.lanes * group
-    per_tap = cost.tap + weight[1] * (cost.window * group + cost.product * together)
+    copies = cost.group * group if group > 1 else 0.0
+    per_tap = cost.tap + copies + weight[1] * (cost.window * group + cost.product * together)
     return 1e-3 * (cost.output * elements + taps * per_tap)
 
 
@@ -81,8 +82,9 @@ def _kind(node: ir.Node) -> str:
     """Under which name costs are known."""
     if node.op_type == "Conv":
         weight = node.inputs[1]
-        lone = weight is not None and weight.shape is not None and weight.shape[1] == 1
-        return DEPTHWISE if lone and int_attribute(node, "group", 1) > 1 else "Conv"
+        group = int_attribute(node, "group", 1)
+        lone = weight is not None and weight.shape is not None and list(weight.shape[:2]) == [group, 1]
+        return DEPTHWISE if lone and group > 1 else "Conv"
     if node.op_type == "Softmax" and int_attribute(node, "axis", -1) not in (-1, (rank(node.inputs[0]) or 0) - 1):
         return "Softmax across"
     return node.op_type

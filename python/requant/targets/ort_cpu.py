@@ -9,12 +9,13 @@ from __future__ import annotations
 from requant.targets.spec import Cost, Target
 
 # On floats and on integers, on one core with AVX2 (benches/python/op_costs.py prints them). An integer convolution
-# copies every window before it multiplies, so few output channels do not pay for it; a float one copies none, and takes
-# the addition and the activation behind it along. The integer kernels of AveragePool, Resize and Softmax are slow.
+# copies every window before it multiplies, group by group, so neither few output channels nor many groups pay for it; a
+# float one copies none, and takes the addition and the activation behind it along. The integer kernels of AveragePool,
+# Resize and Softmax are slow.
 _COSTS = {
     "Conv": (
         Cost(window=0.25, product=0.0235, lanes=8),
-        Cost(output=0.4, tap=2.2, window=0.08, product=0.011, lanes=16),
+        Cost(output=0.4, tap=2.2, group=6.0, window=0.08, product=0.011, lanes=16),
     ),
     "depthwise Conv": (Cost(window=0.075), Cost(output=0.4, window=0.09)),
     "Add": (Cost(0.1), Cost(0.25)),

@@ -18,6 +18,7 @@ class Cost:
     Attributes:
         output: for each element of the output.
         tap: for each position of the window at each output position of a convolution.
+        group: for each group there in addition, of a convolution that has several.
         window: for each element that a window holds there: a tap has one to each input channel.
         product: for each product.
         lanes: output channels that are computed together: products are those of the next multiple.
@@ -25,6 +26,7 @@ class Cost:
 
     output: float = 0.0
     tap: float = 0.0
+    group: float = 0.0
     window: float = 0.0
     product: float = 0.0
     lanes: int = 1
