@@ -6,13 +6,14 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 from onnx_ir.passes import common
 
-from requant.onnx.graph import constant, free_name
+from requant.onnx.graph import constant, free_name, int_attribute
 from requant.onnx.passes.rewriting import optimize
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    from collections.abc import Iterable
 
 
 #: Constants larger than this many elements are not computed ahead: they would be stored in the file instead.
@@ -21,6 +22,34 @@ _FOLD_AT_MOST = 1 << 18
 _GROWING = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"})
 #: Ops that only rearrange: behind them stand weights, whatever their size.
 _REARRANGING = frozenset({"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+#: Ops by which weights are scaled, normalized and standardized before a layer reads them.
+_SCALING = frozenset(
+    {
+        "Abs",
+        "Add",
+        "BatchNormalization",
+        "Cast",
+        "Clip",
+        "Div",
+        "Exp",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "Max",
+        "Mul",
+        "Neg",
+        "Pow",
+        "Reciprocal",
+        "ReduceL2",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "Sqrt",
+        "Sub",
+        "Tanh",
+    }
+)
+_CHANNELS = 2  # axes before those that a normalization runs over: samples and channels
 #: Under which keys exporters note where in the source, or in the modules, a node comes from.
 _NOTES = ("pkg.torch.", "pkg.onnxscript.", "namespace")
 #: Of a constant with more readers not every one gets an arrangement of its own.
@@ -31,9 +60,33 @@ def simplify(model: ir.Model) -> int:
     """Fold constants, drop identities and duplicates, inline functions; returns how many nodes went."""
     before = _count(model)
     common.RemoveInitializersFromInputsPass()(model)
+    _name_instance_norms(model)
     optimize(model, _should_fold)
     _drop_allowzero(model)
     return before - _count(model)
+
+
+def _name_instance_norms(model: ir.Model) -> None:
+    """Let a BatchNormalization in training of one sample, by its own statistics, be the InstanceNormalization it is.
+
+    Exporters standardize weights with it, and the optimizer computes only what has one output.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type != "BatchNormalization" or not int_attribute(node, "training_mode", 0):
+            continue
+        x, shape = node.inputs[0], node.inputs[0].shape if node.inputs[0] is not None else None
+        alone = shape is not None and len(shape) > _CHANNELS and shape[0] == 1
+        if (
+            alone
+            and node.graph is not None
+            and not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+        ):
+            epsilon = [a for a in node.attributes.values() if a.name == "epsilon"]
+            output = ir.Value(name=node.outputs[0].name, shape=shape, type=node.outputs[0].type)
+            norm = ir.Node(
+                "", "InstanceNormalization", [x, *node.inputs[1:3]], epsilon, outputs=[output], name=node.name
+            )
+            ir.convenience.replace_nodes_and_values(node.graph, node, [node], [norm], [node.outputs[0]], [output])
 
 
 def _drop_allowzero(model: ir.Model) -> None:
@@ -46,9 +99,12 @@ def _drop_allowzero(model: ir.Model) -> None:
 
 
 def _should_fold(node: ir.Node) -> bool | None:
-    """True where it only rearranges, False where it could fill the memory; otherwise the optimizer decides."""
-    if node.domain == "" and node.op_type in _REARRANGING and not _multiplies(node):
-        return True
+    """True where a weight is rearranged or scaled, False where it could fill the memory; else the optimizer decides."""
+    if node.domain == "" and not _multiplies(node):
+        if node.op_type in _REARRANGING:
+            return True
+        if node.op_type in _SCALING and _size(node.outputs) <= max(_size([value]) for value in node.inputs):
+            return True
     for value in node.outputs:
         if value.shape is None or not all(isinstance(d, int) for d in value.shape):
             if node.op_type in _GROWING:
@@ -56,6 +112,16 @@ def _should_fold(node: ir.Node) -> bool | None:
         elif math.prod(value.shape.numpy()) > _FOLD_AT_MOST:
             return False
     return None
+
+
+def _size(values: Iterable[ir.Value | None]) -> float:
+    """Elements of some tensors; infinite where a size is not known."""
+    total = 0.0
+    for value in values:
+        if value is not None:
+            known = value.shape is not None and value.shape.is_static()
+            total += math.prod(value.shape.numpy()) if known else math.inf  # type: ignore[union-attr]
+    return total
 
 
 def _multiplies(node: ir.Node) -> bool:
