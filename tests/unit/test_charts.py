@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from requant.pages.bars import bar_chart
+from requant.pages.charts import frontier
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -48,3 +49,16 @@ def test_a_chart_asks_for_nothing() -> None:
     chart = bar_chart("t", [("a", 1.0, "")])
     assert "href" not in chart
     assert chart.count("http") == 1  # the name space
+
+
+@pytest.mark.parametrize("target", [0.0, 0.5, 0.99, 1.0])
+def test_no_text_lies_over_a_point_of_the_frontier(target: float) -> None:
+    points = [(cost, share) for cost in (1.0, 2.0, 3.0) for share in (0.0, 0.5, 0.98, 0.99, 1.0)]
+    root = ET.fromstring(frontier(points, 0, target, "ms"))
+    dots = [(float(dot.attrib["cy"]), float(dot.attrib["r"])) for dot in root.findall("circle")]
+    assert len(dots) == len(points)
+    told = next(text for text in root.findall("text") if text.text == f"target {target:g}")
+    baseline = float(told.attrib["y"])
+    assert baseline + 3 < min(y - r for y, r in dots)
+    line = max(float(line.attrib["y1"]) for line in root.findall("line"))
+    assert all(y <= line + 1e-6 for (_, share), (y, _) in zip(points, dots, strict=True) if share >= target)

@@ -96,10 +96,10 @@ def error_curve(view: RangeView) -> str:
 
 
 def frontier(points: Sequence[tuple[float, float]], chosen: int, target: float, across: str) -> str:
-    """Points (cost, share kept), the target as a line."""
+    """Points (cost, share kept), the target as a line; what it is stands above, where no point can be."""
     if not points:
         return ""
-    top, bottom = 12, 150
+    top, bottom = 26, 164
     costs, shares = [cost for cost, _ in points], [*(share for _, share in points), target]
     low, high = min(shares), max(shares)
     low, high = low - 0.05 * (high - low or 0.01), high + 0.05 * (high - low or 0.01)
@@ -119,7 +119,8 @@ def frontier(points: Sequence[tuple[float, float]], chosen: int, target: float, 
     axes = f'<path class="axis" fill="none" d="M{_LEFT} {top}V{bottom}H{_RIGHT}"/>'
     goal = (
         f'<line class="target" x1="{_LEFT}" x2="{_RIGHT}" y1="{y(target):.1f}" y2="{y(target):.1f}"/>'
-        f'<text x="{_RIGHT}" y="{y(target) - 4:.1f}" text-anchor="end">target {target:g}</text>'
+        f'<line class="target" x1="{_LEFT}" x2="{_LEFT + 22}" y1="9" y2="9"/>'
+        f'<text x="{_LEFT + 27}" y="13">target {target:g}</text>'
     )
     texts = (
         f'<text x="{_LEFT - 4}" y="{top + 8}" text-anchor="end">{high:.4g}</text>'
@@ -128,7 +129,7 @@ def frontier(points: Sequence[tuple[float, float]], chosen: int, target: float, 
         f'<text x="{_RIGHT}" y="{bottom + 14}" text-anchor="end">{right:.4g}</text>'
         f'<text x="{(_LEFT + _RIGHT) / 2}" y="{bottom + 14}" text-anchor="middle">{escape(across)}</text>'
     )
-    return _svg(170, f"Share kept over {across}, target {target:g}", f"{axes}{goal}{dots}{texts}")
+    return _svg(184, f"Share kept over {across}, target {target:g}", f"{axes}{goal}{dots}{texts}")
 
 
 def bar(share: float, clipped: float = 0.0) -> str:
