@@ -11,7 +11,17 @@ from requant.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["as_array", "as_bytes", "as_float32", "as_integers", "as_reals", "in_order", "output", "real_dtype"]
+__all__ = [
+    "as_array",
+    "as_bytes",
+    "as_float32",
+    "as_integers",
+    "as_reals",
+    "in_order",
+    "is_bfloat16",
+    "output",
+    "real_dtype",
+]
 
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT16 = np.dtype(np.float16)
@@ -50,7 +60,7 @@ def as_float32(x: ArrayLike) -> NDArray[np.float32]:
     if array.dtype == _FLOAT32:
         return in_order(array, _FLOAT32)
     # bfloat16 and other extension floats are of kind V, and differ from structs by having no fields.
-    if array.dtype.kind not in "fiub" and not _is_bfloat16(array.dtype):
+    if array.dtype.kind not in "fiub" and not is_bfloat16(array.dtype):
         raise TypeError(f"expected an array of real numbers, got dtype {array.dtype}")
     # An overflow of float64 to infinity is for the caller's finiteness check to report, not for a warning.
     with np.errstate(over="ignore"):
@@ -62,7 +72,7 @@ def as_reals(x: ArrayLike) -> NDArray[Any]:
     if type(x) is np.ndarray and x.dtype == _FLOAT32 and x.flags.carray:
         return x  # the common case, in a third of the time
     array = as_array(x)
-    if array.dtype != _FLOAT32 and (array.dtype == np.float16 or _is_bfloat16(array.dtype)):
+    if array.dtype != _FLOAT32 and (array.dtype == np.float16 or is_bfloat16(array.dtype)):
         return in_order(array, array.dtype.newbyteorder("="))
     return as_float32(array)
 
@@ -142,12 +152,13 @@ def real_dtype(dtype: DTypeLike) -> np.dtype[Any]:
         TypeError: It is not float32, float16 or bfloat16.
     """
     found = np.dtype(dtype)
-    if found in (_FLOAT32, _FLOAT16) or _is_bfloat16(found):
+    if found in (_FLOAT32, _FLOAT16) or is_bfloat16(found):
         return found
     raise TypeError(f"expected float32, float16 or bfloat16, got dtype {found}")
 
 
-def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether ``dtype`` is the bfloat16 of ml_dtypes, which numpy takes for bytes."""
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 

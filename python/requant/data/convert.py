@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.arrays.intake import is_bfloat16
 from requant.data.spec import describe, mismatch
 from requant.errors import DataError
 
@@ -26,8 +27,10 @@ def to_array(value: object, what: str) -> Array:
     """A numpy array of anything with ``__array__`` or ``__dlpack__``, a number, or nested lists of numbers.
 
     Raises:
-        DataError: ``value`` is none of these; ``what`` names it.
+        DataError: ``value`` is none of these, or has masked values; ``what`` names it.
     """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DataError(f"{what} has masked values, and a model takes none", hint="fill them: x.filled(0)")
     try:
         for step in ("detach", "cpu"):  # tensors that carry gradients or live on a device
             if not isinstance(value, np.ndarray) and callable(method := getattr(value, step, None)):
@@ -51,7 +54,7 @@ def check_dtype(spec: InputSpec, dtype: np.dtype[Any], shape: tuple[int, ...], w
     want = spec.dtype
     if want.kind == "O" and dtype.kind in "OU":  # strings: numpy's own, or objects, which ``conform`` looks at
         return
-    both_floats = dtype.kind == want.kind == "f"
+    both_floats = (dtype.kind == "f" or is_bfloat16(dtype)) and want.kind == "f"
     both_integers = dtype.kind in _INTEGERS and want.kind in _INTEGERS
     if dtype.newbyteorder("=") == want.newbyteorder("=") and not dtype.hasobject and dtype.kind not in "SUc":
         return

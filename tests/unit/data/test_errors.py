@@ -226,6 +226,11 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
         (X,),
         "x.npz cannot be read: File is not a zip file\nhelp: the file is damaged or of another kind",
     ),
+    "masked values": (
+        lambda _path: np.ma.masked_equal(np.arange(6.0), 2.0),
+        (X,),
+        "the MaskedArray has masked values, and a model takes none\nhelp: fill them: x.filled(0)",
+    ),
     "empty npz": (
         npz,
         (X,),

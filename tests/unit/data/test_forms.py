@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -124,9 +125,21 @@ def test_any_cut_of_rows(
         lambda x: x.astype(">f4"),
         lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape),
         lambda x: x.astype(np.float64),
+        lambda x: x.astype(ml_dtypes.bfloat16),  # 0 to 59 are exact in it
+        lambda x: np.ma.masked_array(x, mask=False),
         lambda x: np.broadcast_to(x[np.newaxis], (1, *x.shape))[0],
     ],
-    ids=["strided", "reversed", "fortran", "byte-swapped", "misaligned", "float64", "read-only"],
+    ids=[
+        "strided",
+        "reversed",
+        "fortran",
+        "byte-swapped",
+        "misaligned",
+        "float64",
+        "bfloat16",
+        "unmasked",
+        "read-only",
+    ],
 )
 def test_odd_memory(make: Any) -> None:
     x = np.arange(60, dtype=np.float32).reshape(5, 3, 4)
