@@ -60,6 +60,7 @@ def test_only_some_tensors(live: None, capsys: pytest.CaptureFixture[str]) -> No
         (["q.onnx", "--data", "nope.npz"], ["nope.npz"]),
         (["q.onnx", "--data", "live.npz", "--tensor", "imgae"], ["did you mean 'image'"]),
         ([MODEL, "--data", "live.npz"], ["has no frozen ranges"]),
+        (["q.onnx", "--data", "live.npz", "--threads", "-1"], ["expected threads of at least 0, got -1"]),
         (["q.onnx", "--data", "live.npz", "--table", "nope.json"], ["nope.json does not exist"]),
     ],
 )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.arrays.intake import thread_count
 from requant.arrays.lowbit import ALGORITHMS, BlockScheme, quantize_blocks
 from requant.checkpoint.safetensors import Checkpoint, write_checkpoint
 from requant.documents import document_of
@@ -137,6 +138,7 @@ def quantize_checkpoint(
             f"algorithm {algorithm!r} needs data, and a checkpoint has no graph to run them through",
             hint=f"choose one of {', '.join(ALGORITHMS)}",
         )
+    threads = thread_count(threads)
     scheme = BlockScheme(bits, block_size, symmetric=True)
     check_outputs([output], [source])
     checkpoint = Checkpoint(source)

@@ -41,6 +41,11 @@ class _Parser(argparse.ArgumentParser):
                 f"unknown {kind} {unknown[0]!r}{closest(unknown[0].split('=')[0], known)}",
                 hint=f"see `{self.prog} {parsed.command} --help`",
             )
+        for name, value in vars(parsed).items():
+            if "" in (value if isinstance(value, list) else [value]):
+                raise ConfigError(
+                    f"{name.replace('_', '-')} is empty", hint=f"see `{self.prog} {parsed.command} --help`"
+                )
         return parsed
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays.intake import thread_count
 from requant.data import DataOptions, open_data
 from requant.drift.verdict import Drift, TensorMonitor, Unwatched, Verdict, by_badness
 from requant.errors import ConfigError, DataError, ModelError, closest
@@ -86,7 +87,7 @@ class DriftMonitor:
         threads: CPU threads for ``run``; 0 uses all cores.
 
     Raises:
-        ConfigError: a tensor that the model does not quantize, or ``every`` below 1.
+        ConfigError: a tensor that the model does not quantize, ``every`` below 1, or ``threads`` below 0.
         ModelError: the model has no frozen ranges.
 
     Example:
@@ -102,6 +103,7 @@ class DriftMonitor:
 
         if every < 1:
             raise ConfigError(f"every is {every}, expected at least 1")
+        threads = thread_count(threads)
         graph = load(model)
         frozen, hidden = frozen_ranges(graph)
         self.inputs = graph.inputs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.arrays.intake import thread_count
 from requant.checkpoint.safetensors import Checkpoint
 from requant.errors import ConfigError, DataError, ModelError
 from requant.files import check_outputs, is_checkpoint
@@ -82,6 +83,7 @@ def export_gguf(
         >>> requant.export_gguf("model.onnx", "model.gguf", "q4_k").bits_per_weight  # doctest: +SKIP
     """
     start = time.perf_counter()
+    threads = thread_count(threads)
     rules = Rules(dtype, tensor_types)
     package()
     check_outputs([output], [source])

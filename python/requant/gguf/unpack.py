@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from requant.arrays.intake import thread_count
 from requant.checkpoint.safetensors import write_checkpoint
 from requant.errors import ConfigError, ModelError
 from requant.files import check_outputs, replacing
@@ -50,6 +51,7 @@ def unpack_gguf(
     kind = Path(output).suffix.lower()
     if kind not in _SUFFIXES:
         raise ConfigError(f"{output} ends in {kind or 'nothing'!r}, expected {' or '.join(_SUFFIXES)}")
+    threads = thread_count(threads)
     check_outputs([output], [source])
     file = GgufFile(source)
     if kind == ".npz":
