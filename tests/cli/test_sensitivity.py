@@ -51,6 +51,7 @@ def test_weights_alone_need_no_calibration(folder: Path, capsys: pytest.CaptureF
         (["--data", CALIB], ["MODEL"]),
         ([MODEL], ["--data"]),
         ([MODEL, "--data", CALIB, "--depth", "0"], ["depth is 0"]),
+        ([MODEL, "--data", CALIB, "--metric", "top5"], ["--metric", "give --eval DATA"]),
         ([MODEL, "--data", CALIB, "--depth", "x"], ["--depth", "'x'"]),
         ([MODEL, "--data", CALIB, "--plot", "no/p.svg"], ["does not exist"]),
         ([MODEL, "--data", CALIB, "--plot", MODEL], ["would overwrite"]),
@@ -66,6 +67,19 @@ def test_bad_input_is_told_in_six_lines(
     assert main(["sensitivity", *arguments]) == 2
     assert_clear(capsys, words)
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [["--depth", "0"], ["--dynamic"], ["--eval", EVAL, "--metric", "topp1"]])
+def test_options_are_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("a model was read")
+
+    monkeypatch.setattr("requant.search.trials.load_float", work)
+    monkeypatch.setattr("requant.api.load_float", work)
+    assert main(["sensitivity", MODEL, "--data", CALIB, *wrong]) == 2
+    assert_clear(capsys, ["expected"] if "--depth" in wrong else ["help"])
 
 
 def test_an_interrupt_leaves_nothing(folder: Path) -> None:

@@ -76,7 +76,7 @@ def test_processes_judge_trials_as_threads_do(pool: ProcessPoolExecutor) -> None
     labels = np.random.default_rng(0).integers(0, 4, 64)
     options: dict[str, Any] = {"evaluation": {**data, "labels": labels}}
     steps: list[tuple[int, int | None]] = []
-    found = requant.sensitivity(model, data, executor=pool, progress=lambda *step: steps.append(step), **options)
+    found = requant.sensitivity(model, data, executor=pool, search_progress=lambda *step: steps.append(step), **options)
     assert found.parts == requant.sensitivity(model, data, threads=1, **options).parts
     assert all(part.in_float.value is not None for part in found.parts)
     assert steps[-1][0] == steps[-1][1] == 1 + 2 * len(found.parts)
@@ -167,7 +167,7 @@ def test_an_interrupt_cancels_and_leaves_the_executor(pool: ProcessPoolExecutor,
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        requant.sensitivity(digits / "digits.onnx", digits / "calib.npz", executor=pool, progress=interrupt)
+        requant.sensitivity(digits / "digits.onnx", digits / "calib.npz", executor=pool, search_progress=interrupt)
     assert pool.submit(sum, [1, 2]).result(timeout=30) == 3
 
 

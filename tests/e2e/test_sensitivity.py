@@ -145,7 +145,7 @@ def test_samples_may_come_from_a_generator() -> None:
 def test_progress_counts_trials() -> None:
     seen: list[tuple[int, int | None]] = []
     model, data = two_gemm(), samples(two_gemm(), 16)
-    found = requant.sensitivity(model, data, progress=lambda *step: seen.append(step), threads=1)
+    found = requant.sensitivity(model, data, search_progress=lambda *step: seen.append(step), threads=1)
     total = 1 + 2 * len(found.parts)
     assert seen == [(done, total) for done in range(1, total + 1)]
 
@@ -171,7 +171,7 @@ def test_an_interrupt_ends_every_trial(digits: Path) -> None:
 
     before, start = threading.active_count(), time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        requant.sensitivity(digits / "digits.onnx", digits / "calib.npz", progress=interrupt)
+        requant.sensitivity(digits / "digits.onnx", digits / "calib.npz", search_progress=interrupt)
     while threading.active_count() > before and time.perf_counter() - start < 10:
         time.sleep(0.01)
     assert threading.active_count() == before

@@ -10,6 +10,7 @@ from requant.cli.options import config_of, data_options
 from requant.cli.output import DONE, print_result
 from requant.cli.spec import Command
 from requant.cli.values import whole
+from requant.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="the float model, .onnx")
     parser.add_argument("--eval", metavar="DATA", help="samples to take --metric on, for each trial")
     evaluate.add_metric(parser, "--eval")
+    parser.set_defaults(metric=None)  # unset, it is top1 where there is something to judge on
     parser.add_argument(
         "--depth",
         type=whole,
@@ -40,25 +42,30 @@ def run(args: argparse.Namespace) -> int:
     from requant.cli import render, terminal
     from requant.files import check_outputs, write_atomically
 
-    config, options = config_of(args), data_options(args)
+    config = config_of(args)
+    if args.eval is None and args.metric is not None:
+        raise ConfigError(
+            "--metric says how trials are judged, and no samples to judge on are given",
+            hint="give --eval DATA, or leave out --metric",
+        )
     check_outputs([args.plot, args.html], [args.model, args.data, args.eval, args.table, args.recipe])
     quiet = args.quiet or args.json
     table = requant.CalibrationTable.load(args.table) if args.table else None
-    if table is None and config.weight_only is None and not config.dynamic:
-        with terminal.progress(quiet=quiet) as progress:
-            table = requant.calibrate(args.model, args.data, config, data_options=options, progress=progress)
-    with terminal.progress(quiet=quiet, what="trying", unit="trials") as progress:
+    calibrates = table is None and config.weight_only is None
+    stages = [("calibrating", "samples")] * calibrates + [("trying", "trials")]
+    with terminal.stages(*stages, quiet=quiet) as progress:
         result = requant.sensitivity(
             args.model,
             args.data,
             config,
             depth=args.depth,
             table=table,
-            data_options=options,
+            data_options=data_options(args),
             evaluation=args.eval,
-            metric=args.metric,
+            metric=args.metric or "top1",
             labels=args.labels,
-            progress=progress,
+            progress=progress[0],
+            search_progress=progress[-1],
         )
     if args.plot:
         write_atomically(args.plot, result.to_svg().encode())

@@ -18,7 +18,7 @@ from requant.pages.page import fragment, page
 from requant.parallel import in_order
 from requant.planning.plan import BlockedNode
 from requant.remote import map_remote
-from requant.search.trials import score_bytes, set_up
+from requant.search.trials import refuse_dynamic, score_bytes, set_up
 from requant.stages import configured, observe, recall
 from requant.weightonly import builder_apart, refuse_table, settle
 
@@ -129,6 +129,7 @@ def sensitivity(
     metric: str | Callable[..., object] = "top1",
     labels: str | None = None,
     progress: Progress | None = None,
+    search_progress: Progress | None = None,
     executor: Executor | None = None,
     **overrides: Any,
 ) -> Sensitivity:
@@ -149,7 +150,8 @@ def sensitivity(
         evaluation: samples to take ``metric`` on for each trial.
         metric: what to judge by, as for ``requant.evaluate``.
         labels: name of the labels in ``evaluation``.
-        progress: called after each trial with the trials done and their number.
+        progress: called after each calibration batch, as for ``requant.quantize``.
+        search_progress: called after each trial with the trials done and their number.
         executor: whose workers calibrate and judge the trials, processes here or a cluster; the figures are the same.
         **overrides: options of ``QuantConfig`` by name.
 
@@ -161,23 +163,24 @@ def sensitivity(
     """
     start = time.perf_counter()
     config = configured(config, overrides)
-    if config.weight_only is not None:
-        refuse_table(table)
-    elif not config.dynamic:  # which is refused below
-        config = replace(config, rest="keep")  # what is left out is float altogether
     if depth is not None and depth < 1:
         raise ConfigError(f"depth is {depth}, expected at least 1")
+    refuse_dynamic(config)
+    if config.weight_only is not None:
+        refuse_table(table)
+    else:
+        config = replace(config, rest="keep")  # what is left out is float altogether
     setup = set_up(model, data, config, data_options=data_options, evaluation=evaluation, metric=metric, labels=labels)
     graph, judge = setup.graph, setup.judge
-    nodes, build = _built(setup, config, table, executor)
+    nodes, build = _built(setup, config, table, progress, executor)
     trials, batches = setup.trials()
     parts = _parts(nodes, depth)
     everything = frozenset(node.name for node in nodes)
     left_out = [frozenset[str](), *parts.values(), *(everything - names for names in parts.values())]
     if executor is None:
-        tried = try_without(trials, build, left_out, config.cores, progress)
+        tried = try_without(trials, build, left_out, config.cores, search_progress)
     else:
-        tried = try_elsewhere(executor, trials.context(graph), build, left_out, progress)
+        tried = try_elsewhere(executor, trials.context(graph), build, left_out, search_progress)
     (_, whole), *rest = tried
     found = []
     for (name, names), (_, in_float), (integer, alone) in zip(
@@ -203,14 +206,18 @@ def sensitivity(
 
 
 def _built(
-    setup: Setup, config: QuantConfig, table: CalibrationTable | None, executor: Executor | None
+    setup: Setup,
+    config: QuantConfig,
+    table: CalibrationTable | None,
+    progress: Progress | None,
+    executor: Executor | None,
 ) -> tuple[Sequence[Tried], Attempt]:
     """What is tried, and what makes the model without some of it."""
     if config.weight_only is not None:
         plan, batches = settle(setup.prepared, setup.plan, config, setup.dataset)
         return plan.blocked, builder_apart(setup.graph, setup.prepared, plan, config, batches)
     if table is None:
-        observed = observe(setup.prepared, setup.plan, setup.dataset, config, executor=executor)
+        observed = observe(setup.prepared, setup.plan, setup.dataset, config, progress, executor=executor)
     else:
         table.check(setup.graph)
         observed = recall(setup.prepared, setup.plan, table, setup.dataset, config)

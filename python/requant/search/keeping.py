@@ -15,7 +15,7 @@ from requant.metrics import Against, get_metric
 from requant.runtime import open_runner
 from requant.search.bits import BitSearch
 from requant.search.floats import Search
-from requant.search.trials import Judge, Recorded, Trials, refuse_iterator, set_up
+from requant.search.trials import Judge, Recorded, Trials, refuse_dynamic, refuse_iterator, set_up
 from requant.search.variants import Variants
 from requant.stages import Stopwatch, configured, open_judged, with_data_options
 from requant.weightonly import read_samples, refuse_executor
@@ -138,6 +138,7 @@ def quantize_to_keep(
     config = configured(config, overrides)
     if not 0 < share <= 1:
         raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
+    refuse_dynamic(config)
     if config.weight_only is not None:
         if config.target_bits is not None:
             raise ConfigError("keep and target_bits both choose the bits of layers", hint="leave out one or the other")

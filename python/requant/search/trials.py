@@ -238,8 +238,6 @@ def set_up(
         RequantError: a subclass says which input was wrong.
     """
     found = get_metric(metric)
-    if config.dynamic:
-        raise ConfigError("trials need ranges, and dynamic quantization calibrates none", hint="leave out dynamic")
     if data is None:
         raise DataError("trials need calibration data, and none was given", hint="pass samples (data=..., --data FILE)")
     refuse_iterator(evaluation, "evaluation samples")
@@ -254,6 +252,16 @@ def set_up(
     plan = plan_whole(prepared, config) if config.weight_only is None else plan_weights(prepared, config)
     refuse_empty(plan, graph.origin)
     return Setup(graph, prepared, describe(changes), plan, dataset, judge)
+
+
+def refuse_dynamic(config: QuantConfig) -> None:
+    """Refuse what has no ranges to try.
+
+    Raises:
+        ConfigError: ``config`` is a dynamic one.
+    """
+    if config.dynamic:
+        raise ConfigError("trials need ranges, and dynamic quantization calibrates none", hint="leave out dynamic")
 
 
 def refuse_iterator(data: object, what: str) -> None:
