@@ -10,6 +10,7 @@ from requant.building.dynamic import plan_whole
 from requant.calibration.run import calibrate_graph
 from requant.concluding import Given, Held, conclude
 from requant.data import DataOptions, open_data
+from requant.documents import finite
 from requant.errors import ConfigError, DataError
 from requant.metrics import get_metric
 from requant.onnx.foreign import typed
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from requant.types import Progress
 
 
-_INSPECTION_SCHEMA = 1
+INSPECTION_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``requant inspect --json`` prints; ``schema`` is its version."""
-        return {
-            "schema": _INSPECTION_SCHEMA,
+        found = {
+            "schema": INSPECTION_SCHEMA,
             "model": self.model,
             "bytes": self.size,
             "weight_bytes": self.weight_bytes,
@@ -95,12 +96,13 @@ class Inspection:
             "prepared": list(self.prepared),
             "already_quantized": list(self.quantized_ops),
             "nodes": [asdict(node) for node in self.plan.nodes],
-            "dynamic": [asdict(node) | {"form": node.form.value} for node in self.plan.dynamic],
+            "dynamic": [asdict(node) for node in self.plan.dynamic],
             "blocked": [asdict(node) for node in self.plan.blocked],
             "activations": list(self.plan.tensors),
             "calibrated": list(self.plan.calibrated),
             "skipped": [asdict(skip) for skip in self.plan.skipped],
         }
+        return finite(found)
 
 
 def _described(spec: InputSpec | OutputSpec) -> dict[str, Any]:

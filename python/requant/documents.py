@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def document_of(result: DataclassInstance, version: int, **more: Any) -> dict[st
 
 
 def finite(document: Mapping[str, Any]) -> dict[str, Any]:
-    """``document`` with None for each number in it that is not finite."""
+    """``document`` with None for each number in it that is not finite, and the values of enums for their members."""
     return {key: _finite(value) for key, value in document.items()}
 
 
@@ -29,6 +30,8 @@ def _finite(value: Any) -> Any:
     match value:
         case float():
             return value if math.isfinite(value) else None
+        case Enum():
+            return value.value
         case Mapping():
             return finite(value)
         case list():

@@ -35,6 +35,10 @@ COMMANDS = {
     "drift": ["drift", "q.onnx", "--data", EVAL, "--samples", "32"],
     "evaluation": ["evaluate", MODEL, "--data", EVAL],
     "gguf": ["gguf", MODEL, "-o", "out.gguf", "--type", "q8_0"],
+    "inspection": ["inspect", MODEL],
+    "calibration": ["calibrate", MODEL, "--data", CALIB, "-o", "table.json"],
+    "edit": ["edit", "q.onnx", "--input", "image=uint8", "-o", "edited.onnx"],
+    "doctor": ["doctor"],
     "checkpoint": ["quantize", "w.safetensors", "--weight-only", "int4", "-o", "w.int4.safetensors"],
 }
 assert {*COMMANDS, "keep"} == set(DOCUMENTS)  # a search is part of a report
@@ -51,7 +55,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], where: str = "$") -> Iterator[str]:
     """What of ``value`` is not as ``schema`` says; the keywords that our schemas use, and no others."""
     known = {"$schema", "$defs", "title", "$ref", "const", "enum", "anyOf", "type", "properties", "required"}
-    assert schema.keys() <= known | {"additionalProperties", "items"}
+    assert schema.keys() <= known | {"additionalProperties", "items", "prefixItems", "minItems"}
     if "$ref" in schema:
         yield from problems(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, where)
     if "const" in schema and value != schema["const"]:
@@ -76,9 +80,20 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], where: st
                 yield f"{where} has {key}"
             elif isinstance(rule, dict):
                 yield from problems(inner, rule, root, f"{where}.{key}")
-    if isinstance(value, list) and "items" in schema:
-        for i, inner in enumerate(value):
-            yield from problems(inner, schema["items"], root, f"{where}[{i}]")
+    if isinstance(value, list):
+        yield from problems_of_items(value, schema, root, where)
+
+
+def problems_of_items(value: list[Any], schema: dict[str, Any], root: dict[str, Any], where: str) -> Iterator[str]:
+    places = schema.get("prefixItems", [])
+    if len(value) < schema.get("minItems", 0):
+        yield f"{where} has {len(value)} items"
+    for i, inner in enumerate(value):
+        rule = places[i] if i < len(places) else schema.get("items", True)
+        if rule is False:
+            yield f"{where} has an item {i}"
+        elif isinstance(rule, dict):
+            yield from problems(inner, rule, root, f"{where}[{i}]")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -94,6 +109,27 @@ def test_documents_are_as_their_schema_says(name: str, capsys: pytest.CaptureFix
     assert list(problems(document, schema, schema)) == []
     assert list(problems({**document, "schema": 99}, schema, schema)) == ["$.schema is 99"]
     assert list(problems({}, schema, schema))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [([], "nodes"), (["--dynamic"], "dynamic"), (["--weight-only", "int4"], "blocked")],
+    ids=["static", "dynamic", "weight-only"],
+)
+def test_inspections_of_every_kind_are_as_their_schema_says(
+    options: list[str], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = Net()
+    convolved = net.op("Conv", net.input("x", ["n", 64, 8, 8]), net.normal(64, 64, 1, 1))
+    pooled = net.op("GlobalAveragePool", net.op("HardSigmoid", convolved, alpha=1 / 6))
+    model = net.model(net.gemm(net.op("Flatten", pooled), 64, 64, output="y"))
+    Path("net.onnx").write_bytes(model.SerializeToString())
+    schema = json.loads((FOLDER / "inspection.json").read_text("utf-8"))
+    assert main(["inspect", "net.onnx", *options, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document[kind]
+    assert "as add" in [node["saturates"] for node in document["nodes"]] or options
+    assert list(problems(document, schema, schema)) == []
 
 
 def test_a_search_is_as_its_schema_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ LAYERS = (
         "wording",
     ),
     ("targets", "rules", "values", "recipe", "config"),
-    ("_requant", "ops", "arrays", "observers", "data", "metrics", "onnx", "runtime"),
+    ("_requant", "ops", "arrays", "observers", "data", "metrics", "onnx", "runtime", "machine"),
     ("planning", "report"),
     ("calibration", "evaluation"),
     ("weights", "drift"),

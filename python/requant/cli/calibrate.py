@@ -8,7 +8,6 @@ from requant.cli.arguments import add_config, add_data, add_recipe
 from requant.cli.options import config_of, data_options
 from requant.cli.output import DONE, print_result
 from requant.cli.spec import Command
-from requant.documents import finite
 
 if TYPE_CHECKING:
     import argparse
@@ -26,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Collect, save, tell."""
     import requant
+    from requant.calibration.summary import CalibrationSummary
     from requant.cli import render, terminal
     from requant.files import check_outputs
 
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
         table = requant.calibrate(args.model, args.data, config, data_options=data_options(args), progress=progress)
     ranges = table.all_ranges(config)
     table.save(args.output, ranges)
-    document = {"schema": 1, "output": args.output, "samples": table.samples, "ranges": ranges}
-    print_result(args, finite(document), lambda: render.table(table, ranges, args.output))
+    summary = CalibrationSummary(args.output, table.samples, ranges)
+    print_result(args, summary.to_dict(), lambda: render.table(table, ranges, args.output))
     return DONE
 
 

@@ -18,10 +18,10 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look, tell."""
     from requant.cli import render
-    from requant.cli.machine import examine
+    from requant.machine import examine
 
-    findings = examine()
-    print_result(args, {"schema": 1, **findings}, lambda: render.doctor(findings))
+    machine = examine()
+    print_result(args, machine.to_dict(), lambda: render.doctor(machine))
     return DONE
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from requant.evaluation.evaluate import Evaluation
     from requant.evaluation.timing import Timing
     from requant.gguf.report import GgufReport
+    from requant.machine import Machine
     from requant.planning.plan import Skip
     from requant.report import Report
     from requant.search.ablation import Sensitivity
@@ -325,22 +326,21 @@ def gguf(result: GgufReport) -> None:
         console.print(Text(f"note: {note}", style="yellow"))
 
 
-def doctor(findings: Mapping[str, Any]) -> None:
+def doctor(machine: Machine) -> None:
     """What ``requant doctor`` shows."""
     console = open_console()
     rows = Table.grid(padding=(0, 2))
-    cpu = findings["cpu"]
-    rows.add_row(Text("requant", style="bold"), f"{findings['requant']}, Python {findings['python']}")
-    rows.add_row(Text("platform", style="bold"), findings["platform"])
-    rows.add_row(Text("cpu", style="bold"), f"{cpu['arch']}, {cpu['cores']} cores: {' '.join(cpu['features'])}")
-    rows.add_row(
-        Text("kernels", style="bold"), f"{cpu['kernels']} (this machine can run {', '.join(cpu['available'])})"
-    )
-    for kind in ("packages", "runtimes", "environment"):
-        text = ", ".join(f"{name} {version or 'missing'}" for name, version in findings[kind].items())
+    cpu = machine.cpu
+    rows.add_row(Text("requant", style="bold"), f"{machine.requant}, Python {machine.python}")
+    rows.add_row(Text("platform", style="bold"), machine.platform)
+    rows.add_row(Text("cpu", style="bold"), f"{cpu.arch}, {cpu.cores} cores: {' '.join(cpu.features)}")
+    rows.add_row(Text("kernels", style="bold"), f"{cpu.kernels} (this machine can run {', '.join(cpu.available)})")
+    found = {"packages": machine.packages, "runtimes": machine.runtimes, "environment": machine.environment}
+    for kind, versions in found.items():
+        text = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
         rows.add_row(Text(kind, style="bold"), text or "none")
     console.print(Panel(rows, title=Text("requant doctor"), title_align="left"))
-    for note in findings["notes"]:
+    for note in machine.notes:
         console.print(Text(f"note: {note}", style="yellow"))
 
 
