@@ -203,14 +203,27 @@ def _narrowing_notes(given: Given, runners: Runners | None, held: Held, *, worke
 
 def advice(config: QuantConfig, verified: Verification) -> Iterator[str]:
     """What helps a model that is slow, or far from the float one."""
-    if verified.latency is not None and verified.latency.speedup < _SLOWER and config.optimize != "latency":
-        yield "slower than float on this machine: --optimize latency leaves in float what integers slow down"
+    if config.optimize != "latency":
+        yield from advice_of_latency(config, verified.latency)
     far = [out for out in verified.outputs if out.sqnr_db is not None and out.sqnr_db < _FAR_DB]
     if far and verified.accuracy is None:
         yield (
             f"output {far[0].name!r} is far from the float model's: judge both on labelled samples (--eval), or let "
             "--keep 0.99 find what to leave in float"
         )
+
+
+def advice_of_latency(config: QuantConfig, latency: Latency | None) -> Iterator[str]:
+    """What helps a model that is slower than the float one."""
+    if latency is None or latency.speedup >= _SLOWER:
+        return
+    remedy = "--optimize latency leaves in float what integers slow down"
+    if config.weight_only is not None:
+        computing = "--dynamic computes" if config.activations == "int8" else "--activations int8 and --dynamic compute"
+        remedy = (
+            f"weights of few bits save memory, and time only where fetching them takes it; {computing} with integers"
+        )
+    yield f"slower than float on this machine: {remedy}"
 
 
 def _notes(config: QuantConfig, given: Given, widened: tuple[str, ...]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.building.build import storage_notes
-from requant.concluding import Given, Held, verify
+from requant.concluding import Given, Held, advice_of_latency, verify
 from requant.data import open_data
 from requant.errors import ConfigError, ModelError
 from requant.evaluation.distance import decibels
@@ -246,6 +246,7 @@ def conclude_weights(
             *verified.narrowing,
             *describe_arithmetic(arithmetic, config),
             *speed,
+            *advice_of_latency(config, verified.latency),
             *_notes(plan, config),
             *_size_notes(built),
             *source_notes(graph, given.dataset),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from requant.concluding import Verification, advice
+from requant.concluding import Verification, advice, advice_of_latency
 from requant.config import QuantConfig
 from requant.report import Accuracy, Latency, OutputQuality
 
@@ -19,6 +19,18 @@ def told(speedup: float, sqnr_db: float | None, accuracy: Accuracy | None = None
 def test_what_is_slow_or_far_from_float_gets_advice() -> None:
     assert told(0.9, 30.0) == ["slower than float on this machine"]
     assert told(1.5, 7.0) == ["output 'y' is far from the float model's"]
+
+
+def test_weights_of_few_bits_that_slow_a_model_down_are_told() -> None:
+    def slow(speedup: float, **options: Any) -> str:
+        config = QuantConfig(weight_only="int8", **options)
+        return " ".join(advice_of_latency(config, Latency("onnxruntime", 1.0, 1.0 / speedup, speedup)))
+
+    assert slow(1.0) == ""
+    assert "slower than float on this machine: weights of few bits save memory" in slow(0.5)
+    assert "--activations int8 and --dynamic compute with integers" in slow(0.5)
+    assert "; --dynamic computes with integers" in slow(0.5, activations="int8")
+    assert list(advice_of_latency(QuantConfig(weight_only="int8"), None)) == []
 
 
 def test_what_is_neither_gets_none() -> None:
