@@ -264,6 +264,22 @@ def _large_model(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def test_an_interrupt_while_modules_load_is_told_in_a_line() -> None:
+    program = """
+import runpy, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "requant.cli.parser":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("requant", run_name="__main__")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted: nothing was written\n")
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.7])
 def test_an_interrupt_stops_at_once_and_leaves_nothing(folder: Path, delay: float) -> None:
     _large_model(Path("large.onnx"))

@@ -1,5 +1,11 @@
 """The command line: parse, call the public API, render. The only importer of rich."""
 
-from requant.cli.app import main, run
+try:
+    from requant.cli.app import main, run
+except KeyboardInterrupt:  # before there is a `main` to say so
+    import sys
+
+    print("interrupted: nothing was written", file=sys.stderr)
+    raise SystemExit(130) from None
 
 __all__ = ["main", "run"]
