@@ -114,6 +114,10 @@ class ModelEditor:
                 hint="quantize it first (requant quantize)",
             )
 
+    def __repr__(self) -> str:
+        integer = ", ".join(f"{boundary.kind} {boundary.name}: {boundary.dtype}" for boundary in self.boundaries)
+        return f"ModelEditor({self._graph.origin}{'; ' if integer else ''}{integer})"
+
     @property
     def boundaries(self) -> tuple[Boundary, ...]:
         """What has become integer so far, and what the integers stand for."""

@@ -134,6 +134,11 @@ def test_one_request_in_so_many_is_looked_at(model: bytes) -> None:
     assert (monitor.requests, monitor.sampled, monitor.drift().tensors[0].values) == (30, 5, 40)
 
 
+def test_a_monitor_says_what_it_has_seen(model: bytes) -> None:
+    monitor = watched(model, LIVE, every=4)
+    assert repr(monitor) == "DriftMonitor(model: 1 tensor, 10 requests, 3 looked at)"
+
+
 def test_merged_monitors_are_one_that_saw_all(model: bytes) -> None:
     whole = watched(model, LIVE).drift()
     parts = [watched(model, x, 2) for x in np.split(LIVE, 5)]

@@ -29,6 +29,14 @@ def small() -> bytes:
     return requant.quantize(conv_relu(), samples(conv_relu(), 16), threads=1).data
 
 
+def test_an_editor_says_what_has_become_integer(small: bytes) -> None:
+    editor = requant.ModelEditor(small)
+    assert repr(editor) == "ModelEditor(model)"
+    name = requant.inspect(small).inputs[0].name
+    editor.convert_input_type(name, "uint8")
+    assert repr(editor) == f"ModelEditor(model; input {name}: uint8)"
+
+
 def test_raw_pixels_in_and_integer_scores_out_keep_the_accuracy(digits: Path, tmp_path: Path) -> None:
     result = requant.quantize(digits / "digits.onnx", digits / "calib.npz", threads=1)
     result.save(tmp_path / "q.onnx")

@@ -15,6 +15,7 @@ from requant.drift.verdict import Drift, TensorMonitor, Unwatched, Verdict, by_b
 from requant.errors import ConfigError, DataError, ModelError, closest
 from requant.evaluation.evaluate import load
 from requant.runtime import joined, open_runner
+from requant.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -118,6 +119,10 @@ class DriftMonitor:
         self._graph, self._threads = graph, threads
         self._runners: dict[bool, Runner] = {}
         self._lock, self._opening = threading.Lock(), threading.Lock()
+
+    def __repr__(self) -> str:
+        seen = f"{counted(self.requests, 'request(s)')}, {self.sampled} looked at"
+        return f"DriftMonitor({self.model}: {counted(len(self.tensors), 'tensor(s)')}, {seen})"
 
     @property
     def tensors(self) -> tuple[str, ...]:
