@@ -186,11 +186,8 @@ def sensitivity(
     for (name, names), (_, in_float), (integer, alone) in zip(
         parts.items(), rest[: len(parts)], rest[len(parts) :], strict=True
     ):
-        in_integers = alone if integer & names else None
-        noise = max(whole.noise - in_float.noise, 0.0) if in_integers is None else in_integers.noise
         members = [node for node in nodes if node.name in names]
-        op_types = tuple(dict.fromkeys(node.op_type for node in members))
-        found.append(Part(name, op_types, tuple(node.name for node in members), noise, in_integers, in_float))
+        found.append(_part(name, members, whole, in_float, alone if integer & names else None))
     return Sensitivity(
         model=graph.origin,
         config=config.to_dict(),
@@ -203,6 +200,12 @@ def sensitivity(
         parts=tuple(sorted(found, key=lambda part: -part.noise)),
         seconds=round(time.perf_counter() - start, 3),
     )
+
+
+def _part(name: str, members: Sequence[Tried], whole: Score, in_float: Score, in_integers: Score | None) -> Part:
+    noise = max(whole.noise - in_float.noise, 0.0) if in_integers is None else in_integers.noise
+    op_types = tuple(dict.fromkeys(node.op_type for node in members))
+    return Part(name, op_types, tuple(node.name for node in members), noise, in_integers, in_float)
 
 
 def _built(

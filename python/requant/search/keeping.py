@@ -257,7 +257,7 @@ def _is_dense(shape: Sequence[int]) -> bool:
 
 def _value(setup: Setup, judge: Judge) -> float | None:
     """The float model's figure; None where the metric does not fit the model or the samples."""
-    runner = open_runner(setup.graph.serialize(), threads=1)
+    runner = open_runner(setup.graph.serialize(), threads=1)  # of its own: where measuring fails it has been stopped
     names = [output.name for output in setup.graph.outputs]
     try:
         return measure([runner], names, judge.dataset, judge.metric, workers=1)[1][0]
