@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from requant.building.resolve import Resolved
     from requant.onnx.graph import Graph
-    from requant.planning.plan import QuantPlan
+    from requant.planning.plan import NodePlan, QuantPlan
     from requant.types import QuantType
 
 
@@ -77,20 +77,7 @@ class _Writer:
 
     def write(self) -> None:
         for node_plan in self.plan.nodes:
-            node = self.nodes[node_plan.name]
-            if node_plan.saturates is Saturation.AS_ADD:
-                self._become_add(node, self.plan.tensors[node_plan.activations[0][1]].scheme.dtype)
-            elif node_plan.saturates is Saturation.BEFORE:
-                self.viewed[node] = node_plan.activations[0][1]
-            elif multiplies_back(node):
-                self._quantize_factors(node, self.plan.tensors[node_plan.activations[0][1]].scheme.dtype)
-            for kind, index in (("weights", 1), ("biases", 2)):
-                tensor = getattr(self.resolved, kind).get(node_plan.name)
-                if tensor is None:
-                    continue
-                if len(node.inputs) <= index:  # a bias that corrects what has none
-                    node.resize_inputs(index + 1)
-                node.replace_input_with(index, self._dequantized_constant(node, node.inputs[index], tensor))
+            self._write_constants(node_plan)
         readers: dict[str, list[tuple[str, int]]] = {}
         for node_plan in self.plan.nodes:
             for index, name in node_plan.activations:
@@ -102,19 +89,29 @@ class _Writer:
             else:
                 self._quantize_activation(self.values[name], readers.get(name, []))
 
+    def _write_constants(self, node_plan: NodePlan) -> None:
+        """Let a node read its weight and bias, and what else is constant there, from integers."""
+        node, read = self.nodes[node_plan.name], node_plan.activations[0][1]
+        if node_plan.saturates is Saturation.AS_ADD:
+            self._become_add(node, self.plan.tensors[read].scheme.dtype)
+        elif node_plan.saturates is Saturation.BEFORE:
+            self.viewed[node] = read
+        elif multiplies_back(node):
+            self._quantize_factors(node, self.plan.tensors[read].scheme.dtype)
+        for tensors, index in ((self.resolved.weights, 1), (self.resolved.biases, 2)):
+            tensor = tensors.get(node_plan.name)
+            if tensor is None:
+                continue
+            if len(node.inputs) <= index:  # a bias that corrects what has none
+                node.resize_inputs(index + 1)
+            node.replace_input_with(index, self._dequantized_constant(node, node.inputs[index], tensor))
+
     def _quantize_activation(self, value: ir.Value, readers: list[tuple[str, int]]) -> None:
         params = self.resolved.activations[value.name or ""]
         name = value.name or ""
         value, from_integer = self._drop_clamps(value, params)
         home = _home(value)
-        gain = self.gains.get(name)
-        if gain is not None:  # the addition gives what saturates only when it is quantized
-            top = (params.scheme.dtype.max - int(params.zero_point)) * float(params.scale) / float(gain)
-            self.metadata[f"{CLAMP_KEY}{name}"] = repr(top)
-        steps = params if gain is None else replace(params, scale=params.scale / gain)
-        if self._is_guarded_move(value.producer()):
-            steps = _for_each_channel(steps, value) or steps
-        stored = self._parameters(steps, home)
+        stored = self._parameters(self._steps(name, value, params), home)
         quantized = self._unique("q")
         quantize = ir.node(
             "QuantizeLinear",
@@ -143,23 +140,41 @@ class _Writer:
             home.insert_before(home[0], added)
         else:
             home.insert_after(producer, added)
+        self._dequantize_in_bodies(quantize.outputs[0], params, readers, home)
+
+    def _steps(self, name: str, value: ir.Value, params: QuantParams) -> QuantParams:
+        """The parameters by which ``value`` is quantized, where ``params`` are those of the tensor that is read."""
+        gain = self.gains.get(name)
+        if gain is not None:  # the addition gives what saturates only when it is quantized
+            top = (params.scheme.dtype.max - int(params.zero_point)) * float(params.scale) / float(gain)
+            self.metadata[f"{CLAMP_KEY}{name}"] = repr(top)
+            params = replace(params, scale=params.scale / gain)
+        if self._is_guarded_move(value.producer()):
+            return _for_each_channel(params, value) or params
+        return params
+
+    def _dequantize_in_bodies(
+        self, integers: ir.Value, params: QuantParams, readers: Sequence[tuple[str, int]], home: ir.Graph
+    ) -> None:
+        """Let readers in bodies read from a DequantizeLinear there: a runtime fuses no other."""
         inner: dict[ir.Graph, ir.Node] = {}
-        for reader, index in readers:  # in a body a runtime fuses only a DequantizeLinear that stands there, too
+        for reader, index in readers:
             body = self.nodes[reader].graph
             if not isinstance(body, ir.Graph) or body is home:
                 continue
             if body not in inner:
-                inner[body] = self._dequantize(quantize.outputs[0], params, body)
+                inner[body] = self._dequantize(integers, params, body)
                 body.insert_before(body[0], inner[body])
             self.nodes[reader].replace_input_with(index, inner[body].outputs[0])
 
-    def _dequantize(self, integers: ir.Value, params: QuantParams, home: ir.Graph) -> ir.Node:
-        """A DequantizeLinear of one scale, or one for each index of axis 1, which is its default."""
+    def _dequantize(self, integers: ir.Value, params: QuantParams, home: ir.Graph, axis: int | None = None) -> ir.Node:
+        """A DequantizeLinear of one scale, or one for each index of ``axis``, whose default is 1."""
         name = self._unique("dq")
         return ir.node(
             "DequantizeLinear",
             [integers, *self._parameters(params, home)],
             domain=self._domain(params.scheme.dtype),
+            attributes={} if axis is None else {"axis": axis},
             outputs=[_value(name, ir.DataType.FLOAT, integers.shape)],
             name=name,
         )
@@ -273,18 +288,8 @@ class _Writer:
         home = _home(node.outputs[0])
         key = (home, name, fingerprint(tensor.data), tensor.params.scale.tobytes())
         if key not in self.constants:
-            data = self._shared("w", tensor.data, home)
-            parameters = self._parameters(tensor.params, home)
-            dequantized = self._unique("dq")
             axis = getattr(tensor.params.scheme.granularity, "axis", None)
-            dequantize = ir.node(
-                "DequantizeLinear",
-                [data, *parameters],
-                domain=self._domain(tensor.params.scheme.dtype),
-                attributes={} if axis is None else {"axis": axis},
-                outputs=[_value(dequantized, ir.DataType.FLOAT, ir.Shape(tensor.data.shape))],
-                name=dequantized,
-            )
+            dequantize = self._dequantize(self._shared("w", tensor.data, home), tensor.params, home, axis)
             home.insert_before(home[0], dequantize)
             self.constants[key] = dequantize.outputs[0]
         return self.constants[key]
