@@ -1,9 +1,11 @@
-"""ONNX's own node tests, by op."""
+"""ONNX's own node tests, by op, and what passes them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,3 +31,10 @@ def op_type(case: TestCase) -> str:
 def flat(zero_point: NDArray[Any]) -> NDArray[Any]:
     """ONNX writes a zero point for a whole tensor as ``[]`` or ``[1]``."""
     return zero_point.reshape(()) if zero_point.size == 1 else zero_point
+
+
+def assert_same(got: NDArray[Any], expected: NDArray[Any]) -> None:
+    """Of one dtype and shape, and equal to the bit."""
+    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+    bits = f"u{got.itemsize}"
+    np.testing.assert_array_equal(got.view(bits), expected.view(bits))

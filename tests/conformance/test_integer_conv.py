@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
-from tests.conformance.cases import collect, flat, op_type
+from tests.conformance.cases import assert_same, collect, flat, op_type
 
 from requant.arrays.conv import PackedConv, qconv2d
 from requant.arrays.layers import qadd, qaverage_pool, qglobal_average_pool, qmax_pool
@@ -64,11 +64,6 @@ def qlinear(inputs: list[NDArray[Any]], attributes: dict[str, Any]) -> NDArray[A
     return first(qconv2d(last(x), filters, x_zero_point=x_zero_point.item(), requantizer=requantizer))
 
 
-def same(got: NDArray[Any], expected: NDArray[Any]) -> None:
-    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
-    np.testing.assert_array_equal(got, expected)
-
-
 def test_the_cases_are_there() -> None:
     assert {op_type(case) for case in CASES.values()} == set(OPS)
 
@@ -81,7 +76,7 @@ def test_node(name: str) -> None:
     inputs, outputs = map(list, case.data_sets[0])
     attributes = {a.name: helper.get_attribute_value(a) for a in case.model.graph.node[0].attribute}
     convolve = conv_integer if op_type(case) == "ConvInteger" else qlinear
-    same(convolve(inputs, attributes), outputs[0])
+    assert_same(convolve(inputs, attributes), outputs[0])
 
 
 def run(
@@ -132,7 +127,7 @@ def test_convinteger_equals_onnxruntime(model: int, w_type: type[Any]) -> None:
     (x_shape, w_shape, attributes), rng = MODELS[model], np.random.default_rng(model)
     x, w = integers(rng, np.uint8, x_shape), integers(rng, w_type, w_shape, 63)
     inputs = [x, w, np.asarray(rng.integers(0, 256), np.uint8), np.asarray(7 if w_type is np.int8 else 131, w_type)]
-    same(conv_integer(inputs, attributes), run("ConvInteger", inputs, np.int32, attributes))
+    assert_same(conv_integer(inputs, attributes), run("ConvInteger", inputs, np.int32, attributes))
 
 
 @pytest.mark.parametrize("w_type", [np.uint8, np.int8])
@@ -157,7 +152,7 @@ def test_qlinearconv_equals_onnxruntime(model: int, w_type: type[Any], each: boo
     ]  # fmt: skip
     arrays = [np.asarray(value) for value in inputs]
     got = qlinear(arrays, attributes)
-    same(got, run("QLinearConv", arrays, np.uint8, attributes))
+    assert_same(got, run("QLinearConv", arrays, np.uint8, attributes))
     assert np.mean((got > 0) & (got < 255)) > 0.5, "most results lie within the range"
 
 
@@ -169,7 +164,7 @@ def test_signed_qlinearconv_equals_onnxruntime(model: int) -> None:
     scales = [np.float32(0.713), np.float32(0.9), np.float32(y_scale)]
     inputs = [x, scales[0], np.int8(-9), w, scales[1], np.int8(0), scales[2], np.int8(5)]
     arrays = [np.asarray(value) for value in inputs]
-    same(qlinear(arrays, attributes), run("QLinearConv", arrays, np.int8, attributes))
+    assert_same(qlinear(arrays, attributes), run("QLinearConv", arrays, np.int8, attributes))
 
 
 def params(dtype: type[Any], scale: Any, zero_point: Any) -> QuantParams:
@@ -196,7 +191,7 @@ def test_addition_equals_onnxruntime(seed: int, dtype: type[Any]) -> None:
     of_a, of_b, of_y = draw(rng, dtype, 3)
     inputs = [a, of_a.scale, of_a.zero_point, b, of_b.scale, of_b.zero_point, of_y.scale, of_y.zero_point]
     expected = run("QLinearAdd", inputs, dtype, domain="com.microsoft")
-    same(qadd(QuantizedTensor(a, of_a), QuantizedTensor(b, of_b), of_y).data, expected)
+    assert_same(qadd(QuantizedTensor(a, of_a), QuantizedTensor(b, of_b), of_y).data, expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
@@ -218,7 +213,7 @@ def test_average_pool_equals_onnxruntime(seed: int, include_pad: bool, dtype: ty
     got = qaverage_pool(
         QuantizedTensor(last(x), of_x), of_y, kernel, strides=strides, pads=[1, 0, 1, 1], include_pad=include_pad
     )
-    same(first(got.data), expected)
+    assert_same(first(got.data), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
@@ -229,7 +224,7 @@ def test_global_average_pool_equals_onnxruntime(seed: int, dtype: type[Any]) -> 
     x = integers(rng, dtype, (3, 67, 2 + seed, 7))
     inputs = [x, of_x.scale, of_x.zero_point, of_y.scale, of_y.zero_point]
     expected = run("QLinearGlobalAveragePool", inputs, dtype, {"channels_last": 0}, "com.microsoft")
-    same(first(qglobal_average_pool(QuantizedTensor(last(x), of_x), of_y).data), expected)
+    assert_same(first(qglobal_average_pool(QuantizedTensor(last(x), of_x), of_y).data), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
@@ -238,4 +233,4 @@ def test_max_pool_equals_onnxruntime(dtype: type[Any]) -> None:
     attributes = {"kernel_shape": [3, 2], "strides": [2, 1], "dilations": [1, 2], "pads": [1, 1, 0, 1]}
     expected = run("MaxPool", [x], dtype, attributes)
     got = qmax_pool(last(x), [3, 2], strides=[2, 1], dilations=[1, 2], pads=[1, 1, 0, 1])
-    same(first(got), expected)
+    assert_same(first(got), expected)

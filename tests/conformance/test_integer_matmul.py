@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
-from tests.conformance.cases import collect, flat, op_type
+from tests.conformance.cases import assert_same, collect, flat, op_type
 
 from requant.arrays.matmul import PackedWeights, Requantizer, qmatmul
 
@@ -35,11 +35,6 @@ def qlinear(inputs: list[NDArray[Any]]) -> NDArray[Any]:
     )
 
 
-def same(got: NDArray[Any], expected: NDArray[Any]) -> None:
-    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
-    np.testing.assert_array_equal(got, expected)
-
-
 def test_the_cases_are_there() -> None:
     assert {op_type(case) for case in CASES.values()} == set(OPS)
 
@@ -51,18 +46,20 @@ def test_node(name: str) -> None:
     inputs, outputs = map(list, case.data_sets[0])
     if op_type(case) == "MatMulInteger":
         a, b, a_zero_point, b_zero_point = inputs
-        same(qmatmul(a, PackedWeights(b, zero_point=flat(b_zero_point)), a_zero_point=flat(a_zero_point)), outputs[0])
+        assert_same(
+            qmatmul(a, PackedWeights(b, zero_point=flat(b_zero_point)), a_zero_point=flat(a_zero_point)), outputs[0]
+        )
         return
     if inputs[1].dtype != np.float32:
         # Scales of float16: the numbers are the same in float32.
         inputs = [x.astype(np.float32) if x.dtype == np.float16 else x for x in inputs]
     a, b = inputs[0], inputs[3]
     if b.ndim == 2:
-        same(qlinear(inputs), outputs[0])
+        assert_same(qlinear(inputs), outputs[0])
         return
     # A stack of matrices on the right is a product for each.
     stacked = [qlinear([x, *inputs[1:3], y, *inputs[4:]]) for x, y in zip(a, b, strict=True)]
-    same(np.stack(stacked), outputs[0])
+    assert_same(np.stack(stacked), outputs[0])
 
 
 def run(op: str, names: list[str], inputs: list[NDArray[Any]], output: type[np.generic]) -> NDArray[Any]:
@@ -101,7 +98,7 @@ def test_matmulinteger_equals_onnxruntime(shape: tuple[int, int, int], b_type: t
     inputs = [a, b, *map(np.asarray, zero_points)]
     expected = run(OPS[0], ["a", "b", "a_zero_point", "b_zero_point"], inputs, np.int32)
     got = qmatmul(a, PackedWeights(b, zero_point=flat(inputs[3])), a_zero_point=inputs[2])
-    same(got, expected)
+    assert_same(got, expected)
 
 
 @pytest.mark.parametrize("b_type", [np.uint8, np.int8])
@@ -130,6 +127,6 @@ def test_qlinearmatmul_equals_onnxruntime(
     names = ["a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale", "y_zero_point"]
     expected = run(OPS[1], names, inputs, np.uint8)
     got = qlinear(inputs)
-    same(got, expected)
+    assert_same(got, expected)
     if got.size > 500:
         assert np.mean((got > 0) & (got < 255)) > 0.5, "most results lie within the range"

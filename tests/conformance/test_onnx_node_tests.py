@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.conformance.cases import assert_same
 
 from requant import ops
 from requant.arrays import packing
@@ -76,13 +77,6 @@ def granularity(attributes: dict[str, int], scale: NDArray[Any]) -> Granularity:
     return PerChannel(axis) if scale.ndim else PerTensor()
 
 
-def same(got: NDArray[Any], expected: NDArray[Any]) -> None:
-    """Of one dtype and shape, and equal to the bit."""
-    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
-    bits = f"u{got.itemsize}"
-    np.testing.assert_array_equal(got.view(bits), expected.view(bits))
-
-
 def test_the_list_of_skipped_cases_is_true() -> None:
     assert set(CASES) > SKIPPED
 
@@ -97,7 +91,7 @@ def test_node(name: str) -> None:
         params = ops.params_from_data(inputs[0], QuantScheme(QuantType.UINT8))
         results = (ops.quantize_array(inputs[0], params).data, params.scale, params.zero_point)
         for got, expected in zip(results, outputs, strict=True):
-            same(got, np.asarray(expected))
+            assert_same(got, np.asarray(expected))
         return
     attributes = {attribute.name: attribute.i for attribute in graph.node[0].attribute}
     quantizes = graph.node[0].op_type == "QuantizeLinear"
@@ -107,9 +101,9 @@ def test_node(name: str) -> None:
     zero_point = array(inputs[2]).reshape(scale.shape) if len(inputs) > 2 else np.zeros(scale.shape, dtype.numpy)
     params = QuantParams(scale, zero_point, QuantScheme(dtype, granularity=granularity(attributes, scale)))
     if quantizes:
-        same(ops.quantize_array(inputs[0], params).data, array(outputs[0]))
+        assert_same(ops.quantize_array(inputs[0], params).data, array(outputs[0]))
     else:
-        same(ops.dequantize_array(QuantizedTensor(array(inputs[0]), params)), array(outputs[0]))
+        assert_same(ops.dequantize_array(QuantizedTensor(array(inputs[0]), params)), array(outputs[0]))
 
 
 def adversarial(shape: tuple[int, ...], scale: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -173,10 +167,10 @@ def test_equals_onnxruntime(dtype: QuantType, granularity: Granularity) -> None:
     expected = run("QuantizeLinear", [numpy_helper.from_array(x, "x"), *common], attributes, output)
     # In blocks, and of 4 bits along the last axis, onnxruntime converts to int32 before it clamps, and 3e9 wraps.
     beyond = np.abs(x) > 1e8
-    same(q.data[~beyond], expected[~beyond])
+    assert_same(q.data[~beyond], expected[~beyond])
     np.testing.assert_array_equal(q.data[beyond], np.where(x[beyond] > 0, dtype.max, dtype.min))
     expected = run("DequantizeLinear", [integers(q.data, "q", dtype), *common], attributes, TensorProto.FLOAT)
-    same(q.dequantize(), expected)
+    assert_same(q.dequantize(), expected)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -193,4 +187,4 @@ def test_dynamic_quantization_equals_onnxruntime(seed: int) -> None:
     params = ops.params_from_data(x, QuantScheme(QuantType.UINT8))
     results = (ops.quantize_array(x, params).data, params.scale, params.zero_point)
     for got, expected in zip(results, session.run(None, {"x": x}), strict=True):
-        same(got, np.asarray(expected))
+        assert_same(got, np.asarray(expected))
