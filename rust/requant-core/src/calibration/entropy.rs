@@ -32,6 +32,7 @@
 //! Candidates are ruled out by what their clipping costs at least, and then by what their cells lose at least (see [`losses`]), of which
 //! no more are looked at than it takes. Only what is left is computed; that never changes the result.
 
+mod bound;
 mod cells;
 mod losses;
 

@@ -1,6 +1,9 @@
 //! One side of zero, cut into the cells of levels.
 
-use super::losses::Losses;
+use super::{
+    bound::{Bins, Bound, n_log_n},
+    losses::Losses,
+};
 use crate::{
     calibration::model::Side,
     kernels::{
@@ -14,10 +17,6 @@ const VECTORS: usize = 16;
 
 /// Cells that are looked at together.
 pub(super) const BLOCK: usize = 32;
-
-fn n_log_n(n: f64) -> f64 {
-    if n > 0.0 { n * ln(n) } else { 0.0 }
-}
 
 /// What the level of zero itself loses.
 pub(super) fn centre(negative: &Cells, positive: &Cells) -> f64 {
@@ -102,9 +101,13 @@ impl Cells {
         let (mut width, mut bound) = (self.widest, 0);
         while self.bounds.len() <= bound || width >= 2.0 * step {
             if self.bounds.len() <= bound {
-                let innermost = self.bounds.last().map_or(0, |wider| wider.innermost);
-                let new = Bound::new(self, width, innermost);
-                self.bounds.push(new);
+                let innermost = self.bounds.last().map_or(0, Bound::innermost);
+                let bins = Bins {
+                    counts: &self.counts,
+                    tails: &self.tails,
+                    fullest: &self.fullest,
+                };
+                self.bounds.push(Bound::new(&bins, self.total, width, innermost));
             }
             if width >= 2.0 * step {
                 (width, bound) = (width / 2.0, bound + 1);
@@ -115,35 +118,28 @@ impl Cells {
 
     /// What an end that is not ruled out costs at least.
     pub(super) fn least(&self) -> f64 {
-        let bound = &self.bounds[self.bound];
-        bound.beyond[bound.innermost]
+        self.bounds[self.bound].least()
     }
 
     /// The least number of levels whose end costs at most `budget`, of those that are not ruled out.
     pub(super) fn least_levels(&self, budget: f64) -> usize {
-        let bound = &self.bounds[self.bound];
-        let first = bound.innermost;
-        let worse = bound.before[first..].partition_point(|cost| *cost > budget);
-        levels_to(first + worse, self.step)
+        levels_to(self.bounds[self.bound].bins_to(budget), self.step)
     }
 
     /// Leaves out the ends whose clipping alone costs more than `budget`; budgets only shrink.
     pub(super) fn rule_out(&mut self, budget: f64) {
-        let bound = &mut self.bounds[self.bound];
-        let worse = bound.least[bound.innermost..].iter().take_while(|cost| **cost > budget);
-        bound.innermost += worse.count();
+        self.bounds[self.bound].rule_out(budget);
     }
 
     /// The least number of levels that is not ruled out, and the least that clips nothing.
     pub(super) fn levels(&self, step: f64) -> (usize, usize) {
-        let innermost = self.bounds[self.bound].innermost;
+        let innermost = self.bounds[self.bound].innermost();
         (levels_to(innermost, step), levels_to(self.counts.len(), step))
     }
 
     /// What ending with a level costs at least, with its share of `N ln(1 - T / N)`, beyond its cells.
     pub(super) fn least_end(&self, level: usize) -> f64 {
-        let least = &self.bounds[self.bound].least;
-        least.get(self.bin(level)).copied().unwrap_or(0.0)
+        self.bounds[self.bound].least_in(self.bin(level))
     }
 
     /// The bin that a level's cell ends in.
@@ -256,83 +252,10 @@ fn levels_to(bins: usize, step: f64) -> usize {
     whole + usize::from(to_f64(whole) < least)
 }
 
-/// The share `c` of an end that clips `t` in what is clipped: `N ln(1 - T / N) >= -c t - c u`, if `u` is clipped at the other end.
-///
-/// `N ln(1 - T / N)` is concave in `T = t + u`, so that it is at least `N / 2 ln(1 - 2t / N)` and the same of `u`; and `-ln(1 - x) <= c x` with
-/// `c = (2 - x) / (2 (1 - x))`, which rises with `x = 2t / N`.
-fn share(clipped: f64, total: f64) -> f64 {
-    let x = 2.0 * clipped.min(total / 4.0) / total;
-    (2.0 - x) / (2.0 - 2.0 * x)
-}
-
-/// What clipping costs at least, by the bin that the end lies in, for all steps up to a width.
-///
-/// `Q`'s density in the last cell is at most that of its fullest bin, `q`. So an end that clips `t`, with `m` in its part of a bin, costs at
-/// least
-///
-/// ```text
-/// (m + t) ln(m + t) - m ln m - t ln q - c t,        c the share of the most that can be clipped there
-/// ```
-///
-/// which is convex in `t`, least where `m + t = q e^(c - 1)`, and rises with `m`, of which there is at least half a bin. The cells cost at least
-/// nothing, by the log-sum inequality.
-struct Bound {
-    least: Vec<f64>,
-    /// The least of all bins up to this one that are not ruled out.
-    before: Vec<f64>,
-    /// The least of this bin and all beyond it, or of not clipping.
-    beyond: Vec<f64>,
-    /// No end that lies in an earlier bin can win.
-    innermost: usize,
-}
-
-impl Bound {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "at most the number of bins"
-    )]
-    fn new(cells: &Cells, width: f64, innermost: usize) -> Self {
-        let bins = cells.counts.len();
-        let (mut least, mut beyond) = (vec![f64::INFINITY; bins], vec![0.0f64; bins + 1]);
-        let (mut q, mut log_q) = (1.0, 0.0);
-        for i in (innermost..bins).rev() {
-            let (outer, inner) = (cells.tails[i + 1].mass, cells.tails[i].mass.min(cells.total / 4.0));
-            beyond[i] = beyond[i + 1];
-            if outer > inner {
-                continue; // too many
-            }
-            let fullest = cells.fullest[i.saturating_sub(width as usize + 2)];
-            if fullest != q {
-                (q, log_q) = (fullest, ln(fullest));
-            }
-            let c = share(inner, cells.total);
-            let m = cells.counts[i].min(cells.counts[i.saturating_sub(1)]) / 2.0;
-            let t = if m + outer > 2.0 * q {
-                outer // as e^(c - 1) is less than 2
-            } else {
-                (q * (c - 1.0).exp() - m).clamp(outer, inner)
-            };
-            least[i] = n_log_n(m + t) - n_log_n(m) - t * (log_q + c);
-            beyond[i] = beyond[i].min(least[i]);
-        }
-        let mut before = least.clone();
-        for i in innermost + 1..bins {
-            before[i] = before[i].min(before[i - 1]);
-        }
-        Self {
-            least,
-            before,
-            beyond,
-            innermost,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels;
+    use crate::{calibration::entropy::bound::share, kernels};
 
     /// What is ruled out never costs less than its bound says: tails of any slope, spikes, holes.
     #[test]
@@ -389,14 +312,5 @@ mod tests {
         }
         assert!(bound_sum > 0.8 * lost_sum, "{bound_sum} of {lost_sum}");
         assert!(bounded > 100, "bounds that bite: {bounded}");
-    }
-
-    /// What both ends clip costs at least the share of each.
-    #[test]
-    fn shares_hold() {
-        for (t, u) in (0..=50).flat_map(|t| (0..=50).map(move |u| (f64::from(t) / 200.0, f64::from(u) / 200.0))) {
-            let both = t * share(t, 1.0) + u * share(u, 1.0);
-            assert!((1.0 - t - u).ln() >= -both - 1e-12, "{t} {u}");
-        }
     }
 }
