@@ -1,8 +1,9 @@
 //! Quantization arithmetic, without Python and without a graph.
 //!
 //! A real `r` is mapped to an integer by `q = clamp(round_half_even(r / scale) + zero_point)` and back by
-//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). Its layers each use
-//! only those below them:
+//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). Its layers each call
+//! only those below them. Kernels take arrays in the types of their callers, and have [`gguf`]'s one definition compiled
+//! for their instructions.
 //!
 //! | layer | module | question it answers |
 //! |---|---|---|
