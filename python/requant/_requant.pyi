@@ -62,7 +62,8 @@ def slice_ranges(
     """Smallest and largest value of the tensor (shape ``[]``), each channel of ``axis``, or each block along it."""
 
 # Scale, zero point, dtype, axis, block size, narrow, rounding, threads (0: as many as the size is worth).
-_Spec = tuple[float | NDArray[np.float32], int | NDArray[np.int32], str, int | None, int | None, bool, str, int]
+# Zero points are int32, or of the integers that values are held in.
+_Spec = tuple[float | NDArray[np.float32], int | NDArray[Any], str, int | None, int | None, bool, str, int]
 
 def quantize(x: NDArray[Any], spec: _Spec, out: NDArray[Any], packed: bool) -> None:
     """Integers of ``x`` (float32, float16, bfloat16); scales have shape ``[]``, ``[channels]`` or the blocked shape."""

@@ -52,10 +52,9 @@ from requant.arrays.intake import (
     real_dtype,
     thread_count,
 )
-from requant.arrays.slices import flat_form, scale_shape
+from requant.arrays.slices import laid_over, scale_shape
 from requant.errors import ConfigError, DataError
 from requant.types import (
-    PerTensor,
     QuantizedTensor,
     QuantParams,
     QuantScheme,
@@ -308,8 +307,7 @@ def params_from_data(x: ArrayLike, scheme: QuantScheme) -> QuantParams:
         TypeError: ``x`` does not hold real numbers.
     """
     array = as_float32(x)
-    shape = scale_shape(array.shape, scheme.granularity)
-    flat_shape, axis, block_size = flat_form(array.shape, scheme.granularity)
+    flat_shape, axis, block_size, shape = laid_over(array.shape, scheme.granularity)
     try:
         lo, hi = _requant.slice_ranges(_rows(array, flat_shape), axis, block_size)
     except DataError:
@@ -342,13 +340,12 @@ def _spec(shape: tuple[int, ...], params: QuantParams, rounding: str, threads: i
     """The shape that the core sees, and its other arguments, once the shapes of ``params`` are seen to fit."""
     scheme = params.scheme
     count = thread_count(threads)
-    flat_shape, axis, block_size = flat_form(shape, scheme.granularity)
+    flat_shape, axis, block_size, expected = laid_over(shape, scheme.granularity)
     options = (scheme.dtype, axis, block_size, scheme.narrow, rounding, count)
-    # Numbers cost less than arrays to hand over, which shows where there is little data.
+    # Numbers cost less than arrays to hand over, and arrays less than copies, which shows where there is little data.
     scale, zero_point = params.scale, params.zero_point
-    if isinstance(scheme.granularity, PerTensor) and _is_one(scale, _FLOAT32) and _is_one(zero_point):
+    if axis is None and _is_one(scale, _FLOAT32) and _is_one(zero_point):
         return flat_shape, (float(scale), int(zero_point), *options)
-    expected = scale_shape(shape, scheme.granularity)
     scale, zero_point = as_float32(scale), np.asarray(zero_point)
     for name, value in (("scale", scale), ("zero_point", zero_point)):
         if value.shape != expected:
@@ -356,7 +353,9 @@ def _spec(shape: tuple[int, ...], params: QuantParams, rounding: str, threads: i
             raise ConfigError(message, hint=f"the granularity is {scheme.granularity}")
     if not expected:
         return flat_shape, (scale.item(), int(zero_point), *options)
-    return flat_shape, (scale, np.require(zero_point, np.int32, ["C_CONTIGUOUS", "ALIGNED"]), *options)
+    if not (zero_point.dtype == scheme.dtype.numpy and zero_point.flags.carray):
+        zero_point = np.require(zero_point, np.int32, ["C_CONTIGUOUS", "ALIGNED"])
+    return flat_shape, (scale, zero_point, *options)
 
 
 def _is_one(value: Any, dtype: np.dtype[Any] | None = None) -> bool:

@@ -121,6 +121,20 @@ def test_other_dtypes_are_type_errors(x: NDArray[Any], call: Callable[[NDArray[A
         call(x)
 
 
+@pytest.mark.parametrize("held", [np.uint16, np.int32, np.int64, np.dtype(np.uint16).newbyteorder("S")])
+@pytest.mark.parametrize("layout", [np.asarray, read_only, strided, misaligned])
+def test_zero_points_of_any_dtype_and_layout(held: Any, layout: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    scheme = QuantScheme(QuantType.UINT16, granularity=PerChannel(1))
+    scale, zero_point = np.full(6, 0.01, np.float32), np.array([0, 1, 300, 40_000, 65_535, 7], np.uint16)
+    params = QuantParams(scale, layout(zero_point.astype(held)), scheme)
+    expected = np.clip(np.rint(X / scale[:, None]) + zero_point[:, None], 0, 65_535).astype(np.uint16)
+    got = ops.quantize_array(X, params)
+    np.testing.assert_array_equal(got.data, expected)
+    np.testing.assert_array_equal(
+        ops.dequantize_array(got), (expected.astype(np.int32) - zero_point[:, None]).astype(np.float32) * scale[:, None]
+    )
+
+
 def scalar(scale: float, zero_point: int = 0, scheme: QuantScheme = UINT8) -> QuantParams:
     return QuantParams(np.array(scale, np.float32), np.array(zero_point, scheme.dtype.numpy), scheme)
 

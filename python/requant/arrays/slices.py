@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from requant.errors import ConfigError
 from requant.types import PerBlock, PerChannel, PerTensor, PerToken
@@ -20,32 +20,38 @@ def scale_shape(shape: Sequence[int], granularity: Granularity) -> tuple[int, ..
     Raises:
         ConfigError: An axis outside ``shape``, or a block size below 1.
     """
-    shape = tuple(shape)
-    match granularity:
-        case PerTensor():
-            return ()
-        case PerToken():
-            return shape[: _axis(-1, shape)]
-        case PerChannel(axis):
-            return (shape[_axis(axis, shape)],)
-        case PerBlock(axis, block_size):
-            if block_size < 1:
-                raise ConfigError(f"expected a block_size of at least 1, got {block_size}")
-            axis = _axis(axis, shape)
-            return (*shape[:axis], -(-shape[axis] // block_size), *shape[axis + 1 :])
+    return laid_over(tuple(shape), granularity).scale_shape
 
 
-def flat_form(shape: tuple[int, ...], granularity: Granularity) -> tuple[tuple[int, ...], int | None, int | None]:
-    """Shape, axis and block size as the core takes them; rows are the channels of a matrix to it."""
+class LaidOver(NamedTuple):
+    """A granularity on an array: shape, axis and block size as the core takes them, and the shape of the scales."""
+
+    shape: tuple[int, ...]
+    axis: int | None
+    block_size: int | None
+    scale_shape: tuple[int, ...]
+
+
+def laid_over(shape: tuple[int, ...], granularity: Granularity) -> LaidOver:
+    """The rows of tokens are the channels of a matrix to the core.
+
+    Raises:
+        ConfigError: As :func:`scale_shape`.
+    """
     match granularity:
         case PerTensor():
-            return shape, None, None
+            return LaidOver(shape, None, None, ())
         case PerToken():
-            return (math.prod(shape[: _axis(-1, shape)]), shape[-1]), 0, None
-        case PerChannel(axis):
-            return shape, _axis(axis, shape), None
-        case PerBlock(axis, block_size):
-            return shape, _axis(axis, shape), block_size
+            rows = shape[: _axis(-1, shape)]
+            return LaidOver((math.prod(rows), shape[-1]), 0, None, rows)
+        case PerChannel():
+            axis = _axis(granularity.axis, shape)
+            return LaidOver(shape, axis, None, (shape[axis],))
+        case PerBlock():
+            axis, size = _axis(granularity.axis, shape), granularity.block_size
+            if size < 1:
+                raise ConfigError(f"expected a block_size of at least 1, got {size}")
+            return LaidOver(shape, axis, size, (*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :]))
 
 
 def _axis(axis: int, shape: tuple[int, ...]) -> int:

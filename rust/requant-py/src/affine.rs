@@ -1,6 +1,6 @@
 //! Affine maps and packing on numpy arrays.
 
-use numpy::{Element, PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
@@ -90,14 +90,14 @@ pub(crate) fn slice_ranges<'py>(
     Ok((moved(py, &shape, lo)?, moved(py, &shape, hi)?))
 }
 
-/// One parameter, or an array of them.
-pub(crate) enum Values<'py, T: Element> {
-    One([T; 1]),
-    Many(PyReadonlyArrayDyn<'py, T>),
+/// One scale, or an array of them.
+pub(crate) enum ScaleValues<'py> {
+    One([f32; 1]),
+    Many(Reals<'py>),
 }
 
-impl<T: Element> Values<'_, T> {
-    fn slice(&self) -> PyResult<&[T]> {
+impl ScaleValues<'_> {
+    fn slice(&self) -> PyResult<&[f32]> {
         match self {
             Self::One(value) => Ok(value),
             Self::Many(values) => slice(values),
@@ -105,7 +105,7 @@ impl<T: Element> Values<'_, T> {
     }
 }
 
-impl<'py> FromPyObject<'_, 'py> for Values<'py, f32> {
+impl<'py> FromPyObject<'_, 'py> for ScaleValues<'py> {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
@@ -116,22 +116,42 @@ impl<'py> FromPyObject<'_, 'py> for Values<'py, f32> {
     }
 }
 
-impl<'py> FromPyObject<'_, 'py> for Values<'py, i32> {
+/// One zero point, or an array of them; as int32 where they were held in the integers of their type.
+pub(crate) enum ZeroPointValues<'py> {
+    One([i32; 1]),
+    Many(PyReadonlyArrayDyn<'py, i32>),
+    Widened(Vec<i32>),
+}
+
+impl ZeroPointValues<'_> {
+    fn slice(&self) -> PyResult<&[i32]> {
+        match self {
+            Self::One(value) => Ok(value),
+            Self::Many(values) => slice(values),
+            Self::Widened(values) => Ok(values),
+        }
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for ZeroPointValues<'py> {
     type Error = PyErr;
 
     fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        Ok(match value.cast::<PyInt>() {
-            Ok(value) => Self::One([value.extract()?]),
-            Err(_) => Self::Many(value.extract()?),
-        })
+        if let Ok(value) = value.cast::<PyInt>() {
+            return Ok(Self::One([value.extract()?]));
+        }
+        if let Ok(values) = value.cast::<PyArrayDyn<i32>>() {
+            return Ok(Self::Many(values.try_readonly()?));
+        }
+        Ok(Self::Widened(IntegerArray::new(&value)?.integers()?.to_i32()))
     }
 }
 
 /// How a call quantizes, and where: the flat form of a scheme; ops.py has the value types.
 #[derive(FromPyObject)]
 pub(crate) struct Spec<'py>(
-    Values<'py, f32>,
-    Values<'py, i32>,
+    ScaleValues<'py>,
+    ZeroPointValues<'py>,
     PyBackedStr,
     Option<usize>,
     Option<usize>,

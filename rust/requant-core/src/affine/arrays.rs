@@ -185,6 +185,16 @@ impl Integers<'_> {
         }
     }
 
+    /// All of them, widened.
+    pub fn to_i32(&self) -> Vec<i32> {
+        match self {
+            Self::I8(q) => widened(q),
+            Self::U8(q) => widened(q),
+            Self::I16(q) => widened(q),
+            Self::U16(q) => widened(q),
+        }
+    }
+
     pub(crate) fn get(&self, index: usize) -> i32 {
         match self {
             Self::I8(q) => q[index].into(),
@@ -202,6 +212,10 @@ impl Integers<'_> {
             Self::U16(q) => Self::U16(&q[range]),
         }
     }
+}
+
+fn widened<Q: Integer>(q: &[Q]) -> Vec<i32> {
+    q.iter().map(|q| q.widen()).collect()
 }
 
 impl IntegersMut<'_> {
