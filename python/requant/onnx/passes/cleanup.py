@@ -103,7 +103,12 @@ def _should_fold(node: ir.Node) -> bool | None:
     if node.domain == "" and not _multiplies(node):
         if node.op_type in _REARRANGING:
             return True
-        if node.op_type in _SCALING and _size(node.outputs) <= max(_size([value]) for value in node.inputs):
+        given = any(value.is_graph_output() for value in node.outputs)
+        if (
+            node.op_type in _SCALING
+            and not given
+            and _size(node.outputs) <= max(_size([value]) for value in node.inputs)
+        ):
             return True
     for value in node.outputs:
         if value.shape is None or not all(isinstance(d, int) for d in value.shape):
