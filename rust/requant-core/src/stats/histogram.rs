@@ -199,9 +199,10 @@ fn bins(extent: f32, exponent: i32) -> usize {
     }
 }
 
-/// `floor(log2(v))`; of zero and subnormals, less than that of any normal number.
+/// `floor(log2(|v|))`; of zero and subnormals, less than that of any normal number. The sign is left out, as the maximum
+/// of 0.0 and -0.0 may be either.
 fn log2_floor(v: f32) -> i32 {
-    (v.to_bits() >> 23).cast_signed() - 127
+    (v.abs().to_bits() >> 23).cast_signed() - 127
 }
 
 /// `2^exponent` of a normal f32.
