@@ -1,15 +1,21 @@
-"""Factors and subnormal numbers in constants."""
+"""Factors and subnormal numbers in constants, and weights that are computed from them."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
 from tests.models import Net, run, samples
+from tests.preparing import op_types, prepared_equals
 
 from requant.api import inspect
 from requant.onnx.graph import Graph, constant
 from requant.onnx.passes import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -51,3 +57,52 @@ def test_subnormal_weights_become_zero_and_are_reported() -> None:
     np.testing.assert_array_equal(flushed, np.asarray([[0, 0.5], [0, 0], [2.0**-126, -3]], np.float32))
     assert "1 tensor freed of subnormal numbers" in map(str, changes)
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.graph.initializer[0]), w)
+
+
+def test_a_large_weight_is_found_behind_what_rearranges_it() -> None:
+    """As recurrent weights of PyTorch are, whose gates ONNX has in another order."""
+    net = Net()
+    gates = net.normal(512, 256, scale=0.1)
+    one, zero, half, full = (net.const(np.array([i])) for i in (1, 0, 256, 512))
+    parts = [net.op("Slice", gates, start, end, zero) for start, end in ((half, full), (zero, half))]
+    weight = net.op("Transpose", net.op("Concat", *parts, axis=0), perm=[1, 0])
+    weight = net.op("Squeeze", net.op("Unsqueeze", weight, one), one)
+    prepared = prepared_equals(net.model(net.op("MatMul", net.input("x", ["n", 256]), weight)))
+    assert op_types(prepared) == {"MatMul": 1}
+    assert [value.shape for value in prepared.model.graph.initializers.values()] == [(256, 512)]
+
+
+def standardized(net: Net, weight: str, outputs: int) -> str:
+    """As exporters standardize the weights of a convolution: a normalization in training, and what it gives besides."""
+    flat = net.op("Reshape", weight, net.const(np.array([1, outputs, -1])))
+    names = [f"standard{i}" for i in range(3)]
+    inputs = (flat, net.normal(outputs), *(net.const(np.full(outputs, value)) for value in (0.5, 0.0, 1.0)))
+    normal = net.ops("BatchNormalization", *inputs, outputs=names, training_mode=1, epsilon=1e-3)[0]
+    return net.op("Reshape", normal, net.const(np.array([outputs, -1, 3, 3])))
+
+
+def normed(net: Net, weight: str, outputs: int) -> str:
+    """A direction and a length, as of weight normalization."""
+    length = net.op("ReduceL2", weight, axes=[1, 2, 3], keepdims=1)
+    return net.op("Mul", net.op("Div", weight, length), net.normal(outputs, 1, 1, 1))
+
+
+@pytest.mark.parametrize("made", [standardized, normed])
+@pytest.mark.parametrize("channels", [8, 400])
+def test_a_weight_is_found_behind_what_normalizes_it(made: Callable[[Net, str, int], str], channels: int) -> None:
+    net = Net()
+    outputs = 96
+    weight = made(net, net.normal(outputs, channels, 3, 3), outputs)
+    prepared = prepared_equals(net.model(net.op("Conv", net.input("x", ["n", channels, 5, 5]), weight)))
+    assert op_types(prepared) == {"Conv": 1}
+    assert [value.shape for value in prepared.model.graph.initializers.values()] == [(outputs, channels, 3, 3)]
+
+
+@pytest.mark.parametrize(("samples", "used"), [(2, False), (1, True)])
+def test_a_normalization_in_training_stays_where_it_is_no_instance_normalization(*, samples: int, used: bool) -> None:
+    net = Net()
+    zeros, ones = net.const(np.zeros(4)), net.const(np.ones(4))
+    x = net.input("x", [samples, 4, 6])
+    y, *running = net.ops("BatchNormalization", x, ones, zeros, zeros, ones, outputs=["a", "b", "c"], training_mode=1)
+    model = net.model(y, *(running if used else ()))
+    assert op_types(prepare(Graph.load(model))[0]) == {"BatchNormalization": 1}
