@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, is_transposed
+from requant.onnx.graph import add_initializer, constant, is_transposed
 from requant.onnx.mapped import fingerprint
 from requant.onnx.passes.cleanup import drop_unused
 from requant.planning.plan import Form
@@ -195,10 +195,7 @@ class _Writer:
         key = (scope, fingerprint(array))
         if key not in self.constants:
             name = self._unique(name)
-            value = ir.Value(name=name, const_value=self.tensor(array, name), shape=ir.Shape(array.shape))
-            value.dtype = ir.DataType.from_numpy(array.dtype)
-            scope.register_initializer(value)
-            self.constants[key] = value
+            self.constants[key] = add_initializer(scope, name, self.tensor(array, name))
         return self.constants[key]
 
     def _unique(self, name: str) -> str:

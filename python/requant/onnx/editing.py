@@ -21,7 +21,7 @@ import onnx_ir as ir
 from requant.data.spec import listed
 from requant.errors import ConfigError, ModelError, closest
 from requant.onnx.boundary import DTYPES, OPSET_OF_16_BITS, Boundary, make_params
-from requant.onnx.graph import constant, free_name
+from requant.onnx.graph import add_initializer, constant, free_name
 from requant.onnx.ops import row_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.types import QuantType
@@ -271,11 +271,7 @@ class _Edit:
         return ir.node(op_type, inputs, dict(attributes), outputs=[result], name=name)
 
     def _initializer(self, array: NDArray[Any]) -> ir.Value:
-        name = free_name(f"{self.name}_constant", self.taken)
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
-        value.dtype = ir.DataType.from_numpy(array.dtype)
-        self.graph.register_initializer(value)
-        return value
+        return add_initializer(self.graph, free_name(f"{self.name}_constant", self.taken), ir.tensor(array))
 
 
 def _type(boundary: Boundary) -> ir.TensorType:

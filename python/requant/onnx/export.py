@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from requant.onnx.boundary import OPSET_OF_16_BITS
 from requant.onnx.frozen import CLAMP_KEY
-from requant.onnx.graph import constant
+from requant.onnx.graph import add_initializer, constant
 from requant.onnx.mapped import fingerprint
 from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.activations import hard_sigmoid
@@ -323,10 +323,7 @@ class _Writer:
     def _initializer(self, kind: str, array: NDArray[Any], home: ir.Graph) -> ir.Value:
         name = self._unique(kind)
         array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0-d arrays 1-d
-        value = ir.Value(name=name, const_value=self.tensor(array, name), shape=ir.Shape(array.shape))
-        value.dtype = ir.DataType.from_numpy(array.dtype)
-        home.register_initializer(value)
-        return value
+        return add_initializer(home, name, self.tensor(array, name))
 
 
 def _for_each_channel(params: QuantParams, value: ir.Value) -> QuantParams | None:

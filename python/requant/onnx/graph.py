@@ -305,6 +305,15 @@ def free_name(name: str, taken: set[str]) -> str:
     return free
 
 
+def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """A new constant of ``graph``, of a name that is free."""
+    tensor.name = name
+    kind, shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, const_value=tensor, shape=shape, type=kind)
+    graph.register_initializer(value)
+    return value
+
+
 def set_constant(node: ir.Node, index: int, array: np.ndarray[Any, Any] | ir.TensorProtocol, suffix: str) -> None:
     """Give ``node`` a constant of its own as input ``index``, named after its second input."""
     graph = node.graph
@@ -312,11 +321,7 @@ def set_constant(node: ir.Node, index: int, array: np.ndarray[Any, Any] | ir.Ten
         raise TypeError(f"node {node.name!r} stands in no graph")
     base = node.inputs[1].name if node.inputs[1] is not None else node.name
     name = free_name(f"{base}_{suffix}", set(graph.initializers))
-    tensor = ir.tensor(array) if isinstance(array, np.ndarray) else array
-    tensor.name = name
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()))
-    value.dtype = tensor.dtype
-    graph.register_initializer(value)
+    value = add_initializer(graph, name, ir.tensor(array) if isinstance(array, np.ndarray) else array)
     if len(node.inputs) <= index:
         node.resize_inputs(index + 1)
     node.replace_input_with(index, value)

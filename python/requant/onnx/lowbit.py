@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from requant.errors import ModelError, first_line
-from requant.onnx.graph import constant, free_name, initializers, int_attribute, is_transposed
+from requant.onnx.graph import add_initializer, constant, free_name, initializers, int_attribute, is_transposed
 from requant.onnx.mapped import MappedTensor
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.reading import key_of
@@ -204,11 +204,7 @@ class _Writer:
 
     def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
         name = free_name(name, self.taken)
-        array = np.asarray(array, order="C")
-        value = ir.Value(name=name, const_value=self.graph.tensor(array, name), shape=ir.Shape(array.shape))
-        value.dtype = ir.DataType.from_numpy(array.dtype)
-        self.model.graph.register_initializer(value)
-        return value
+        return add_initializer(self.model.graph, name, self.graph.tensor(np.asarray(array, order="C"), name))
 
     def _node(
         self,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, free_name, rank
+from requant.onnx.graph import add_initializer, constant, free_name, rank
 from requant.onnx.mapped import changed
 from requant.onnx.passes.shapes import infer, is_size
 from requant.onnx.writing import Writer
@@ -155,11 +155,7 @@ class _Spelling:
         return self._initializer("numbers", ir.tensor(np.array(numbers, np.int64)))
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        tensor.name = free_name(name, self._taken)
-        shape, dtype = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
-        result = ir.Value(name=tensor.name, const_value=tensor, shape=shape, type=dtype)
-        self._main.register_initializer(result)
-        return result
+        return add_initializer(self._main, free_name(name, self._taken), tensor)
 
 
 def _operands(einsum: ir.Node) -> tuple[_Operand, _Operand, str] | None:

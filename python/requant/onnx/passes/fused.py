@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, free_name, int_attribute, rank
+from requant.onnx.graph import add_initializer, constant, free_name, int_attribute, rank
 from requant.onnx.mapped import changed
 from requant.onnx.passes.shapes import infer
 from requant.onnx.writing import Writer
@@ -71,13 +71,9 @@ def _attention(graph: ir.Graph, node: ir.Node, writer: Writer, taken: set[str]) 
     assert tensor is not None
     products = []
     for part, (start, end) in zip("qkv", pairwise(accumulate(widths, initial=0)), strict=True):
-        name = free_name(f"{weight.name}_{part}", taken)
-        shape = ir.Shape((len(array), end - start))
         cut = partial(_columns, start=start, end=end)
-        columns = changed(tensor, cut, tensor.dtype, shape=shape)
-        columns.name = name
-        value = ir.Value(name=name, const_value=columns, shape=shape, type=ir.TensorType(columns.dtype))
-        graph.register_initializer(value)
+        columns = changed(tensor, cut, tensor.dtype, shape=ir.Shape((len(array), end - start)))
+        value = add_initializer(graph, free_name(f"{weight.name}_{part}", taken), columns)
         products.append(writer.add("MatMul", x, value, name=free_name(f"{node.name}_{part}", taken)))
     kept = [attribute for name, attribute in node.attributes.items() if name in _ATTENTION_ATTRIBUTES]
     _become(node, "MultiHeadAttention", [*products, bias, mask, scores], kept)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, free_name, int_attribute
+from requant.onnx.graph import add_initializer, constant, free_name, int_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,12 +148,8 @@ def _arranged(
 ) -> ir.Value:
     """A constant as it was before a Transpose of order ``perm``."""
     whole = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
-    name = free_name(f"{value.name}_moved", taken)
-    tensor = ir.tensor(np.ascontiguousarray(whole.transpose(np.argsort(perm))), name=name)
-    moved = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()))
-    moved.dtype = tensor.dtype
-    graph.register_initializer(moved)
-    return moved
+    tensor = ir.tensor(np.ascontiguousarray(whole.transpose(np.argsort(perm))))
+    return add_initializer(graph, free_name(f"{value.name}_moved", taken), tensor)
 
 
 def _swap(graph: ir.Graph, node: ir.Node, moved: Moved, perm: tuple[int, ...], taken: set[str]) -> None:
