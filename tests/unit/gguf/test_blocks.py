@@ -172,7 +172,7 @@ def test_finite_or_refused(x: np.ndarray, name: str, weighted: bool) -> None:
     y = requant.dequantize_gguf(data, name)
     assert np.isfinite(y).all()
     # No farther from a value than 0 or the block's extremes are, with what rounding of the scale adds.
-    assert np.abs(y).max() <= 1.2 * float(np.abs(x).max()) + 1e-6
+    assert float(np.abs(y).max()) <= 1.2 * float(np.abs(x).max()) + 1e-6  # beyond float32 for the largest
 
 
 @pytest.mark.parametrize("name", BLOCK_TYPES)
