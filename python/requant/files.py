@@ -53,7 +53,48 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def explained(path: str | Path) -> Iterator[None]:
+def staged(files: Iterable[tuple[str | Path | None, Callable[[], str]]]) -> Iterator[None]:
+    """Text files that take their places after the body, and only if that went well: before it, all of them are on disk.
+
+    Devices and pipes, which keep nothing, are written to before the body.
+
+    Args:
+        files: a path, or None for a file that is not asked for, and what makes the text, each.
+
+    Raises:
+        OutputError: a folder is missing or not writable, or the disk is full; no file was replaced.
+    """
+    texts = [(path, make().encode()) for path, make in files if path is not None]
+    with contextlib.ExitStack() as temporary:
+        moves = []
+        for path, text in texts:
+            if is_special(Path(path)):
+                write_atomically(path, text)
+                continue
+            with explained(path):
+                file, move = temporary.enter_context(temporary_file(Path(path).resolve().parent))
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            moves.append((path, move))
+        yield
+        for path, move in moves:
+            with explained(path, hint="the other files were written; give another path"):
+                move(Path(path).resolve())
+
+
+def write_together(files: Iterable[tuple[str | Path | None, Callable[[], str]]]) -> None:
+    """Write text files, all or none; ``files`` are those of ``staged``.
+
+    Raises:
+        OutputError: a folder is missing or not writable, or the disk is full; no file was replaced.
+    """
+    with staged(files):
+        pass
+
+
+@contextlib.contextmanager
+def explained(path: str | Path, *, hint: str = "nothing was changed; give another path") -> Iterator[None]:
     """Errors of writing as errors of ``path``.
 
     Raises:
@@ -65,9 +106,7 @@ def explained(path: str | Path) -> Iterator[None]:
         raise
     except OSError as problem:
         reason = problem.strerror or str(problem)
-        raise OutputError(
-            f"{path} cannot be written: {reason}", hint="nothing was changed; give another path"
-        ) from problem
+        raise OutputError(f"{path} cannot be written: {reason}", hint=hint) from problem
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -95,3 +97,27 @@ def test_an_unknown_instruction_set_is_refused(folder: Path) -> None:
     assert done.returncode == 2
     assert "mmx" in done.stderr
     assert not Path("q.onnx").exists()
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_disk_that_fills_up_leaves_every_output_as_it_was(
+    folder: Path, step: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = ["q.onnx", "r.json", "r.html", "recipe.toml"]
+    for name in outputs:
+        Path(name).write_text("old")
+    right, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > step:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        right(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = ["quantize", "digits.onnx", "--data", "calib.npz", "-o", "q.onnx", "--report", "r.json", "--html", "r.html"]
+    assert main([*line, "--save-recipe", "recipe.toml"]) == 2
+    assert "nothing was changed" in capsys.readouterr().err
+    assert [Path(name).read_text() for name in outputs] == ["old"] * 4
+    assert not list(folder.glob(".requant*"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from requant.errors import OutputError
-from requant.files import check_outputs, replacing, write_atomically
+from requant.files import check_outputs, replacing, staged, write_atomically, write_together
 
 
 def listing(folder: Path) -> list[str]:
@@ -129,3 +129,42 @@ def test_the_longest_name_a_folder_takes_can_be_written(tmp_path: Path) -> None:
 def test_checking_changes_nothing(tmp_path: Path) -> None:
     check_outputs([tmp_path / "m.onnx"], [])
     assert listing(tmp_path) == []
+
+
+def test_files_written_together_hold_their_texts(tmp_path: Path) -> None:
+    write_together([(tmp_path / "a", lambda: "ä"), (None, lambda: "not made"), (str(tmp_path / "b"), lambda: "")])
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "ä"
+    assert (tmp_path / "b").read_bytes() == b""
+    assert listing(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("step", ["open", "fdopen", "fsync"])
+@pytest.mark.parametrize("failing", range(2))
+def test_of_files_written_together_none_changes_where_one_fails(
+    step: str, failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    right, calls = getattr(os, step), 0
+
+    def fail(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return right(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(OutputError, match="nothing was changed"):
+            write_together([(tmp_path / name, lambda: "new") for name in "ab"])
+    assert [(tmp_path / name).read_text() for name in listing(tmp_path)] == ["old", "old"]
+
+
+@pytest.mark.parametrize("problem", [OutputError("no"), KeyboardInterrupt()])
+def test_staged_files_go_where_the_body_fails(problem: BaseException, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(type(problem)), staged([(tmp_path / "a", lambda: "new"), (tmp_path / "b", lambda: "new")]):
+        raise problem
+    assert (tmp_path / "a").read_text() == "old"
+    assert listing(tmp_path) == ["a"]

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare, tell."""
     import requant
     from requant.cli import render, terminal
-    from requant.files import check_outputs, write_atomically
+    from requant.files import check_outputs, write_together
 
     check_outputs([args.html], [args.float, args.quantized, args.data])
     with terminal.progress(quiet=args.quiet or args.json, what="comparing") as progress:
@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
             measure=not args.no_latency,
             progress=progress,
         )
-    if args.html:
-        write_atomically(args.html, result.to_html().encode())
+    write_together([(args.html, result.to_html)])
     print_result(args, result.to_dict(), lambda: render.comparison(result))
     return DONE
 

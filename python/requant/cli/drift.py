@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Watch, tell."""
     import requant
     from requant.cli import render, terminal
-    from requant.files import check_outputs, write_atomically
+    from requant.files import check_outputs, write_together
 
     check_outputs([args.html], [args.model, args.data, args.table])
     table = requant.CalibrationTable.load(args.table) if args.table else None
@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             progress=progress,
         )
-    if args.html:
-        write_atomically(args.html, result.to_html().encode())
+    write_together([(args.html, result.to_html)])
     print_result(args, result.to_dict(), lambda: render.drift(result))
     return status(result)
 

@@ -18,7 +18,6 @@ from requant.errors import ConfigError
 if TYPE_CHECKING:
     import argparse
 
-    from requant.calibration.ranges import RangeView
     from requant.config import QuantConfig
     from requant.quantized import QuantizedModel
     from requant.search.keeping import Kept
@@ -59,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize, verify, save, tell."""
-    from requant.files import check_outputs, is_checkpoint, write_atomically
+    from requant.files import check_outputs, is_checkpoint, staged
 
     config = config_of(args)
     _refuse_unjudged(args)
@@ -77,11 +76,17 @@ def run(args: argparse.Namespace) -> int:
         result, config = kept.model, kept.config
     else:
         result = _quantized(args, config)
-    views = [result.view_range(name) for name in show.chosen(result, args.show)]
-    result.save(output, external_data=args.external_data)
-    if args.save_recipe:
-        write_atomically(args.save_recipe, config.to_toml().encode())
-    _report(args, result, kept, views, output)
+    report: dict[str, Any] = result.report.to_dict()
+    if kept is not None:
+        report["keep"] = kept.to_dict()
+    beside = (
+        (args.report, lambda: json_text(report)),
+        (args.html, lambda: result.report.to_html(kept)),
+        (args.save_recipe, config.to_toml),
+    )
+    with staged(beside):
+        result.save(output, external_data=args.external_data)
+    _print(args, result, kept, output, report)
     return DONE if kept is None else keep.status(kept)
 
 
@@ -124,22 +129,14 @@ def _quantized(args: argparse.Namespace, config: QuantConfig) -> QuantizedModel:
         )
 
 
-def _report(
-    args: argparse.Namespace, result: QuantizedModel, kept: Kept | None, views: list[RangeView], output: Path
+def _print(
+    args: argparse.Namespace, result: QuantizedModel, kept: Kept | None, output: Path, report: dict[str, Any]
 ) -> None:
-    """Print the report, and write the forms of it that were asked for."""
+    """Print the report, and the tensors that were asked for."""
     from requant.cli import render
-    from requant.files import write_atomically
 
-    document: dict[str, Any] = result.report.to_dict()
-    if kept is not None:
-        document["keep"] = kept.to_dict()
-    if args.report:
-        write_atomically(args.report, json_text(document).encode())
-    if args.html:
-        write_atomically(args.html, result.report.to_html(kept).encode())
-    if views:
-        document["shown"] = [finite(asdict(view)) for view in views]
+    views = [result.view_range(name) for name in show.chosen(result, args.show)]
+    shown = {"shown": [finite(asdict(view)) for view in views]} if args.show else {}
 
     def draw() -> None:
         render.report(result.report, output)
@@ -148,7 +145,7 @@ def _report(
         for view in views:
             show.draw(view)
 
-    print_result(args, {**document, "output": str(output)}, draw)
+    print_result(args, {**report, **shown, "output": str(output)}, draw)
 
 
 COMMAND = Command(

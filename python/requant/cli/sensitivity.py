@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Try, tell."""
     import requant
     from requant.cli import render, terminal
-    from requant.files import check_outputs, write_atomically
+    from requant.files import check_outputs, write_together
 
     config = config_of(args)
     if args.eval is None and args.metric is not None:
@@ -67,10 +67,7 @@ def run(args: argparse.Namespace) -> int:
             progress=progress[0],
             search_progress=progress[-1],
         )
-    if args.plot:
-        write_atomically(args.plot, result.to_svg().encode())
-    if args.html:
-        write_atomically(args.html, result.to_html().encode())
+    write_together([(args.plot, result.to_svg), (args.html, result.to_html)])
     print_result(args, result.to_dict(), lambda: render.sensitivity(result))
     return DONE
 
