@@ -9,7 +9,7 @@ import pytest
 from tests.digits import CALIB, MODEL
 
 import requant
-from requant.cli import main
+from requant.cli import main, show
 from requant.errors import ConfigError
 
 LINE = ["quantize", MODEL, "--data", CALIB, "-o", "q.onnx"]
@@ -37,10 +37,23 @@ def test_json_holds_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(view["name"].endswith("silu/out") and view["curve"] for view in shown)
 
 
-def test_a_name_that_means_nothing_is_refused_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*LINE, "--show", "imgae"]) == 2
-    assert "did you mean 'image'" in capsys.readouterr().err
+@pytest.mark.parametrize("more", [[], ["--dynamic"], ["--weight-only", "int8"], ["--keep", "0.9"]])
+def test_a_name_that_means_nothing_is_refused_before_the_work(
+    more: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for work in ("quantize", "quantize_to_keep"):
+        monkeypatch.setattr(requant, work, None)
+    assert main([*LINE, *more, "--show", "image", "--show", "imgae"]) == 2
+    error = capsys.readouterr().err
+    assert "matches no activation that is calibrated" in error
+    assert ("did you mean 'image'" if more in ([], ["--keep", "0.9"]) else "only static quantization") in error
     assert not Path("q.onnx").exists()
+
+
+def test_what_stayed_float_in_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    result = requant.quantize(MODEL, CALIB)
+    assert show.chosen(result, ["stem/.*", "image", "of the plan"]) == ["stem/relu/out", "image"]
+    assert "--show 'of the plan' draws nothing: what it names stayed in float" in caplog.text
 
 
 def test_from_python(digits: Path) -> None:

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(
         [output, args.report, args.html, args.save_recipe], [args.model, args.data, args.eval, args.table, args.recipe]
     )
+    show.refuse_unknown(args.show, args.model, config)
     kept = None
     if args.keep is not None:
         kept = keep.search(args, config)

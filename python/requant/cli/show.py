@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 from requant.errors import ConfigError, closest
+from requant.report import by_quality
 from requant.rules import Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from requant.calibration.ranges import RangeCost, RangeView
+    from requant.config import QuantConfig
     from requant.quantized import QuantizedModel
 
+logger = logging.getLogger(__name__)
+
+_WORST = "worst"  # the name of what errs most
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _ROWS = 8  # height of a histogram
 _BAR = 32  # columns of the longest error bar
@@ -32,25 +38,44 @@ def add_argument(parser: Any) -> None:
     )
 
 
-def chosen(result: QuantizedModel, names: Sequence[str]) -> list[str]:
-    """The activations that ``names`` mean: by name, by regular expression, or ``worst``.
+def refuse_unknown(names: Sequence[str], model: str, config: QuantConfig) -> None:
+    """Refuse a name that means no activation of ``model``, before the work is done.
 
     Raises:
         ConfigError: one of them means none.
     """
-    activations = [tensor.name for tensor in result.report.tensors if tensor.kind == "activation"]
+    if not names:
+        return
+    import requant
+
+    activations = list(requant.inspect(model, config).plan.tensors)
+    for name in names:
+        if not activations or not (name == _WORST or matching(name, activations)):
+            raise ConfigError(
+                f"--show {name!r} matches no activation that is calibrated{closest(name, activations)}",
+                hint="the table of the report and --report FILE name them"
+                if activations
+                else "only static quantization calibrates activations, those of nodes that become integer",
+            )
+
+
+def matching(name: str, activations: Iterable[str]) -> list[str]:
+    """Those of ``activations`` that ``name``, or the regular expression it is, means."""
+    rule = Rule(name, quantize=True)
+    return [each for each in activations if rule.matches(each)]
+
+
+def chosen(result: QuantizedModel, names: Sequence[str]) -> list[str]:
+    """The activations that ``names`` mean: by name, by regular expression, or ``worst``; none for what stayed float."""
+    activations = [tensor for tensor in result.report.tensors if tensor.kind == "activation"]
     found: dict[str, None] = {}
     for name in names:
-        rule = Rule(name, quantize=True)
-        matching = [each for each in activations if rule.matches(each)]
-        if not matching and name == "worst":
-            matching = [tensor.name for tensor in result.report.worst if tensor.kind == "activation"][:1]
-        if not matching:
-            raise ConfigError(
-                f"--show {name!r} matches no activation that was calibrated{closest(name, activations)}",
-                hint="the table of the report and --report FILE name them",
-            )
-        found |= dict.fromkeys(matching)
+        meant = matching(name, (tensor.name for tensor in activations))
+        if not meant and name == _WORST:
+            meant = [tensor.name for tensor in by_quality(activations)[:1]]
+        if not meant:
+            logger.warning("--show %r draws nothing: what it names stayed in float", name)
+        found |= dict.fromkeys(meant)
     return list(found)
 
 
