@@ -92,7 +92,7 @@ def test_an_interrupt_leaves_nothing(folder: Path) -> None:
     line += ["--eval", EVAL, "--metric", "slow_metric:slow"]
     child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     assert child.stdout is not None
-    assert child.stdout.readline() == "trial\n"
+    assert child.stdout.readline().startswith("trial")  # of two at once, it may be, whose lines mix
     child.send_signal(signal.SIGINT)
     _, rest = child.communicate(timeout=20)
     assert child.returncode == 130
