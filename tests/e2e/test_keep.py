@@ -14,11 +14,9 @@ import requant
 from requant.config import AUTO, METHODS
 from requant.errors import ConfigError, DataError, RequantError
 from requant.evaluation.distance import Distance
-from requant.planning.placement import Race
 from requant.search import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import onnx
@@ -132,53 +130,6 @@ def test_what_cannot_be_kept_gives_the_model_that_keeps_most(name: str) -> None:
     assert kept.share < 1
     assert kept.share == max(s.share or 0.0 for s in kept.steps)
     assert requant.quantize(model, data, kept.config).data == kept.model.data
-
-
-def test_a_model_that_quantization_slows_down_is_left_in_float(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speeds are made up: the more stays in integers, the slower."""
-    sizes = {len(model.data) for model in [requant.quantize(*files(digits), threads=1)]}
-
-    def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
-        return [Race(1.0, 0.9 if model.size in sizes else 1.0) for model in models[1:]]
-
-    monkeypatch.setattr(walk, "run_races", race)
-    kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1)
-    assert kept.met
-    step = kept.steps[kept.chosen]
-    assert step.speedup == 1.0
-    assert step.integer_nodes == max(s.integer_nodes for s in kept.steps if s.speedup == 1.0)
-    assert any(s.integer_nodes == 0 for s in kept.steps)
-    assert all("slower in integers" in s.reason for s in kept.model.plan.skipped if s.node in step.in_float)
-    assert requant.quantize(*files(digits), kept.config).data == kept.model.data
-
-
-def test_latency_may_be_asked_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speeds are made up; those of the race in which all run in turn count."""
-
-    def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
-        return [Race(1.0, 9.0)] if len(models) == 2 else [Race(1.0, 1.5 + 0.2 * i) for i in range(len(models) - 1)]
-
-    monkeypatch.setattr(walk, "run_races", race)
-    kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1, optimize="latency")
-    assert len(kept.steps) > 1
-    assert kept.steps[kept.chosen].speedup == max(s.speedup for s in kept.steps)
-    assert kept.config.optimize == "none"
-    assert requant.quantize(*files(digits), kept.config).data == kept.model.data
-
-
-@pytest.mark.parametrize(("speed", "as_it_is"), [(0.985, True), (0.97, False)])
-def test_what_is_as_fast_as_can_be_told_stays_in_integers(
-    speed: float, as_it_is: bool, digits: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Speeds are made up: 1.5 % below the float model's is noise, 3 % is not."""
-
-    def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
-        return [Race(1.0, speed), *(Race(1.0, 1.0) for _ in models[2:])]
-
-    monkeypatch.setattr(walk, "run_races", race)
-    kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1)
-    assert (len(kept.steps) == 1) == as_it_is
-    assert (not kept.config.in_float) == as_it_is
 
 
 def test_an_interrupt_leaves_the_best_model_until_then(residual: tuple[Any, Any, float]) -> None:

@@ -28,13 +28,14 @@ def test_no_other_cut_is_cheaper(seed: int) -> None:
         return own + sum(cost for a, b, cost in between if a in chosen and b not in chosen)
 
     subsets = (set(c) for k in range(len(nodes) + 1) for c in itertools.combinations(nodes, k))
-    assert total(set(network.source_side())) == pytest.approx(min(total(set(c)) for c in subsets))
+    side, cost = network.cut()
+    assert cost == pytest.approx(total(side)) == pytest.approx(min(total(set(c)) for c in subsets))
 
 
 def test_of_equal_cuts_the_source_side_is_the_smallest() -> None:
     network = Network()
     network.cost("a", on_source_side=1, on_sink_side=1)
-    assert network.source_side() == set()
+    assert network.cut() == (set(), 1)
 
 
 def test_a_long_chain_is_cut_at_its_cheapest_link() -> None:
@@ -44,4 +45,4 @@ def test_a_long_chain_is_cut_at_its_cheapest_link() -> None:
     network.cost(length, on_source_side=math.inf, on_sink_side=0)
     for i in range(length):
         network.cost_between(i, i + 1, 1 if i == 1234 else 2)
-    assert network.source_side() == set(range(1235))
+    assert network.cut() == (set(range(1235)), 1)

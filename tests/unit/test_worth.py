@@ -15,10 +15,10 @@ from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.passes.shapes import assumed
 from requant.planning.build import build_plan
-from requant.planning.worth import estimate
+from requant.planning.worth import estimate, is_presumably_slower, presumably_slower
 from requant.runtime import optimized
 from requant.serialized import SerializedModel
-from requant.targets import Cost
+from requant.targets import Cost, get_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +138,37 @@ def test_costs_are_those_of_the_shapes() -> None:
     expected = places * (10 * 2.0 + taps * (3.0 + 2 * 4.0 + 12 * 0.5 + 6 * 16 * 0.25))
     cost, sizes = Cost(output=2.0, tap=3.0, group=4.0, window=0.5, product=0.25, lanes=8), assumed(graph.model)
     assert estimate(node, cost, sizes) == pytest.approx(expected / 1e3)
+
+
+def test_a_product_costs_its_products() -> None:
+    net = Net()
+    graph = prepare(Graph.load(net.model(net.gemm(net.input("x", ["n", 48]), 48, 20))))[0]
+    (node,) = graph.nodes
+    for rows in (1, 5):
+        sizes = assumed(graph.model, {"x": (rows, 48)})
+        assert estimate(node, Cost(output=2.0, product=0.25), sizes) == pytest.approx(rows * 20 * (2 + 48 / 4) / 1e3)
+
+
+def test_a_plan_is_slower_where_its_parts_lose_more_than_they_gain() -> None:
+    """Depthwise convolutions lose, a product gains the more the more rows it is fed."""
+    net = Net()
+    x = net.input("x", ["n", 32, 28, 28])
+    for _ in range(3):
+        x = net.op("Relu", net.conv(x, 32, 32, group=32))
+    rows = net.op("Reshape", x, net.const(np.array([-1, 32 * 28], np.int64)))
+    graph = prepare(Graph.load(net.model(net.op("MatMul", rows, net.const(net.rng.standard_normal((32 * 28, 8)))))))[0]
+    target, config = get_target("ort-cpu"), QuantConfig(include=("Conv", "MatMul"))
+    plan = build_plan(graph, config)
+    assert {node.op_type for node in plan.nodes} >= {"Conv", "MatMul"}
+    fed = {"x": (1, 32, 28, 28)}
+    assert is_presumably_slower(graph, plan, target, fed)
+    assert not is_presumably_slower(graph, plan, get_target("generic"), fed)
+    left = presumably_slower(graph, plan, target, fed, certain=False)
+    assert {node.name for node in plan.nodes if node.op_type == "Conv"} <= set(left)
+    part = build_plan(graph, config, dict.fromkeys(left, "a test"))
+    assert not is_presumably_slower(graph, part, target, fed)
+    none = build_plan(graph, config, dict.fromkeys((node.name for node in plan.nodes), "a test"))
+    assert not is_presumably_slower(graph, none, target, fed)
 
 
 def shrinking(*shape: int | str) -> onnx.ModelProto:

@@ -217,6 +217,8 @@ def kept(result: Kept) -> None:
         console.print(f"On the evaluation samples it keeps {result.evaluated:.5f} of the metric")
     left = result.steps[result.chosen].in_float
     console.print(Text.assemble(("Left in float: ", "bold"), ", ".join(left) or "nothing"))
+    if result.measured:
+        console.print("How fast models ran here chose among them: another run may choose another one.")
 
 
 def sensitivity(result: Sensitivity) -> None:

@@ -184,6 +184,7 @@ def _frontier(kept: Kept) -> str:
         f"{kept.target:g} of {kept.kept} was to be kept, {kept.share:.5f} is. "
         f"{'The search was interrupted. ' if kept.interrupted else ''}"
         f"Left in float: {cut(left, 200) or 'nothing'}."
+        f"{' How fast models ran chose among them: another run may choose another one.' if kept.measured else ''}"
     )
     picture = f'<div class="grid">{pictures}</div><p></p>' if len(points) > 1 else ""
     return section("Frontier", f"{picture}{table(columns, rows, mark=kept.chosen)}", text)

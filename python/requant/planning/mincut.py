@@ -29,12 +29,13 @@ class Network:
         """What it costs to have ``a`` on the source's side and ``b`` on the sink's."""
         self._arc(self._node(a), self._node(b), cost)
 
-    def source_side(self) -> set[Hashable]:
-        """The nodes on the source's side of a minimum cut; of several cuts the one with the fewest."""
-        while self._augment():
-            pass
+    def cut(self) -> tuple[set[Hashable], float]:
+        """The nodes on the source's side of a minimum cut, of several the one with the fewest, and what it costs."""
+        cost = 0.0
+        while flow := self._augment():
+            cost += flow
         levels = self._levels()  # the sink is out of reach, so that this finds all that is not
-        return {name for name, node in self._index.items() if levels[node] >= 0}
+        return {name for name, node in self._index.items() if levels[node] >= 0}, cost
 
     def _node(self, name: Hashable) -> int:
         if name not in self._index:
@@ -66,17 +67,19 @@ class Network:
                     reached.append(head)
         return levels
 
-    def _augment(self) -> bool:
-        """One blocking flow; False where the sink is out of reach."""
+    def _augment(self) -> float:
+        """One blocking flow; 0 where the sink is out of reach."""
         levels = self._levels()
         if levels[_SINK] < 0:
-            return False
+            return 0.0
+        total = 0.0
         at = [0] * len(self._arcs)  # the arcs of each node before this one lead nowhere
         path: list[int] = []
         node = _SOURCE
         while True:
             if node == _SINK:
                 flow = min(self._room[arc] for arc in path)
+                total += flow
                 for arc in path:
                     self._room[arc] -= flow
                     self._room[arc ^ 1] += flow
@@ -95,4 +98,4 @@ class Network:
                 node = self._head[path.pop() ^ 1]
                 at[node] += 1
             else:
-                return True
+                return total

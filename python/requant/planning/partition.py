@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from requant.planning.mincut import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
@@ -34,8 +34,16 @@ class Times:
     quantized: Mapping[str, float]
 
 
-def faster_in_float(graph: Graph, plan: QuantPlan, times: Times, crossing: Callable[[ir.Value], float]) -> list[str]:
-    """The nodes of ``plan`` that are on the float side of the cheapest cut.
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The cheapest assignment: which nodes of the plan are better left in float, and what the planned nodes take."""
+
+    in_float: tuple[str, ...]
+    microseconds: float
+
+
+def partition(graph: Graph, plan: QuantPlan, times: Times, crossing: Callable[[ir.Value], float]) -> Partition:
+    """The cheapest assignment of the nodes of ``plan``.
 
     Args:
         graph: the prepared float model.
@@ -45,39 +53,34 @@ def faster_in_float(graph: Graph, plan: QuantPlan, times: Times, crossing: Calla
     """
     network = Network()
     planned = {node.name for node in plan.nodes}
+    network.cost(_OUTSIDE, on_source_side=0.0, on_sink_side=math.inf)
     for node in graph.nodes:
         name = node.name or ""
         absorbed = node.op_type in ("Relu", "Clip") and name not in times.in_float
-        movable = name in planned or absorbed
-        network.cost(
-            name,
-            on_source_side=times.in_float.get(name, 0.0) if movable else 0.0,
-            on_sink_side=times.quantized.get(name, 0.0) if movable else math.inf,
-        )
-    for node in graph.nodes:
-        name = node.name or ""
-        for output in node.outputs:
-            users: list[Hashable] = [use.node.name or "" for use in output.uses()]
-            if output.is_graph_output():
-                users.append(_OUTSIDE)
-            cost = crossing(output)
-            free = name in planned and output.name not in plan.tensors  # it gives float anyway
-            _cross(network, output.name or "", name, users, quantize=cost, dequantize=0.0 if free else cost)
-    for value in graph.model.graph.inputs:
-        users = [use.node.name or "" for use in value.uses()]
-        _cross(network, value.name or "", _OUTSIDE, users, quantize=crossing(value), dequantize=0.0)
-    network.cost(_OUTSIDE, on_source_side=0.0, on_sink_side=math.inf)
-    slower = network.source_side()
-    return [node.name for node in plan.nodes if node.name in slower]
+        if name in planned or absorbed:
+            float_time, integer_time = times.in_float.get(name, 0.0), times.quantized.get(name, 0.0)
+            network.cost(name, on_source_side=float_time, on_sink_side=integer_time)
+        else:
+            network.cost(name, on_source_side=0.0, on_sink_side=math.inf)
+    for value, producer, users in _tensors(graph):
+        to_integer, to_float = ("Q", value.name), ("DQ", value.name)
+        cost = crossing(value)
+        free = producer in planned and value.name not in plan.tensors  # it gives float anyway
+        network.cost_between(producer, to_integer, cost)
+        network.cost_between(to_float, producer, 0.0 if free else cost)
+        for user in users:  # all of them share one conversion
+            network.cost_between(to_integer, user, math.inf)
+            network.cost_between(user, to_float, math.inf)
+    in_float, cost = network.cut()
+    return Partition(tuple(node.name for node in plan.nodes if node.name in in_float), cost)
 
 
-def _cross(
-    network: Network, tensor: str, producer: Hashable, users: Sequence[Hashable], *, quantize: float, dequantize: float
-) -> None:
-    """The cost of quantizing a tensor of a float producer for integer users, and the reverse, once for all users."""
-    to_integer, to_float = ("Q", tensor), ("DQ", tensor)
-    network.cost_between(producer, to_integer, quantize)
-    network.cost_between(to_float, producer, dequantize)
-    for user in users:
-        network.cost_between(to_integer, user, math.inf)
-        network.cost_between(user, to_float, math.inf)
+def _tensors(graph: Graph) -> Iterator[tuple[ir.Value, Hashable, list[Hashable]]]:
+    """The tensors of the main graph, each with what gives it and what reads it."""
+    given = (output for node in graph.nodes for output in node.outputs)
+    for value in (*graph.model.graph.inputs, *given):
+        giver = value.producer()
+        users: list[Hashable] = [use.node.name or "" for use in value.uses()]
+        if value.is_graph_output():
+            users.append(_OUTSIDE)
+        yield value, _OUTSIDE if giver is None else giver.name or "", users

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from requant.planning.partition import Times, faster_in_float
+from requant.planning.partition import Times, partition
 from requant.runtime import open_runner, profile
 from requant.wording import counted
 
@@ -183,7 +183,7 @@ def _slower_nodes(graph: Graph, plan: QuantPlan, times: _Times, feeds: Feeds, pr
         size = inputs.get(value.name, 0) if producer is None else times.bytes.get(producer.name or "", 0)
         return price * (_CALL + _BYTE * size)
 
-    slower = faster_in_float(graph, plan, Times(times.in_float, times.quantized), crossing)
+    slower = partition(graph, plan, Times(times.in_float, times.quantized), crossing).in_float
     return dict.fromkeys(slower, "it is slower in integers on this machine")
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from requant.onnx.graph import int_attribute, rank
 from requant.onnx.passes.shapes import assumed, is_size
-from requant.planning.partition import Times, faster_in_float
+from requant.planning.partition import Times, partition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
     from requant.onnx.graph import Graph
     from requant.planning.plan import QuantPlan
     from requant.targets import Cost, Target
+
+    #: Shapes of tensors by name.
+    Shapes = Mapping[str, tuple[int, ...]]
 
 _SPATIAL = 2  # the first axis behind batch and channels
 #: What is assumed of a tensor of unknown rank.
@@ -25,17 +29,47 @@ _UNKNOWN = (64, 64)
 _CALL = 8.0
 #: What integers may lose on a node, in microseconds and as a share, before it counts: what no estimate can tell.
 _DOUBT, _SHARE = 5.0, 0.1
+#: And on a whole model.
+_DOUBTED_WHOLE = 10.0
 DEPTHWISE = "depthwise Conv"
+_PRODUCTS = ("Gemm", "MatMul")
 
 
-def presumably_slower(graph: Graph, plan: QuantPlan, target: Target) -> list[str]:
+def presumably_slower(
+    graph: Graph, plan: QuantPlan, target: Target, fed: Shapes = MappingProxyType({}), *, certain: bool = True
+) -> tuple[str, ...]:
     """The nodes of ``plan`` that ``target`` presumably runs faster in float, conversions included.
 
-    Estimated from shapes alone (``assumed``).
+    Estimated from shapes alone (``assumed``), those that inputs are ``fed`` in among them. ``certain`` are only nodes
+    that lose more than an estimate can be wrong, and no products.
     """
     if not target.costs:
-        return []
-    sizes = assumed(graph.model)
+        return ()
+    times, crossing = _estimates(graph, plan, target, fed)
+    if certain:
+        products = {node.name for node in graph.nodes if node.op_type in _PRODUCTS}
+        in_float = {name: math.inf if name in products else time for name, time in times.in_float.items()}
+        quantized = {name: max(0.0, time * (1 - _SHARE) - _DOUBT) for name, time in times.quantized.items()}
+        times = Times(in_float, quantized)
+    return partition(graph, plan, times, crossing).in_float
+
+
+def is_presumably_slower(graph: Graph, plan: QuantPlan, target: Target, fed: Shapes) -> bool:
+    """Whether ``plan`` as a whole, conversions included, presumably makes the model slower on ``target``.
+
+    Estimated from shapes alone, those that inputs are ``fed`` in among them.
+    """
+    if not target.costs:
+        return False
+    times, crossing = _estimates(graph, plan, target, fed)
+    in_float = sum(time for time in times.in_float.values() if time != math.inf)
+    all_integer = Times({node.name: math.inf for node in plan.nodes}, times.quantized)
+    return partition(graph, plan, all_integer, crossing).microseconds > in_float + _DOUBTED_WHOLE
+
+
+def _estimates(graph: Graph, plan: QuantPlan, target: Target, fed: Shapes) -> tuple[Times, Callable[[ir.Value], float]]:
+    """What the nodes of ``plan`` and the conversions of tensors take by the costs of ``target``."""
+    sizes = assumed(graph.model, fed)
     in_float, quantized = {}, {}
     by_name = {node.name: node for node in graph.nodes}
     for planned in plan.nodes:
@@ -44,16 +78,15 @@ def presumably_slower(graph: Graph, plan: QuantPlan, target: Target) -> list[str
             continue
         costs = target.costs.get(_kind(node))
         if costs is None:
-            # Nothing says that it is slower: a product never is, and what moves values costs little on either side.
+            # Nothing says that it is slower: with a weight it never is, and what moves values costs little either way.
             in_float[planned.name] = math.inf if planned.weight is not None else 0.0
             continue
-        in_float[planned.name] = estimate(node, costs[0], sizes)
-        quantized[planned.name] = max(0.0, estimate(node, costs[1], sizes) * (1 - _SHARE) - _DOUBT)
+        in_float[planned.name], quantized[planned.name] = (estimate(node, cost, sizes) for cost in costs)
 
     def crossing(value: ir.Value) -> float:
         return _CALL + 1e-3 * target.crossing * math.prod(sizes.get(value.name or "", _UNKNOWN))
 
-    return faster_in_float(graph, plan, Times(in_float, quantized), crossing)
+    return Times(in_float, quantized), crossing
 
 
 def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) -> float:
@@ -66,6 +99,8 @@ def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) ->
     elements = math.prod(output)
     if node.op_type == "GlobalAveragePool":
         return 1e-3 * cost.window * math.prod(size(node.inputs[0]))
+    if node.op_type in _PRODUCTS:
+        return 1e-3 * (cost.output + cost.product * size(node.inputs[0])[-1]) * elements
     if node.op_type != "Conv":
         return 1e-3 * (cost.output * elements + cost.window * elements * math.prod(_kernel(node)))
     weight = size(node.inputs[1])

@@ -8,12 +8,16 @@
    4, ... of them, until enough is kept; bisection finds how few do. Of these, those with the largest weights are tried
    in integers again. What goes to float has its weights stored as integers all the same, and as float16 where that is
    too little.
-4. Where what was found is slower than the float model, or the lowest latency was asked for: the nodes that are slower
-   in integers on this machine go to float, too (``requant.planning.placement``), in the end all of them. Those of these
-   models that keep enough then run in turn, all of them and the float model, so that one measurement decides.
+4. Where the target's costs say that what was found is slower than the float model (``requant.planning.worth``): the
+   nodes that are faster in float by these costs go there, too, and where the rest is slower still, all of them.
+5. What was found is timed. Only where it is clearly slower than the float model all the same, in each of several races,
+   the next of the models of part 4 is taken.
 
-Only the last part depends on how fast something ran; all else is the same on every machine. Differences of less than
-``WORTH`` decide nothing there: of models that are about as fast, the one with most nodes in integers is taken.
+So how fast anything ran decides nothing, unless part 5 finds that the costs were clearly wrong, which is said. Only
+where the lowest latency was asked for do measurements choose, in place of parts 4 and 5: the nodes that are slower in
+integers on this machine go to float (``requant.planning.placement``), in the end all of them; those of these models
+that keep enough then run in turn, all of them and the float model. Of models that are about as fast, less than
+``WORTH`` apart, the one with most nodes in integers is taken.
 """
 
 from __future__ import annotations
@@ -27,12 +31,14 @@ from requant.errors import ModelError
 from requant.onnx.ops import OPS, Kind
 from requant.planning.placement import WORTH, slower_sets
 from requant.planning.plan import Form
+from requant.planning.worth import is_presumably_slower, presumably_slower
 from requant.runtime import available
 from requant.search.ablation import try_elsewhere, try_without
 from requant.search.trials import Trials
 from requant.search.variants import CHANGES
-from requant.search.walk import EVEN, ModelWalk, fewest
+from requant.search.walk import ModelWalk, fewest
 from requant.stages import first_batches
+from requant.targets import get_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 
     from requant.concluding import Given, Held
     from requant.config import QuantConfig
+    from requant.planning.plan import QuantPlan
     from requant.quantized import QuantizedModel
     from requant.search.trials import Score
     from requant.search.variants import Options, Variants
@@ -55,6 +62,11 @@ _CLEARLY = 0.9
 _GROUPS, _SAMPLES = 64, 8
 #: Nodes at most that are tried in integers again.
 _RETURNS = 8
+#: Why nodes are left in float for the speed of the model.
+_PRESUMED, _MEASURED = (
+    "the model is presumably slower with it in integers",
+    "the model is slower in integers on this machine",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +105,7 @@ class Search(ModelWalk):
         self.recipes: list[Recipe] = []
         self._given, self._graph, self._variants, self._executor = given, given.graph, variants, executor
         self._latency = latency
+        self._found: int | None = None
         self._index: dict[object, int | None] = {}
         self._models: dict[bytes, int] = {}
 
@@ -111,25 +124,28 @@ class Search(ModelWalk):
         options = {} if self._met else self._vary()
         if not self._met and not self._leave_out(options) and self._variants.config.rest == "int8":
             self._leave_out({**options, "rest": "float16"})
-        if (self._latency or self.steps[self.best()].speedup < EVEN) and available():
-            self._latency = True
+        if self._latency and available():
             self._place(self.recipes[self.best()])
+            self.measured = True
+        elif self._met:
+            self._hasten(self.recipes[self.best()])
 
     def best(self) -> int:
         """Which step is the best one.
 
-        Of those that keep enough and are no slower than the float model the one with most nodes in integers, then the
-        smallest; where latency was looked at, and where none is as fast, the fastest; if none keeps enough, the one
+        Of those that keep enough the one with most nodes in integers, then the smallest, or what was found from there
+        that is no slower than the float model; where latency was asked for, the fastest; if none keeps enough, the one
         that keeps most.
         """
+        if self._found is not None:
+            return self._found
         good = [i for i, step in enumerate(self.steps) if self.meets(step)]
         if not good:
             return self._keeps_most()
         order = sorted(good, key=lambda i: (-self.steps[i].integer_nodes, self.steps[i].bytes))
-        fast = [i for i in order if self.steps[i].speedup >= EVEN]
-        if fast and not self._latency:
-            return fast[0]
         best = order[0]
+        if not self._latency:
+            return best
         for i in order:
             if self.steps[i].speedup > self.steps[best].speedup * WORTH:
                 best = i
@@ -231,14 +247,37 @@ class Search(ModelWalk):
             return list(try_without(trials, build, left_out, self._cores, self._advance))
         return list(try_elsewhere(self._executor, trials.context(self._graph), build, left_out, self._advance))
 
+    def _hasten(self, recipe: Recipe) -> None:
+        """Leave nodes in float, in the end all, until the model is no slower than the float model.
+
+        The target's costs say how many that takes. Only where a model is clearly slower all the same, more are left.
+        """
+        variant, target = self._variants.make(recipe.options), get_target(self._variants.config.target)
+        graph, whole = variant.observed.graph, variant.build(recipe.left)
+        fed = {name: array.shape for name, array in self._held.feeds.items()}
+        slower = presumably_slower(graph, whole.plan, target, fed, certain=False)
+        every = _on_integers(whole.plan)
+        ways = dict.fromkeys([(), slower, every])
+        self._plan(len(ways))
+        for nodes in ways:
+            left = {**recipe.left, **dict.fromkeys(nodes, _MEASURED if self.measured else _PRESUMED)}
+            built = variant.build(left) if nodes else whole
+            if is_presumably_slower(graph, built.plan, target, fed):
+                continue
+            step = self._try(recipe.options, left)
+            if step is None or not self.meets(self.steps[step]):
+                continue
+            self._found = step
+            if nodes == every or not self._is_slower(step, built.model):
+                break
+            self.measured = True
+
     def _place(self, recipe: Recipe) -> None:
         """Leave nodes in float that are slower in integers on this machine; in the end all of them."""
         variant = self._variants.make(recipe.options)
         whole = variant.build(recipe.left)
         sets = [*slower_sets(variant.observed.graph, whole, self._held.feeds)]
-        every = [node.name for node in whole.plan.nodes]
-        every += [node.name for node in whole.plan.dynamic if node.form is Form.INTEGER]
-        sets.append(dict.fromkeys(every, "the model is slower in integers on this machine"))
+        sets.append(dict.fromkeys(_on_integers(whole.plan), _MEASURED))
         self._plan(len(sets) + 1)
         tried = [self.best(), *(self._try(recipe.options, {**recipe.left, **slower}) for slower in sets)]
         contenders = [i for i in dict.fromkeys(tried) if i is not None and self.meets(self.steps[i])]
@@ -278,3 +317,9 @@ class Search(ModelWalk):
         return {
             name: w.const_value.nbytes for name, w in weights.items() if w is not None and w.const_value is not None
         }
+
+
+def _on_integers(plan: QuantPlan) -> tuple[str, ...]:
+    """The nodes that run on integers."""
+    dynamic = (node.name for node in plan.dynamic if node.form is Form.INTEGER)
+    return (*(node.name for node in plan.nodes), *dynamic)

@@ -46,9 +46,9 @@ class Kept:
     """The result of a search.
 
     Attributes:
-        model: the best model: of those that meet the target and are no slower than the float model the one with most
-            nodes in integers, or the fastest where latency had to be looked at, or, where only weights are quantized,
-            the smallest of those that meet it; if none does, the one that keeps most.
+        model: the best model: of those that meet the target the one with most nodes in integers, less those that had to
+            go to float for it to be no slower than the float model; the fastest where latency was asked for; where only
+            weights are quantized, the smallest; if none meets the target, the one that keeps most.
         config: the options that make it; quantizing with them gives the same bytes.
         target: the share that was to be kept.
         share: the share that the model keeps of what is held back.
@@ -58,6 +58,7 @@ class Kept:
         chosen: which of the steps it is.
         steps: every model that was tried, in this order.
         interrupted: whether the search was broken off; the model is the best one until then.
+        measured: whether how fast models ran on this machine chose among them: another run may choose another one.
     """
 
     model: QuantizedModel
@@ -70,10 +71,11 @@ class Kept:
     chosen: int
     steps: tuple[Step, ...]
     interrupted: bool
+    measured: bool
 
     def to_dict(self) -> dict[str, Any]:
         """What was walked and found, as JSON types; the model's own report is not part of it."""
-        names = ("target", "share", "met", "kept", "evaluated", "chosen", "interrupted")
+        names = ("target", "share", "met", "kept", "evaluated", "chosen", "interrupted", "measured")
         found = {name: getattr(self, name) for name in names}
         steps = [asdict(step) for step in self.steps]
         return finite({"schema": SCHEMA, **found, "config": self.config.to_dict(), "steps": steps})
@@ -191,6 +193,7 @@ def quantize_to_keep(
         chosen=chosen,
         steps=tuple(search.steps),
         interrupted=interrupted,
+        measured=search.measured,
     )
 
 

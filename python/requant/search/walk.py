@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.planning.placement import WORTH, Race, run_races
+from requant.planning.placement import run_races
+from requant.runtime import available
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: From which speed on a model counts as no slower than the float model, and how near to that it is looked at longer.
-EVEN, _CLOSE = 1 / WORTH, 0.1
-#: How many times it is, the middle of which counts: what else the machine does for a moment shall not.
-_RACES = 3
+#: Below which speed a model is clearly slower than the float model, if each of so many races says so.
+_SLOWER, _RACES = 0.97, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,7 @@ class ModelWalk(ABC):
         progress: Progress | None = None,
     ) -> None:
         self.steps: list[Step] = []
+        self.measured = False  # whether how fast models ran has chosen among them
         self._trials, self._share, self._held, self._target, self._cores = trials, share, held, target, workers
         self._reference = graph.serialize()
         self._progress, self._done, self._planned = progress, 0, 0
@@ -121,19 +121,25 @@ class ModelWalk(ABC):
         """Judge and time a model; the place of its step."""
         score = self._trials.score(model, self._cores)
         share = self._share(score)
-        race = self._race(model, decides=share is not None and share >= self._target)
+        (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
         step = Step(method, options, left, integers, share, score, model.size, race.ms, race.speedup)
         self.steps.append(step)
         logger.info("%s with %d nodes in float keeps %s", step.described, len(left), share)
         return len(self.steps) - 1
 
-    def _race(self, model: SerializedModel, *, decides: bool) -> Race:
-        """How fast a model is against the float model: looked at longer where that is close, and decides."""
-        (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
-        if decides and abs(race.speedup - EVEN) < _CLOSE:
-            races = [run_races([self._reference, model], self._held.feeds)[0] for _ in range(_RACES)]
-            race = sorted(races, key=lambda race: race.speedup)[_RACES // 2]
-        return race
+    def _is_slower(self, step: int, model: SerializedModel) -> bool:
+        """Whether the model of a step is clearly slower than the float model: in all of several races.
+
+        Each has sessions of its own: what the memory looks like that they are loaded into moves their speed, too.
+        """
+        if not available():
+            return False
+        speeds = [self.steps[step].speedup]
+        while speeds[-1] < _SLOWER and len(speeds) < _RACES:
+            (race,) = run_races([self._reference, model], self._held.feeds)
+            speeds.append(race.speedup)
+            self.steps[step] = replace(self.steps[step], latency_ms=race.ms, speedup=race.speedup)
+        return speeds[-1] < _SLOWER
 
     def _race_all(self, models: Mapping[int, SerializedModel]) -> None:
         """Let the models of these steps run in turn, so that they have the same conditions, and take their speeds."""

@@ -18,6 +18,8 @@ _COSTS = {
         Cost(output=0.4, tap=2.2, group=6.0, window=0.08, product=0.011, lanes=16),
     ),
     "depthwise Conv": (Cost(window=0.075), Cost(output=0.4, window=0.09)),
+    "Gemm": (Cost(product=0.025), Cost(product=0.0135)),
+    "MatMul": (Cost(product=0.025), Cost(product=0.0135)),
     "Add": (Cost(0.1), Cost(0.25)),
     "Mul": (Cost(0.3), Cost(0.4)),
     "Sigmoid": (Cost(0.7), Cost(0.5)),

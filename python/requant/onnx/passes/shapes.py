@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeGuard
 
 import onnx_ir as ir
 from onnx_ir.passes import common
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: What is assumed of an axis of free size; of one behind batch and channels in an input of rank 4.
 _FREE, _PIXELS = 64, 256
@@ -70,17 +74,19 @@ def _known(model: ir.Model) -> int:
     return sum(v.shape is not None and v.dtype is not None for node in model.graph for v in node.outputs)
 
 
-def assumed(model: ir.Model) -> dict[str, tuple[int, ...]]:
+def assumed(model: ir.Model, fed: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> dict[str, tuple[int, ...]]:
     """Shapes of the main graph's tensors, by name, with a usual size in place of each that is free.
 
-    Of an input, the batch is 1, an image has 256 x 256 pixels, and other axes count 64. The shapes of the other tensors
-    are inferred from that, so that layers shrink as they do in use; what nobody can tell counts 64, too. Tensors of
-    unknown rank are left out.
+    Of an input that is not known to be ``fed`` in some shape, the batch is 1, an image has 256 x 256 pixels, and other
+    axes count 64. The shapes of the other tensors are inferred from that, so that layers shrink as they do in use; what
+    nobody can tell counts 64, too. Tensors of unknown rank are left out.
     """
-    if any(not is_size(dim) for value in model.graph.inputs for dim in list(value.shape or ())[1:]):
+    if fed or any(not is_size(dim) for value in model.graph.inputs for dim in list(value.shape or ())[1:]):
         model = model.clone()
         for value in model.graph.inputs:
-            if value.shape is not None:
+            if (known := fed.get(value.name or "")) is not None:
+                value.shape = ir.Shape(known)
+            elif value.shape is not None:
                 value.shape = ir.Shape(_filled(value.shape, pixels=len(value.shape) == _IMAGE))
         for node in model.graph.all_nodes():
             for value in node.outputs:

@@ -1,0 +1,113 @@
+"""What a search leaves in float for the sake of speed: the target's costs say so, whatever one measurement says."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.models import Net, samples
+
+import requant
+from requant.planning.placement import Race
+from requant.search import walk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import onnx
+
+    #: Sets the speeds against float that races give, one after another and again from the first.
+    Racing = Callable[..., None]
+
+pytestmark = pytest.mark.usefixtures("quick_latency")
+
+
+@pytest.fixture
+def races(monkeypatch: pytest.MonkeyPatch) -> Racing:
+    """Speeds are made up."""
+
+    def set_speeds(*speeds: float) -> None:
+        given = cycle(speeds)
+
+        def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
+            return [Race(1.0, next(given)) for _ in models[1:]]
+
+        monkeypatch.setattr(walk, "run_races", race)
+
+    return set_speeds
+
+
+def keep(digits: Path, **options: Any) -> requant.Kept:
+    return requant.quantize_to_keep(digits / "digits.onnx", digits / "calib.npz", 0.99, threads=1, **options)
+
+
+def depthwise(count: int, *last: int) -> onnx.ModelProto:
+    """Depthwise convolutions, which cost more in integers than in float, and a dense one: its channels and kernel."""
+    net = Net()
+    x = net.input("x", [1, 64, 28, 28])
+    for _ in range(count):
+        x = net.op("Relu", net.conv(x, 64, 64, group=64))
+    return net.model(net.conv(x, 64, *last, name="last"))
+
+
+@pytest.mark.parametrize(
+    "speeds", [(2.0,), (0.5, 1.3, 0.6, 0.98), (0.98, 0.2), (0.97,), (0.6, 0.7, 0.8, 0.9, 0.97), (1.0, 0.0)]
+)
+def test_contradictory_races_change_nothing(speeds: tuple[float, ...], digits: Path, races: Racing) -> None:
+    races(*speeds)
+    kept = keep(digits)
+    assert kept.met
+    assert not kept.measured
+    assert [step.in_float for step in kept.steps] == [()]
+    assert kept.model.data == requant.quantize(digits / "digits.onnx", digits / "calib.npz", threads=1).data
+
+
+@pytest.mark.parametrize("speeds", [(9.0,), (0.1,), (0.1, 9.0)])
+def test_what_the_costs_say_is_done_whatever_races_say(speeds: tuple[float, ...], races: Racing) -> None:
+    races(*speeds)
+    model = depthwise(3, 4, 1)
+    data = samples(model, 32)
+    kept = requant.quantize_to_keep(model, data, 0.9, threads=1)
+    assert kept.met
+    assert not kept.measured
+    assert [step.integer_nodes > 0 for step in kept.steps] == [True, False]
+    reasons = {skip.node: skip.reason for skip in kept.model.plan.skipped}
+    assert all("presumably slower" in reasons[name] for name in kept.config.in_float)
+    assert requant.quantize(model, data, kept.config).data == kept.model.data
+
+
+def test_only_what_is_faster_in_float_goes_there_where_the_rest_pays(races: Racing) -> None:
+    races(9.0)
+    model = depthwise(14, 48, 3)
+    kept = requant.quantize_to_keep(model, samples(model, 32), 0.9, threads=1)
+    assert [node.name for node in kept.model.plan.nodes] == ["last"]
+
+
+def test_a_model_that_is_slower_in_every_race_is_left_in_float(digits: Path, races: Racing) -> None:
+    races(0.9, 0.96, 0.8, 0.96, 0.95)
+    kept = keep(digits)
+    assert kept.met
+    assert kept.measured
+    assert kept.to_dict()["measured"] is True
+    assert kept.steps[kept.chosen].integer_nodes == 0
+    reasons = {skip.node: skip.reason for skip in kept.model.plan.skipped}
+    assert all("slower in integers on this machine" in reasons[name] for name in kept.config.in_float)
+    assert "another run may choose another one" in kept.to_html()
+    assert requant.quantize(digits / "digits.onnx", digits / "calib.npz", kept.config).data == kept.model.data
+
+
+def test_latency_may_be_asked_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speeds are made up; those of the race in which all run in turn count."""
+
+    def race(models: Sequence[Any], feeds: Any, **_: Any) -> list[Race]:
+        return [Race(1.0, 9.0)] if len(models) == 2 else [Race(1.0, 1.5 + 0.2 * i) for i in range(len(models) - 1)]
+
+    monkeypatch.setattr(walk, "run_races", race)
+    kept = keep(digits, optimize="latency")
+    assert len(kept.steps) > 1
+    assert kept.measured
+    assert kept.steps[kept.chosen].speedup == max(s.speedup for s in kept.steps)
+    assert kept.config.optimize == "none"
+    assert requant.quantize(digits / "digits.onnx", digits / "calib.npz", kept.config).data == kept.model.data
