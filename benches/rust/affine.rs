@@ -5,7 +5,8 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use requant_core::{
     Granularity, QuantType,
-    affine::{Affine, Reals, RealsMut, Rounding, slice_ranges},
+    affine::{Affine, Rounding, slice_ranges},
+    arrays::{Reals, RealsMut},
 };
 
 const SHAPES: [[usize; 2]; 2] = [[256, 256], [2048, 2048]];

@@ -5,10 +5,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use requant_core::{
-    gemm::{
-        Bytes, Matrix,
-        blocked::{Activations, PackedBlocks, matmul},
-    },
+    arrays::{Bytes, Matrix},
+    gemm::blocked::{Activations, PackedBlocks, matmul},
     kernels::blocked_gemm,
 };
 

@@ -10,9 +10,10 @@ mod peak;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use requant_core::{
     QuantParams, QuantType,
+    arrays::{Bytes, BytesMut},
     conv::{Filters, Geometry, Images, PackedConv, conv2d},
     elementwise::{Addition, Table},
-    gemm::{Bytes, BytesMut, Output},
+    gemm::Output,
     kernels::{
         depthwise::{self, DepthwiseKernel},
         gemm::{self, GemmKernel},

@@ -8,7 +8,8 @@ mod peak;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use requant_core::{
     QuantType,
-    gemm::{Bytes, Dequantize, Matrix, Output, PackedWeights, matmul},
+    arrays::{Bytes, Matrix},
+    gemm::{Dequantize, Output, PackedWeights, matmul},
     kernels::gemm,
     requantize::{Requantizer, Rounding, Scales},
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,24 @@ LAYERS = (
 #: Single modules of a higher layer: a table of ops, what a tensor dequantizes itself by, and values of a plan.
 EXCEPTIONS = {("targets", "requant.onnx.ops"), ("types", "requant.ops"), ("onnx", "requant.planning.plan")}
 
+CORE = Path(__file__).resolve().parents[2] / "rust" / "requant-core" / "src"
+#: The same of the compiled core.
+CORE_LAYERS = (
+    ("types", "error", "threads"),
+    ("arrays",),
+    ("requantize",),
+    ("kernels",),
+    ("pack",),
+    ("affine",),
+    ("gemm",),
+    ("conv",),
+    ("pool", "elementwise"),
+    ("stats", "weights", "gguf", "reconstruction"),
+    ("calibration",),
+)
+#: What is written once above the kernels, and compiled by them for their instructions.
+CORE_EXCEPTIONS = {("kernels", "gguf"), ("kernels", "weights")}
+
 
 def imports(path: Path) -> list[tuple[str, bool]]:
     """What a file imports, and whether it does so only for type checkers."""
@@ -99,6 +118,29 @@ def test_imports_run_one_way(path: Path) -> None:
             continue
         if parts[1] in level:
             assert level[parts[1]] <= level[own], f"{own} imports {name}"
+
+
+def core_imports(path: Path) -> set[str]:
+    """The modules of the core that a file names."""
+    text = re.sub(r"//.*", "", path.read_text("utf-8"))
+    found = set(re.findall(r"\bcrate::(\w+)", text))
+    for group in re.findall(r"\bcrate::\{(.*?)\};", text, re.DOTALL):
+        flat = group
+        while "{" in flat:
+            flat = re.sub(r"\{[^{}]*\}", "", flat)
+        found |= {name.strip().partition("::")[0] for name in flat.split(",")}
+    return {name for name in found if name.islower()}
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.rs")), ids=lambda p: p.relative_to(CORE).as_posix())
+def test_modules_of_the_core_call_one_way(path: Path) -> None:
+    level = {name: index for index, names in enumerate(CORE_LAYERS) for name in names}
+    own = path.relative_to(CORE).with_suffix("").parts[0]
+    if own == "lib":
+        return
+    assert own in level, f"{own} is in no layer"
+    for name in core_imports(path) & level.keys():
+        assert level[name] <= level[own] or (own, name) in CORE_EXCEPTIONS, f"{own} calls {name}"
 
 
 def loaded_after(statement: str) -> set[str]:

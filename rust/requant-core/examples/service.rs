@@ -13,7 +13,8 @@ use std::{error::Error, thread, time::Instant};
 
 use requant_core::{
     QuantType,
-    gemm::{Bytes, Matrix, Output, PackedWeights, matmul},
+    arrays::{Bytes, Matrix},
+    gemm::{Output, PackedWeights, matmul},
     requantize::{Requantizer, Rounding, Scales},
 };
 

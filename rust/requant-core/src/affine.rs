@@ -10,31 +10,25 @@
 //! values that lie on a tie; [`Rounding`] has the formulas of frameworks that do. Infinities and 3e9 saturate, NaN gives
 //! the zero point. Every instruction set and any number of threads give the same bits.
 
-mod arrays;
 mod drive;
-mod integer;
 mod layout;
 mod params;
 mod ranges;
-mod rounding;
 mod tiling;
 
 use std::{borrow::Cow, ops::Range};
 
-pub(crate) use arrays::Cut;
-use arrays::Packed;
 use drive::{Prepared, Scratch, for_each_tile};
 use layout::{Layout, Segment};
 use tiling::Tiling;
 
-pub use arrays::{Integers, IntegersMut, Reals, RealsMut};
-pub use integer::Integer;
+pub use crate::kernels::rounding::Rounding;
 pub use params::{limits, params};
 pub use ranges::slice_ranges;
-pub use rounding::Rounding;
 
 use crate::{
     Error, Granularity, QuantType, Result,
+    arrays::{Cut, Integers, IntegersMut, Packed, Reals, RealsMut},
     error::check_length,
     kernels::elementwise::{self, Divisors, ElementwiseKernel, Slices},
     pack,

@@ -3,8 +3,8 @@
 use crate::{
     Error, Granularity, QuantParams, QuantType, Result,
     affine::Affine,
+    arrays::{Bytes, BytesMut},
     error::check_length,
-    gemm::{Bytes, BytesMut},
     kernels::{self, Terms, bits},
     requantize::{check_scales, check_within},
 };
@@ -18,7 +18,7 @@ use crate::{
 /// ```
 ///
 /// ```
-/// use requant_core::{QuantParams, QuantType, elementwise::Addition, gemm::{Bytes, BytesMut}};
+/// use requant_core::{QuantParams, QuantType, elementwise::Addition, arrays::{Bytes, BytesMut}};
 /// let (half, one) = (QuantParams { scale: 0.5, zero_point: 10 }, QuantParams { scale: 1.0, zero_point: 20 });
 /// let add = Addition::new(QuantType::U8, half, half, one)?.with_clamp(20, 255)?; // and a ReLU
 /// let mut y = [0; 3];
@@ -94,7 +94,7 @@ impl Addition {
 /// Any function of one quantized value, tabulated: an activation costs the same whatever it computes.
 ///
 /// ```
-/// use requant_core::{QuantParams, QuantType, elementwise::Table, gemm::{Bytes, BytesMut}};
+/// use requant_core::{QuantParams, QuantType, elementwise::Table, arrays::{Bytes, BytesMut}};
 /// let x = QuantParams { scale: 0.5, zero_point: -1 };
 /// let y = QuantParams { scale: 1.0 / 256.0, zero_point: 0 };
 /// let sigmoid = Table::new(QuantType::I8, x, QuantType::U8, y, |v| 1.0 / (1.0 + (-v).exp()))?;

@@ -2,8 +2,8 @@
 //!
 //! A real `r` is mapped to an integer by `q = clamp(round_half_even(r / scale) + zero_point)` and back by
 //! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). Its layers each call
-//! only those below them. Kernels take arrays in the types of their callers, and have [`gguf`]'s one definition compiled
-//! for their instructions.
+//! only those below them. Only kernels look up: they have [`gguf`]'s blocks and the grids of [`weights`], each written once,
+//! compiled for their instructions.
 //!
 //! | layer | module | question it answers |
 //! |---|---|---|
@@ -13,9 +13,11 @@
 //! | weights | [`weights`] | which grid each block of a weight matrix gets, in few bits |
 //! | weights | [`gguf`] | the same for GGUF's block types, to and from their bytes |
 //! | layers | [`conv`], [`pool`], [`elementwise`] | 8-bit images, channels last, between quantized layers |
-//! | products | [`gemm`], [`requantize`] | matrices of integers, multiplied exactly and scaled back |
+//! | products | [`gemm`] | matrices of integers, multiplied exactly and scaled back |
 //! | arithmetic | [`affine`], [`pack`] | which integer stands for a real |
 //! | kernels | [`kernels`] | how this CPU does it fastest, to the same bits |
+//! | rounding | [`requantize`] | which integer stands for a sum of products |
+//! | arrays | [`arrays`] | what is borrowed from callers |
 //! | threads | [`threads`] | who does it |
 //!
 //! A range is chosen from what was seen, and gives the parameters that arrays are quantized by:
@@ -40,6 +42,7 @@
 //! `examples/service.rs` has a layer of a network that answers requests on many threads.
 
 pub mod affine;
+pub mod arrays;
 pub mod calibration;
 pub mod conv;
 pub mod elementwise;

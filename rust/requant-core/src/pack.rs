@@ -7,7 +7,7 @@
 
 use crate::{
     Error, QuantType, Result,
-    affine::{Cut, Integer, Integers, IntegersMut},
+    arrays::{Cut, Integer, Integers, IntegersMut},
     error::check_length,
     kernels::elementwise,
 };

@@ -8,9 +8,10 @@
 
 use crate::{
     Error, QuantParams, Result,
-    affine::Integer,
+    arrays::Integer,
+    arrays::{Bytes, BytesMut},
     conv::{Images, Window},
-    gemm::{Bytes, BytesMut, check_k},
+    gemm::check_k,
     requantize::{Apply, Columns, check_scales, check_within, round_half_even},
 };
 

@@ -1,7 +1,7 @@
 //! Packing of 2 and 4 bits.
 
 use proptest::prelude::*;
-use requant_core::{Error, QuantType, affine::Integer, pack::*};
+use requant_core::{Error, QuantType, arrays::Integer, pack::*};
 
 #[test]
 fn the_first_integer_is_in_the_low_bits() {

@@ -2,9 +2,9 @@
 
 use numpy::{PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::prelude::*;
-use requant_core::gemm::{
-    Matrix,
-    blocked::{Activations, PackedBlocks, matmul},
+use requant_core::{
+    arrays::Matrix,
+    gemm::blocked::{Activations, PackedBlocks, matmul},
 };
 
 use crate::{

@@ -3,7 +3,8 @@
 use numpy::{PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::{exceptions::PyTypeError, prelude::*};
 use requant_core::{
-    gemm::{self, Bytes, Dequantize, Matrix, Output},
+    arrays::{Bytes, Matrix},
+    gemm::{self, Dequantize, Output},
     requantize::{self, Scales},
 };
 

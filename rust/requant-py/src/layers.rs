@@ -4,9 +4,9 @@ use numpy::{PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::{exceptions::PyTypeError, prelude::*};
 use requant_core::{
     QuantParams, QuantType,
+    arrays::{Bytes, BytesMut},
     conv::{Images, Window},
     elementwise::{Addition, Table},
-    gemm::{Bytes, BytesMut},
     pool::{self, Average},
 };
 

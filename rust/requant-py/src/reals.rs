@@ -2,7 +2,7 @@
 
 use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
 use pyo3::{exceptions::PyTypeError, intern, prelude::*};
-use requant_core::affine::{Integers, IntegersMut, Reals, RealsMut};
+use requant_core::arrays::{Integers, IntegersMut, Reals, RealsMut};
 
 use crate::arrays::slice;
 

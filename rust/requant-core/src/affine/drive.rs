@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use super::{
-    arrays::{Cut, IntegersMut},
-    layout::TILE,
-};
+use super::layout::TILE;
 use crate::{
+    arrays::{Cut, IntegersMut},
     kernels::elementwise::{Divisors, ElementwiseKernel, Slices},
     threads,
 };

@@ -23,8 +23,12 @@ use super::{
 };
 use crate::{
     Result,
-    gemm::{BytesMut, Rows, Strip, Sums, Target, Work, worth},
-    kernels::depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row, pair},
+    arrays::BytesMut,
+    gemm::{Work, worth},
+    kernels::{
+        depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row, pair},
+        finish::{Rows, Strip, Sums, Target},
+    },
     requantize::{Columns, Multipliers},
     threads,
 };

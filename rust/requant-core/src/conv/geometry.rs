@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, QuantType, Result, error::check_length, gemm::Bytes, requantize::check_within};
+use crate::{Error, QuantType, Result, arrays::Bytes, error::check_length, requantize::check_within};
 
 /// Borrowed 8-bit images, channels last: `[images, height, width, channels]`. One of height 1 is a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,8 +31,9 @@ use patches::Patches;
 
 use crate::{
     Result,
+    arrays::Matrix,
     error::check_length,
-    gemm::{Matrix, Output, Product, Shape, magnitude, write},
+    gemm::{Output, Product, Shape, magnitude, write},
 };
 
 /// Convolves `images [N, H, W, C]` with packed filters into `output [N, H', W', M]`.
@@ -42,7 +43,7 @@ use crate::{
 /// the same bits.
 ///
 /// ```
-/// use requant_core::{conv::{Filters, Geometry, Images, PackedConv, conv2d}, gemm::{Bytes, Output}};
+/// use requant_core::{conv::{Filters, Geometry, Images, PackedConv, conv2d}, arrays::Bytes, gemm::Output};
 /// let filters = Filters { data: Bytes::I8(&[1, 2, 3]), shape: [1, 1, 1, 3], zero_point: &[0] };
 /// let conv = PackedConv::new(filters, Geometry { pads: [0, 1, 0, 1], ..Geometry::default() })?;
 /// let images = Images::new(Bytes::U8(&[11, 12, 13, 14]), [1, 1, 4, 1], 10)?;

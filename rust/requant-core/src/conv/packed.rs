@@ -5,8 +5,9 @@ use std::fmt;
 use super::{Window, depthwise};
 use crate::{
     Error, QuantType, Result,
+    arrays::{Bytes, Matrix},
     error::check_length,
-    gemm::{Bytes, Matrix, PackedWeights},
+    gemm::PackedWeights,
     kernels::{
         depthwise::{self as depthwise_kernels, DepthwiseKernel},
         gemm::{self as gemm_kernels, GemmKernel},

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::{Images, Window};
 use crate::{
     QuantType,
-    affine::Integer,
-    gemm::{Bytes, Gathered, Matrix, Source},
+    arrays::{Bytes, Integer, Matrix},
+    gemm::{Gathered, Source},
 };
 
 /// A row for each place of the window, in the order of the output; taps in the order height, width, channel. Group `g`

@@ -2,11 +2,17 @@
 
 use std::{cell::Cell, num::NonZeroUsize, ops::Range, sync::OnceLock, thread};
 
-use super::{
-    Matrix, PackedWeights, Work,
-    finish::{Correction, Rows, Strip, Sums, Target},
+use super::{PackedWeights, Work};
+use crate::{
+    QuantType, Result,
+    arrays::Matrix,
+    error::check_length,
+    kernels::{
+        finish::{Correction, Rows, Strip, Sums, Target},
+        gemm::Tile,
+    },
+    threads,
 };
-use crate::{QuantType, Result, error::check_length, kernels::gemm::Tile, threads};
 
 /// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache, so
 /// that a panel of B still fits beside them.

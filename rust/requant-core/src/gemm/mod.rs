@@ -16,26 +16,20 @@
 
 pub mod blocked;
 mod drive;
-mod finish;
-mod matrix;
 mod packed;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use finish::Lanes;
-pub use finish::Strip;
-pub use matrix::{Bytes, BytesMut, Matrix};
+pub(crate) use drive::{Gathered, Product, Source, worth};
 pub use packed::PackedWeights;
-pub(crate) use {
-    drive::{Gathered, Product, Source, worth},
-    finish::{Rows, Sums, Target},
-};
+
+pub use crate::kernels::finish::Dequantize;
 
 use std::slice;
 
 use crate::{
     Error, QuantType, Result,
-    affine::Integer,
+    arrays::{Integer, Matrix},
     error::check_length,
+    kernels::finish::{Rows, Target},
     requantize::{Requantizer, check_one_or, check_scales, check_within},
 };
 
@@ -52,24 +46,13 @@ pub enum Output<'a> {
     I8(&'a mut [i8], &'a Requantizer),
 }
 
-/// `f32(sum) * (a * b) + bias`, three roundings, in this order.
-#[derive(Debug, Clone, Copy)]
-pub struct Dequantize<'a> {
-    /// Scale of A, `[1]` or `[M]`.
-    pub a: &'a [f32],
-    /// Scale of B, `[1]` or `[N]`.
-    pub b: &'a [f32],
-    /// Added at the end, `[1]` or `[N]`; none where empty.
-    pub bias: &'a [f32],
-}
-
 /// Multiplies `a [M, K]` by packed `b [K, N]`.
 ///
 /// `a_zero_point` is `[1]` or `[M]`, within the type of `a`; B's belongs to the weights. `threads` is 0 for as many as are
 /// worth it, up to all cores; any number gives the same bits.
 ///
 /// ```
-/// use requant_core::gemm::{Bytes, Matrix, Output, PackedWeights, matmul};
+/// use requant_core::{arrays::{Bytes, Matrix}, gemm::{Output, PackedWeights, matmul}};
 /// let b = PackedWeights::new(Matrix::new(Bytes::I8(&[1, -2, 3, -4]), 2, 2)?, &[0])?;
 /// let mut c = [0; 2];
 /// matmul(Matrix::new(Bytes::U8(&[10, 128]), 1, 2)?, &[128], &b, Output::I32(&mut c), 1)?;

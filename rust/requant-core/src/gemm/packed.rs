@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use super::{Bytes, Matrix, magnitude};
+use super::magnitude;
 use crate::{
     QuantType, Result,
+    arrays::{Bytes, Matrix},
     kernels::gemm::{self, GemmKernel, Tile},
     requantize::{check_one_or, check_within},
 };

@@ -1,6 +1,6 @@
 //! 8-bit integers of either signedness as their bits.
 
-use crate::gemm::{Bytes, BytesMut};
+use crate::arrays::{Bytes, BytesMut};
 
 /// The bits of each.
 pub(crate) fn bits(x: Bytes<'_>) -> &[u8] {

@@ -5,7 +5,7 @@
 //! kernel is a file and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
 use super::{gemm::Tile, generic_blocked_gemm};
-use crate::gemm::blocked::{Quantized, Rows, quantize};
+use crate::kernels::blocked_activations::{Quantized, Rows, quantize};
 
 /// Values along K that lie together in a panel: two groups of four, one in the low and one in the high half of bytes.
 pub const OCTET: usize = 8;

@@ -5,9 +5,9 @@
 //! under the name of the set in [`crate::kernels`] that it belongs to.
 
 use crate::{
-    affine::Integer,
-    gemm::{Bytes, BytesMut, Strip},
+    arrays::{Bytes, BytesMut, Integer},
     kernels,
+    kernels::finish::Strip,
     requantize::{Apply, Columns},
 };
 

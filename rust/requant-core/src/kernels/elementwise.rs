@@ -8,8 +8,9 @@
 use std::ops::RangeInclusive;
 
 use crate::{
-    affine::{Integers, IntegersMut, Reals, RealsMut, Rounding},
+    arrays::{Integers, IntegersMut, Reals, RealsMut},
     kernels,
+    kernels::rounding::Rounding,
 };
 
 /// Parameters of neighbouring slices, a struct of arrays of equal length.

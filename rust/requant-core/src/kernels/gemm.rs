@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use crate::{
-    gemm::{Bytes, Matrix, Strip},
+    arrays::{Bytes, Matrix},
     kernels,
+    kernels::finish::Strip,
 };
 
 /// The shape of what one call of [`GemmKernel::multiply`] computes.

@@ -1,7 +1,7 @@
 //! The definition of the depthwise convolution's inner loops, in plain Rust.
 
 use super::depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row, pair};
-use crate::{affine::Integer, gemm::Bytes};
+use crate::arrays::{Bytes, Integer};
 
 pub(super) struct Generic;
 

@@ -7,7 +7,8 @@ use super::{
     elementwise::{Divisor, Divisors, ElementwiseKernel, ORDINARY, Params, Slices},
     halves,
 };
-use crate::affine::{Integer, Integers, IntegersMut, Reals, RealsMut, Rounding};
+use crate::arrays::{Integer, Integers, IntegersMut, Reals, RealsMut};
+use crate::kernels::rounding::Rounding;
 
 pub(super) struct Generic;
 

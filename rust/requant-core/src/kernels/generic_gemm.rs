@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::gemm::{GemmKernel, Tile};
-use crate::gemm::Matrix;
+use crate::arrays::Matrix;
 
 /// Rows of A to a tile: with 16 columns the sums fill 16 registers of 4 lanes.
 const ROWS: usize = 4;

@@ -1,6 +1,6 @@
 //! Halves, by their bits, to f32 and back.
 
-use crate::affine::{Reals, RealsMut};
+use crate::arrays::{Reals, RealsMut};
 
 #[inline(always)]
 pub(super) fn widen(x: Reals<'_>, out: &mut [f32]) {

@@ -44,11 +44,13 @@ macro_rules! registry_of_inner_loops {
 }
 
 pub(crate) mod bits;
+pub mod blocked_activations;
 pub mod blocked_gemm;
 pub(crate) mod density;
 pub mod depthwise;
 pub mod elementwise;
 pub mod feedback;
+pub mod finish;
 pub mod gemm;
 pub(crate) mod generic;
 mod generic_blocked_gemm;
@@ -60,6 +62,7 @@ mod generic_low_bit;
 pub mod gguf;
 pub(crate) mod halves;
 pub mod low_bit;
+pub mod rounding;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

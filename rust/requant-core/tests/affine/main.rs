@@ -9,9 +9,11 @@ mod laws;
 mod naive;
 
 use proptest::prelude::*;
-use requant_core::{Error, Granularity, QuantParams, QuantScheme, QuantType, Range, affine};
-
-use affine::{Affine, Integer};
+use requant_core::{
+    Error, Granularity, QuantParams, QuantScheme, QuantType, Range,
+    affine::{self, Affine},
+    arrays::Integer,
+};
 
 const GRANULARITIES: usize = 8;
 

@@ -16,10 +16,8 @@ use naive::Case;
 use proptest::prelude::*;
 use requant_core::{
     QuantType,
-    gemm::{
-        Bytes, Matrix,
-        blocked::{Activations, PackedBlocks, matmul},
-    },
+    arrays::{Bytes, Matrix},
+    gemm::blocked::{Activations, PackedBlocks, matmul},
     kernels::blocked_gemm::{self, BlockedKernel},
 };
 

@@ -2,10 +2,8 @@
 
 use requant_core::{
     Error,
-    gemm::{
-        Bytes, Matrix,
-        blocked::{Activations, PackedBlocks, matmul},
-    },
+    arrays::{Bytes, Matrix},
+    gemm::blocked::{Activations, PackedBlocks, matmul},
     kernels::blocked_gemm::{self, BlockedKernel},
 };
 

@@ -1,6 +1,6 @@
 //! Made-up images and filters.
 
-use requant_core::{QuantType, gemm::Bytes};
+use requant_core::{QuantType, arrays::Bytes};
 
 use crate::naive::Tensor;
 

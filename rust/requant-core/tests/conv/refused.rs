@@ -2,8 +2,9 @@
 
 use requant_core::{
     Error,
+    arrays::Bytes,
     conv::{Filters, Geometry, Images, PackedConv, conv2d},
-    gemm::{Bytes, Dequantize, Output},
+    gemm::{Dequantize, Output},
     kernels::depthwise::{self, DepthwiseKernel},
 };
 

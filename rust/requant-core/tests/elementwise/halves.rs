@@ -1,7 +1,7 @@
 //! Conversions of halves against the definition of their formats, in f64.
 
 use requant_core::{
-    affine::{Reals, RealsMut},
+    arrays::{Reals, RealsMut},
     kernels::elementwise,
 };
 

@@ -13,7 +13,8 @@ mod halves;
 
 use requant_core::{
     Granularity, QuantType,
-    affine::{Affine, Integer, Integers, Reals, RealsMut, Rounding, limits},
+    affine::{Affine, Rounding, limits},
+    arrays::{Integer, Integers, Reals, RealsMut},
     kernels::elementwise::{self, ElementwiseKernel, Slices},
 };
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use requant_core::{
-    gemm::Matrix,
+    arrays::Matrix,
     kernels::gemm::{GemmKernel, Tile},
 };
 

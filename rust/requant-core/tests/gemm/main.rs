@@ -17,7 +17,8 @@ use operands::{Bits, zero_points};
 use proptest::prelude::*;
 use requant_core::{
     Error, QuantType,
-    gemm::{Bytes, Dequantize, Matrix, Output, PackedWeights, matmul},
+    arrays::{Bytes, Matrix},
+    gemm::{Dequantize, Output, PackedWeights, matmul},
     kernels::gemm::{self, GemmKernel},
     requantize::{Requantizer, Rounding, Scales},
 };

@@ -2,7 +2,7 @@
 
 use requant_core::{
     QuantType,
-    gemm::{Bytes, Matrix},
+    arrays::{Bytes, Matrix},
 };
 
 use crate::naive::Ints;

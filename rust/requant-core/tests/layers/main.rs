@@ -12,9 +12,9 @@ mod naive;
 use proptest::{collection::vec, prelude::*};
 use requant_core::{
     Error, QuantParams, QuantType,
+    arrays::{Bytes, BytesMut},
     conv::{Images, Window},
     elementwise::{Addition, Table},
-    gemm::{Bytes, BytesMut},
     kernels::{self, Terms},
     pool::{Average, average_pool, global_average_pool, max_pool, output_shape},
 };

@@ -2,7 +2,8 @@
 
 use requant_core::{
     QuantType,
-    affine::{Integers, IntegersMut, Reals, RealsMut, Rounding},
+    affine::Rounding,
+    arrays::{Integers, IntegersMut, Reals, RealsMut},
     kernels::elementwise::{self, Divisors, ElementwiseKernel, Slices},
 };
 

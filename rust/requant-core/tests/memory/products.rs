@@ -2,9 +2,10 @@
 
 use requant_core::{
     QuantType,
+    arrays::{Bytes, Matrix},
     conv::{Filters, Geometry, Images, PackedConv, conv2d},
     gemm::{
-        Bytes, Dequantize, Matrix, Output, PackedWeights,
+        Dequantize, Output, PackedWeights,
         blocked::{self, Activations, PackedBlocks},
         matmul,
     },

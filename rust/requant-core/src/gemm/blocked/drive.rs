@@ -2,16 +2,12 @@
 
 use std::{cell::Cell, ops::Range};
 
-use super::{
-    Activations, Call,
-    activations::{Quantized, Rows},
-};
-use crate::{
-    gemm::finish,
-    kernels::{
-        blocked_gemm::{OCTET, QuantizedTile},
-        gemm::Tile,
-    },
+use super::{Activations, Call};
+use crate::kernels::{
+    blocked_activations::{Quantized, Rows},
+    blocked_gemm::{OCTET, QuantizedTile},
+    finish,
+    gemm::Tile,
 };
 
 /// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache, so

@@ -6,57 +6,15 @@
 //!
 //! It is what onnxruntime's MatMulNBits computes. [`Activations`] says in which arithmetic.
 
-mod activations;
 mod drive;
 mod weights;
 
-pub use activations::{Quantized, Rows, quantize};
 pub use weights::PackedBlocks;
 
+pub use crate::kernels::blocked_activations::Activations;
+
 use super::drive::split;
-use crate::{Error, Result, error::check_length};
-
-/// What becomes of A before it is multiplied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Activations {
-    /// Each block along K of each row becomes int8 with a scale of its own, `absmax / 127`. The sums of a block's
-    /// products are exact, and then scaled and added in f32: what onnxruntime does at `accuracy_level` 4.
-    #[default]
-    Int8PerBlock,
-    /// The same with one scale to a row, which costs precision where a row has outliers.
-    Int8PerRow,
-    /// Nothing: weights become reals, and products are added in f32.
-    Float,
-}
-
-impl Activations {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Int8PerBlock, Self::Int8PerRow, Self::Float];
-
-    /// Its name in lower case.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Int8PerBlock => "int8",
-            Self::Int8PerRow => "int8_per_row",
-            Self::Float => "float",
-        }
-    }
-}
-
-impl std::str::FromStr for Activations {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|a| a.name() == name)
-            .ok_or_else(|| Error::UnknownName {
-                what: "activations",
-                name: name.to_owned(),
-                known: Self::ALL.map(Self::name).join(", "),
-            })
-    }
-}
+use crate::{Result, error::check_length};
 
 /// Multiplies `a [M, K]` by packed `b [K, N]` and adds `bias`, `[N]` or empty, into `out [M, N]`; all row-major.
 ///
@@ -65,7 +23,7 @@ impl std::str::FromStr for Activations {
 /// NaN, as no scale is right for it.
 ///
 /// ```
-/// use requant_core::gemm::{Bytes, Matrix, blocked::{Activations, PackedBlocks, matmul}};
+/// use requant_core::{arrays::{Bytes, Matrix}, gemm::blocked::{Activations, PackedBlocks, matmul}};
 /// let b = Matrix::new(Bytes::I8(&[1, -8, 7, 0]), 2, 2)?;
 /// let b = PackedBlocks::new(b, 32, &[0.5, 0.25], &[0])?; // one block, shorter than 32
 /// let mut c = [0.0; 2];

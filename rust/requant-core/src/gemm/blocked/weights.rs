@@ -4,8 +4,8 @@ use std::{fmt, ops::Range};
 
 use crate::{
     Error, QuantType, Result,
+    arrays::{Bytes, Matrix},
     error::check_length,
-    gemm::{Bytes, Matrix},
     kernels::{
         blocked_gemm::{self, BlockedKernel, OCTET, Panel, ZeroPoints},
         gemm::Tile,

@@ -21,7 +21,7 @@ use std::arch::{asm, x86_64::*};
 
 use super::avx2_values::{load, store};
 use crate::{
-    gemm::blocked::{Quantized, Rows, quantize},
+    kernels::blocked_activations::{Quantized, Rows, quantize},
     kernels::{
         blocked_gemm::{BlockedKernel, OCTET, Panel, QuantizedTile, ZeroPoints},
         gemm::Tile,

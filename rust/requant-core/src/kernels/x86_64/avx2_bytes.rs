@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use crate::{
-    affine::Integer,
+    arrays::Integer,
     kernels::{Terms, generic},
 };
 

@@ -17,9 +17,9 @@ use std::arch::x86_64::*;
 
 use super::avx2_lanes::Avx2Lanes;
 use crate::{
-    affine::Integer,
-    gemm::{Bytes, BytesMut, Strip},
+    arrays::{Bytes, BytesMut, Integer},
     kernels::depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row},
+    kernels::finish::Strip,
     requantize::Columns,
 };
 

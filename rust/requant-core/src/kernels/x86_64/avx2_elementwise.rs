@@ -13,7 +13,8 @@ use super::{
     avx2_values::{load, store},
 };
 use crate::{
-    affine::{Integers, IntegersMut, Reals, RealsMut, Rounding},
+    arrays::{Integers, IntegersMut, Reals, RealsMut},
+    kernels::rounding::Rounding,
     kernels::{
         elementwise::{Divisors, ElementwiseKernel, Slices},
         generic_elementwise::{self as generic, Generic},

@@ -23,7 +23,8 @@ use std::ops::Range;
 
 use super::avx2_lanes::Avx2Lanes;
 use crate::{
-    gemm::{Bytes, Matrix, Strip},
+    arrays::{Bytes, Matrix},
+    kernels::finish::Strip,
     kernels::gemm::{GemmKernel, Tile},
 };
 

@@ -6,7 +6,7 @@
 )]
 use std::arch::x86_64::*;
 
-use crate::{affine::Integer, gemm::Lanes, requantize::Columns};
+use crate::{arrays::Integer, kernels::finish::Lanes, requantize::Columns};
 
 /// Lanes of every panel and block of the AVX2 kernels.
 const WIDTH: usize = 16;

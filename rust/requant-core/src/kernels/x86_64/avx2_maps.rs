@@ -8,7 +8,8 @@ use super::avx2_values::{
     Lanes, bytes, load, real, store, store_8_integers, store_32, store_32_integers, stream_32, unordered,
 };
 use crate::{
-    affine::{Integer, Rounding},
+    arrays::Integer,
+    kernels::rounding::Rounding,
     kernels::{
         elementwise::{Divisors, ElementwiseKernel, Params, Slices},
         generic_elementwise::Generic,

@@ -12,7 +12,7 @@
 use std::arch::x86_64::*;
 
 use crate::{
-    affine::{Cut, Integer, Integers, IntegersMut},
+    arrays::{Cut, Integer, Integers, IntegersMut},
     kernels::{
         elementwise::ElementwiseKernel,
         generic_elementwise::{self as generic, Generic},

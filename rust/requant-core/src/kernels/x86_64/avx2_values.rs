@@ -25,8 +25,9 @@
 use std::arch::x86_64::*;
 
 use crate::{
-    affine::{Integer, Rounding},
+    arrays::Integer,
     kernels::elementwise::{Divisors, Slices},
+    kernels::rounding::Rounding,
 };
 
 /// The parameters of 8 values.

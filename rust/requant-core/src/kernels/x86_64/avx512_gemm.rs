@@ -18,7 +18,8 @@ use std::ops::Range;
 
 use super::zmm::{self, COLUMNS, ROWS, Sums, pack_rows, prefetch, store};
 use crate::{
-    gemm::{Bytes, Matrix, Strip},
+    arrays::{Bytes, Matrix},
+    kernels::finish::Strip,
     kernels::gemm::{GemmKernel, Tile},
 };
 

@@ -21,7 +21,8 @@ use super::{
     avx2_lanes::Avx2Lanes,
 };
 use crate::{
-    gemm::{Bytes, Matrix, Strip},
+    arrays::{Bytes, Matrix},
+    kernels::finish::Strip,
     kernels::gemm::{GemmKernel, Tile},
 };
 

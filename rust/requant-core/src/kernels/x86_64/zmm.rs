@@ -8,7 +8,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::zmm_lanes::ZmmLanes;
-use crate::gemm::{Bytes, Matrix, Strip};
+use crate::arrays::{Bytes, Matrix};
+use crate::kernels::finish::Strip;
 
 /// Dwords in a register.
 pub(super) const LANES: usize = 16;

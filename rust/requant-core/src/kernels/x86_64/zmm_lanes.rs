@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::zmm::{COLUMNS, LANES};
-use crate::{affine::Integer, gemm::Lanes, requantize::Columns};
+use crate::{arrays::Integer, kernels::finish::Lanes, requantize::Columns};
 
 /// Proof that AVX-512 was detected.
 #[derive(Clone, Copy)]

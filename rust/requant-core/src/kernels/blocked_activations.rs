@@ -2,8 +2,50 @@
 
 use std::ops::Range;
 
-use super::Activations;
-use crate::{kernels::blocked_gemm::OCTET, requantize::round_half_even};
+use super::blocked_gemm::OCTET;
+use crate::{Error, Result, requantize::round_half_even};
+
+/// What becomes of A before it is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// Each block along K of each row becomes int8 with a scale of its own, `absmax / 127`. The sums of a block's
+    /// products are exact, and then scaled and added in f32: what onnxruntime does at `accuracy_level` 4.
+    #[default]
+    Int8PerBlock,
+    /// The same with one scale to a row, which costs precision where a row has outliers.
+    Int8PerRow,
+    /// Nothing: weights become reals, and products are added in f32.
+    Float,
+}
+
+impl Activations {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Int8PerBlock, Self::Int8PerRow, Self::Float];
+
+    /// Its name in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Int8PerBlock => "int8",
+            Self::Int8PerRow => "int8_per_row",
+            Self::Float => "float",
+        }
+    }
+}
+
+impl std::str::FromStr for Activations {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|a| a.name() == name)
+            .ok_or_else(|| Error::UnknownName {
+                what: "activations",
+                name: name.to_owned(),
+                known: Self::ALL.map(Self::name).join(", "),
+            })
+    }
+}
 
 /// The largest block of weights.
 const LONGEST: usize = 256;
@@ -12,12 +54,12 @@ const LONGEST: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Rows<'a> {
     /// `[M, K]`
-    pub(super) a: &'a [f32],
-    pub(super) k: usize,
-    pub(super) rows: Range<usize>,
-    pub(super) columns: Range<usize>,
-    pub(super) block_size: usize,
-    pub(super) activations: Activations,
+    pub(crate) a: &'a [f32],
+    pub(crate) k: usize,
+    pub(crate) rows: Range<usize>,
+    pub(crate) columns: Range<usize>,
+    pub(crate) block_size: usize,
+    pub(crate) activations: Activations,
 }
 
 impl<'a> Rows<'a> {
@@ -26,7 +68,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Writes the reals as `[columns][rows]`.
-    pub(super) fn transpose(&self, out: &mut [f32]) {
+    pub(crate) fn transpose(&self, out: &mut [f32]) {
         let count = self.rows.len();
         for (i, row) in self.rows.clone().enumerate() {
             let row = &self.row(row)[self.columns.clone()];
@@ -40,11 +82,11 @@ impl<'a> Rows<'a> {
 /// Where the integers of rows go; `kernels/blocked_gemm.rs` says in which order.
 #[derive(Debug)]
 pub struct Quantized<'a> {
-    pub(super) groups: &'a mut [i32],
-    pub(super) scales: &'a mut [f32],
-    pub(super) corrections: &'a mut [i32],
+    pub(crate) groups: &'a mut [i32],
+    pub(crate) scales: &'a mut [f32],
+    pub(crate) corrections: &'a mut [i32],
     /// What makes sums of integers corrections.
-    pub(super) factor: i32,
+    pub(crate) factor: i32,
 }
 
 /// Quantizes symmetrically: `scale = absmax / 127`, `q = clamp(round_half_even(x / scale), -127, 127)`.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Integer;
+use super::integer::Integer;
 use crate::QuantType;
 
 /// Borrowed reals. Halves are given by their bits, and stand for exactly the f32 that they widen to.

@@ -1,4 +1,4 @@
-//! From the sums of a strip to results: zero points, scales, requantization.
+//! From the sums of products to results: zero points, scales, requantization.
 //!
 //! Written once, without intrinsics; a kernel has it compiled for its instruction set ([`GemmKernel::finish`]), so that
 //! every set rounds alike.
@@ -7,11 +7,21 @@
 
 use std::ops::Range;
 
-use super::Dequantize;
 use crate::{
-    affine::Integer,
+    arrays::Integer,
     requantize::{Apply, Columns, Fixed, Multipliers, Requantizer, lanes},
 };
+
+/// `f32(sum) * (a * b) + bias`, three roundings, in this order.
+#[derive(Debug, Clone, Copy)]
+pub struct Dequantize<'a> {
+    /// Scale of A, `[1]` or `[M]`.
+    pub a: &'a [f32],
+    /// Scale of B, `[1]` or `[N]`.
+    pub b: &'a [f32],
+    /// Added at the end, `[1]` or `[N]`; none where empty.
+    pub bias: &'a [f32],
+}
 
 /// A region of C, as rows that can be lent one at a time.
 pub(crate) enum Rows<'a, T> {
@@ -28,7 +38,7 @@ pub(crate) enum Rows<'a, T> {
 impl<T> Rows<'_, T> {
     /// The elements of a row in some columns, both as C counts them.
     #[inline(always)]
-    pub(super) fn get(&mut self, row: usize, columns: Range<usize>) -> &mut [T] {
+    pub(crate) fn get(&mut self, row: usize, columns: Range<usize>) -> &mut [T] {
         match self {
             Rows::Whole { data, stride, first } => {
                 let start = (row - *first) * *stride;
@@ -51,13 +61,13 @@ pub(crate) enum Target<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Correction<'a> {
     /// `[1]` or `[M]`.
-    pub(super) a_zero_point: &'a [i32],
+    pub(crate) a_zero_point: &'a [i32],
     /// What the kernel adds to values of A.
-    pub(super) a_offset: i32,
+    pub(crate) a_offset: i32,
     /// For each column, the sum of `b - zero_point`.
-    pub(super) b_sums: &'a [i32],
+    pub(crate) b_sums: &'a [i32],
     /// For each column; empty where all are 0.
-    pub(super) b_zero_point: &'a [i32],
+    pub(crate) b_zero_point: &'a [i32],
 }
 
 /// Rows of A times one panel of B: sums to be turned into results.

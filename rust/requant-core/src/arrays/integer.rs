@@ -1,6 +1,6 @@
 //! The machine integers that hold quantized values.
 
-use super::{Integers, IntegersMut};
+use super::elements::{Integers, IntegersMut};
 use crate::QuantType;
 
 /// A machine integer that quantized values are held in; types of 2 and 4 bits are held in 8.
