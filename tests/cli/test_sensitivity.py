@@ -58,7 +58,8 @@ def test_weights_alone_need_no_calibration(folder: Path, capsys: pytest.CaptureF
         ([MODEL, "--data", CALIB, "--eval", CALIB], ["has no labels"]),
         ([MODEL, "--data", CALIB, "--eval", EVAL, "--metric", "topp1"], ["did you mean 'top1'"]),
         ([MODEL, "--data", CALIB, "--table", "nope.json"], ["nope.json does not exist"]),
-        ([MODEL, "--data", CALIB, "--dynamic"], ["dynamic quantization calibrates none"]),
+        ([MODEL, "--data", CALIB, "--dynamic"], ["unknown option '--dynamic'", "requant sensitivity --help"]),
+        ([MODEL, "--data", CALIB, "--optimize", "latency"], ["unknown option '--optimize'"]),
     ],
 )
 def test_bad_input_is_told_in_six_lines(

@@ -159,6 +159,8 @@ def refuses(kind: type[RequantError], match: str, model: Any, data: Any, **optio
 def test_bad_input_is_refused(digits: Path) -> None:
     model, x = two_gemm(), samples(two_gemm(), 16)["x"]
     refuses(ConfigError, "depth is 0", model, x, depth=0)
+    refuses(ConfigError, "dynamic quantization calibrates none", model, x, dynamic=True)
+    refuses(ConfigError, "optimize is latency, and trials say themselves", model, x, optimize="latency")
     refuses(ConfigError, "unknown metric 'top7'", model, x, evaluation=x, metric="top7")
     refuses(DataError, "has no labels, and top1 needs them", model, x, evaluation=x)
     refuses(DataError, "no samples", model, x[:0])

@@ -72,12 +72,15 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
     )
 
 
-def add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) -> None:
-    """The options of ``QuantConfig``; ``ranges_only`` leaves out those that matter after the statistics are known."""
+def add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False, trials: bool = False) -> None:
+    """The options of ``QuantConfig``.
+
+    ``ranges_only`` leaves out those that matter after the statistics are known, ``trials`` those of what stays float.
+    """
     group = parser.add_argument_group("quantization")
     group.add_argument("--target", choices=choices("target"), help="where the model will run (default: ort-cpu)")
     if not ranges_only:
-        _add_kind(group)
+        _add_kind(group, trials=trials)
     group.add_argument("--threads", type=values.whole, metavar="N", help="CPU threads; 0 uses all cores (default)")
     _add_activations(parser.add_argument_group("activations"), ranges_only=ranges_only)
     if not ranges_only:
@@ -89,14 +92,10 @@ def add_config(parser: argparse.ArgumentParser, *, ranges_only: bool = False) ->
     )
 
 
-def _add_kind(group: Any) -> None:
+def _add_kind(group: Any, *, trials: bool) -> None:
     """What is made."""
-    group.add_argument(
-        "--dynamic",
-        action="store_true",
-        default=None,
-        help="quantize activations at run time: needs no data (--data then only serves to compare the models)",
-    )
+    if not trials:
+        _add_placement(group)
     group.add_argument(
         "--weight-only",
         choices=choices("weight_only"),
@@ -107,6 +106,16 @@ def _add_kind(group: Any) -> None:
         choices=choices("format"),
         help="qdq: ops between Q and DQ, which runtimes fuse (default); qoperator: onnxruntime's quantized operators; "
         "matmulnbits: onnxruntime's op for --weight-only, and its default",
+    )
+
+
+def _add_placement(group: Any) -> None:
+    """What becomes integer."""
+    group.add_argument(
+        "--dynamic",
+        action="store_true",
+        default=None,
+        help="quantize activations at run time: needs no data (--data then only serves to compare the models)",
     )
     group.add_argument(
         "--optimize",

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_html(parser)
     add_recipe(parser)
     add_data(parser, required=True)
-    add_config(parser)
+    add_config(parser, trials=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -143,6 +143,7 @@ def sensitivity(
         model: path, bytes or ModelProto of the float model.
         data: calibration samples, in any form that ``requant.quantize`` takes.
         config: how to quantize, as a ``QuantConfig`` or its options by name; ``overrides`` change single options.
+            What a trial leaves in float is float altogether, whatever ``rest`` says.
         depth: try blocks instead of nodes: those whose names agree in so many parts, ``/`` and ``.`` being between
             parts: with 1 ``/layer.3/proj`` and ``/layer.3/norm`` are ``layer``, with 2 ``layer.3``.
         table: statistics collected earlier by ``calibrate`` for this model and these options.
@@ -166,6 +167,11 @@ def sensitivity(
     if depth is not None and depth < 1:
         raise ConfigError(f"depth is {depth}, expected at least 1")
     refuse_dynamic(config)
+    if config.optimize != "none":
+        raise ConfigError(
+            f"optimize is {config.optimize}, and trials say themselves which node stays float",
+            hint="leave out optimize: latency has no part in the ranking",
+        )
     if config.weight_only is not None:
         refuse_table(table)
     else:
