@@ -16,6 +16,8 @@ from requant.metrics import get_metric
 from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.pages import results
+from requant.pages.page import fragment
 from requant.planning.build import build_plan, presumed_in_float
 from requant.planning.placement import place
 from requant.planning.selection import left_in_float
@@ -103,6 +105,9 @@ class Inspection:
             "skipped": [asdict(skip) for skip in self.plan.skipped],
         }
         return finite(found)
+
+    def _repr_html_(self) -> str:
+        return fragment(results.inspection(self))
 
 
 def _described(spec: InputSpec | OutputSpec) -> dict[str, Any]:

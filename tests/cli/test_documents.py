@@ -207,6 +207,19 @@ def test_a_search_shows_its_frontier() -> None:
     assert "0.9 of 1 - output noise was to be kept" in checked(Path("page.html").read_text("utf-8")).text
 
 
+def test_notebooks_show_results_as_they_are() -> None:
+    kept = requant.quantize_to_keep(MODEL, CALIB, 0.5, threads=1)
+    judged = requant.evaluate(MODEL, EVAL)
+    found, quantized = requant.inspect(MODEL), requant.inspect(kept.model.data)
+    shown = [checked(each._repr_html_()).text for each in (kept, judged, found, quantized)]
+    assert "Models tried" in shown[0] or "Frontier" in shown[0]
+    assert f"{judged.value:#.6g} (higher is better)" in shown[1]
+    assert all(f"{op} {count}" in shown[2] for op, count in found.op_types.items())
+    assert all(line in shown[2] for line in found.prepared)
+    assert all(skip.reason in shown[2] for skip in found.plan.skipped)
+    assert "Quantized already: " in shown[3]
+
+
 HOSTILE = """"><script>alert(1)</script><img src=x onerror=alert(2)>'&amp;</style></svg>\x00\u202e{}"""
 
 
@@ -223,6 +236,9 @@ def test_hostile_names_stay_names() -> None:
     pages.append(requant.compare(model, result.data, data, measure=False).to_html())
     found = requant.sensitivity(model, data, threads=1)
     pages += [found.to_html(), found._repr_html_()]
+    judged = requant.evaluate(model, data, metric="cosine", float_model=model)
+    inspected = replace(requant.inspect(model), model=HOSTILE, prepared=(HOSTILE,), op_types={HOSTILE: 1})
+    pages += [replace(judged, model=HOSTILE)._repr_html_(), inspected._repr_html_()]
     for text in pages:
         assert "<script>alert" in checked(text).text
         assert "\u202e" not in text

@@ -14,6 +14,8 @@ from requant.documents import document_of
 from requant.errors import DataError, VerificationError
 from requant.evaluation.verify import run_each
 from requant.metrics import Against, Case, get_metric
+from requant.pages import results
+from requant.pages.page import fragment
 from requant.report import Accuracy
 from requant.runtime import open_runner
 
@@ -61,6 +63,9 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; ``schema`` is its version."""
         return document_of(self, SCHEMA)
+
+    def _repr_html_(self) -> str:
+        return fragment(results.evaluation(self))
 
 
 def evaluate(

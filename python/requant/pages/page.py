@@ -14,6 +14,7 @@ ROWS = 200
 _FACTS = 24
 _LONGEST = 72  # characters of a name that are shown
 _TITLE = 160  # and in its tooltip
+_SENTENCE = 400  # characters of a sentence that are shown
 
 _STYLE = """
 .requant{--ink:#1f2328;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--card:#f6f8fa;--bar:#8fb4e8;--main:#0b57c4;--clip:#c2410c;
@@ -118,7 +119,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, mark: int | 
 
 def cut(text: str, longest: int = _LONGEST) -> str:
     """``text`` with its middle left out where it is too long; control characters are shown as what they are."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: 4 * _TITLE])
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: 2 * _SENTENCE])
     half = longest // 2
     return text if len(text) <= longest else f"{text[: half - 1]}…{text[-half:]}"
 
@@ -129,9 +130,14 @@ def name(text: str) -> str:
     return escape(shown) if shown == text else f'<span title="{escape(cut(text, _TITLE))}">{escape(shown)}</span>'
 
 
+def sentence(text: str) -> str:
+    """A sentence or list, escaped, whole unless it is very long."""
+    return escape(cut(text, _SENTENCE))
+
+
 def words(text: str) -> str:
     """A sentence in a cell, which may break into lines."""
-    return f'<div class="text">{escape(cut(text, _TITLE))}</div>'
+    return f'<div class="text">{sentence(text)}</div>'
 
 
 def flag(text: str, *, good: bool) -> str:

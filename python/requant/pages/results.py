@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from requant.pages import charts
-from requant.pages.page import cut, facts, flag, heading, name, section, table, words
+from requant.pages.page import cut, facts, flag, heading, name, section, sentence, table, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from requant.api import Inspection
     from requant.calibration.ranges import RangeView
     from requant.drift.verdict import Drift
     from requant.evaluation.compare import Comparison
+    from requant.evaluation.evaluate import Evaluation
     from requant.evaluation.timing import Timing
+    from requant.planning.plan import Skip
     from requant.report import Report, TensorQuality
     from requant.search.ablation import Sensitivity
     from requant.search.keeping import Kept
@@ -36,14 +40,13 @@ def quantization(report: Report, kept: Kept | None = None) -> str:
             f"Ranges: {config.get('method')}, {kind} {config.get('activations')}, from {report.calibration_samples:,} "
             f"samples ({report.data})."
         )
-    counts = ", ".join(f"{op} {count}" for op, count in sorted(report.quantized.items(), key=lambda kv: -kv[1]))
-    done = "".join(f"<li>{name(line)}</li>" for line in (*report.prepared, *report.notes)[:40])
+    done = _list((*report.prepared, *report.notes)[:40])
     return "".join(
         (
             heading(report.model, f"Quantized by requant {report.version}. {how}"),
             facts(report.summary()),
             "" if kept is None else _frontier(kept),
-            section("Layers", f"<p>In integers: {name(counts) if counts else 'none'}.</p>" + _skipped(report)),
+            section("Layers", _layers(_counted(report.quantized), report.skipped)),
             section(
                 "Ranges",
                 _views(report.ranges),
@@ -56,7 +59,7 @@ def quantization(report: Report, kept: Kept | None = None) -> str:
                 "Lowest SQNR first. Granular error is from rounding, overload error from clipping (orange); both are "
                 "mean squared.",
             ),
-            section("Prepared and noted", f"<ul>{done}</ul>" if done else ""),
+            section("Prepared and noted", done),
             section("Time", table(("stage", "seconds#"), [[name(k), f"{v:.3f}"] for k, v in report.seconds.items()])),
         )
     )
@@ -91,6 +94,39 @@ def comparison(result: Comparison) -> str:
                 table(("tensor", "", "SQNR dB#", "cosine#", "largest error#", "clipped#"), tensors),
                 "Inner tensors that both models have, lowest SQNR first, each with the error of all before it.",
             ),
+        )
+    )
+
+
+def evaluation(result: Evaluation) -> str:
+    """What ``requant evaluate`` measured."""
+    rows = [(result.metric, f"{result.value:#.6g} ({'higher' if result.higher_is_better else 'lower'} is better)")]
+    if result.float_value is not None:
+        kept = "" if result.kept is None else f", {result.kept:.2%} kept"
+        rows.append(("float model", f"{result.float_value:#.6g}{kept}"))
+    rows.append(("against", result.against))
+    return heading(result.model, f"Evaluated on {result.samples:,} samples ({result.data}).") + facts(rows)
+
+
+def inspection(found: Inspection) -> str:
+    """What ``requant inspect`` found."""
+    rows = [
+        ("size", f"{found.size:,} bytes, weights {found.weight_bytes:,} bytes"),
+        ("format", f"opset {found.opset}, IR {found.ir_version}"),
+    ]
+    for kind, specs in (("input", found.inputs), ("output", found.outputs)):
+        rows += [(f"{kind} {spec.name}", f"{spec.dtype} {_shape(spec.shape)}") for spec in specs]
+    ops = f"<p>{sentence(_counted(found.op_types))}.</p>"
+    if found.quantized_ops:
+        return heading(found.model, f"Quantized already: {', '.join(found.quantized_ops)}.") + facts(rows) + ops
+    quantized = _counted(Counter(found.plan.op_types))
+    return "".join(
+        (
+            heading(found.model, "What would be quantized, and what not."),
+            facts(rows),
+            section("Ops", ops),
+            section("Would be prepared", _list(found.prepared)),
+            section("Layers", _layers(quantized, found.plan.skipped)),
         )
     )
 
@@ -190,9 +226,24 @@ def _frontier(kept: Kept) -> str:
     return section("Frontier", f"{picture}{table(columns, rows, mark=kept.chosen)}", text)
 
 
-def _skipped(report: Report) -> str:
-    rows = [[name(skip.node), name(skip.op_type), words(skip.reason)] for skip in report.skipped]
-    return table(("left in float", "op", "because"), rows)
+def _list(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{sentence(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """Op types with their numbers, the most frequent first."""
+    return ", ".join(f"{op} {count}" for op, count in sorted(counts.items(), key=lambda item: -item[1])) or "none"
+
+
+def _layers(quantized: str, skipped: Iterable[Skip]) -> str:
+    """What becomes integer, and what does not, with the reasons."""
+    rows = [[name(skip.node), name(skip.op_type), words(skip.reason)] for skip in skipped]
+    return f"<p>In integers: {sentence(quantized)}.</p>" + table(("left in float", "op", "because"), rows)
+
+
+def _shape(shape: Sequence[object] | None) -> str:
+    return "of unknown shape" if shape is None else f"({', '.join('?' if d is None else str(d) for d in shape)})"
 
 
 def _views(views: Sequence[RangeView]) -> str:

@@ -12,6 +12,8 @@ from requant.documents import finite
 from requant.errors import ConfigError, DataError, VerificationError
 from requant.evaluation.evaluate import check_labels, measure
 from requant.metrics import Against, get_metric
+from requant.pages.page import fragment
+from requant.pages.results import quantization
 from requant.runtime import open_runner
 from requant.search.bits import BitSearch
 from requant.search.floats import Search
@@ -83,6 +85,9 @@ class Kept:
     def to_html(self) -> str:
         """One self-contained page: the model's report, and every model that was tried; at most 500 KB."""
         return self.model.report.to_html(self)
+
+    def _repr_html_(self) -> str:
+        return fragment(quantization(self.model.report, self))
 
 
 def quantize_to_keep(
