@@ -83,7 +83,7 @@ class QuantConfig:
         bias_correction: add to each bias what the layer's output lacks on average on calibration samples.
         equalize: give the weights on both sides of each channel between two linear layers one magnitude first.
         absorb: move what every calibration sample exceeds from a bias through ReLU into the biases behind it.
-        balance: give the channels before depthwise convolutions one magnitude first, where that clearly helps.
+        balance: level the channels before convolutions first, where that clearly helps.
         smooth: move the magnitude of activations into the weights behind them (SmoothQuant): ``auto`` where it clearly
             lowers the error of the layers' outputs, ``none``, or everywhere with this alpha, from 0 to 1.
         target: where the model will run; decides which ops are quantized.

@@ -220,7 +220,7 @@ def _add_transforms(group: Any) -> None:
         group,
         "balance",
         "no-balance",
-        "balance the channels before depthwise convolutions where that clearly helps (default: yes)",
+        "balance the channels before convolutions where that clearly helps (default: yes)",
     )
 
 

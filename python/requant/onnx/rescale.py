@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     #: A positive factor to a channel, by the tensor that a site is named after.
     Factors = Mapping[str, NDArray[np.float32]]
 
-_LARGEST = 20  # the exponent of the largest factor
+#: The exponent of the largest factor.
+LARGEST = 20
 #: Magnitudes from here on are left alone: with a factor they could leave float32.
 TOO_LARGE = 2.0**100
 
@@ -36,7 +37,7 @@ TOO_LARGE = 2.0**100
 def powers_of_two(factors: Array) -> NDArray[np.float32]:
     """The powers of two nearest to ``factors`` (positive) over their geometric mean, which no scale depends on."""
     logs = np.log2(np.asarray(factors, np.float64))
-    powers: Array = np.exp2(np.clip(np.rint(logs - logs.mean()), -_LARGEST, _LARGEST))
+    powers: Array = np.exp2(np.clip(np.rint(logs - logs.mean()), -LARGEST, LARGEST))
     return powers.astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Balance channels before depthwise convolutions.
+"""Balance channels before convolutions.
 
 A depthwise convolution multiplies each channel by weights of its own. With a scale to each of them, its weights take
 any factor without loss: a channel that is small beside others, and would get few of the integers that all channels
@@ -10,12 +10,14 @@ arXiv:1906.04721) by activations. It is done here behind hard swish, too: what i
 which on integers takes the place of the HardSigmoid, where the target has it saturate. Networks in the manner of
 MobileNetV3 lose most of their accuracy in 8 bits for want of it. (SiLU would need one more op: a network of that kind,
 which had lost nothing, became a quarter slower.)
+
+Other convolutions add channels up, each times weights that share a scale: there a factor that spares the activation
+costs the weights, and it is done where both together lose much less (``level``).
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +25,15 @@ import numpy as np
 from requant.calibration.observing import watch
 from requant.errors import ModelError
 from requant.onnx.graph import constant, int_attribute
-from requant.onnx.rescale import TOO_LARGE
+from requant.onnx.rescale import LARGEST, TOO_LARGE
 from requant.onnx.sites import FACTOR_BITS, find_sites
 from requant.targets import get_target
 from requant.transforms.change import Change, has_own_range
+from requant.transforms.level import Ends, Reader, level
 from requant.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
@@ -45,20 +48,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What the power of rounding must fall by, where factors are free and where a gate costs an op.
-GAIN, GAIN_OF_GATES = 1.5, 4.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ends:
-    """How far each channel of a tensor reaches in the sample, below zero and above it."""
-
-    below: Array
-    above: Array
+#: What the power of rounding must fall by, where factors are free, where a gate costs an op, and where it is estimated
+#: from more than ranges.
+GAIN, GAIN_OF_GATES, GAIN_OF_SUMS = 1.5, 4.0, 2.0
 
 
 def balance(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence[Batch]) -> Change:
-    """Factors for the channels that only depthwise convolutions read, where these lose much without."""
+    """Factors for the channels that only convolutions read, where these lose much without."""
     target = get_target(config.target)
     scaled = config.per_channel and (target.per_channel is None or "Conv" in target.per_channel)
     if not config.balance or not scaled:
@@ -66,8 +62,10 @@ def balance(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence
     gates = "HardSigmoid" in target.saturating_adds
     nodes = {node.name: node for node in graph.nodes}
     layers = {node.name: nodes[node.name] for node in plan.nodes if node.name in nodes}
-    sites = [site for site in find_sites(graph, gates=gates)[0] if _is_candidate(site, layers, plan)]
-    names = dict.fromkeys(name for site in sites for name in _integers(site, plan))
+    stored = {node.name for node in plan.dynamic}
+    sites = [site for site in find_sites(graph, gates=gates)[0] if _is_candidate(site, nodes, layers.keys(), plan)]
+    read = (sink.reads for site in sites for sink in site.sinks)
+    names = dict.fromkeys((*(name for site in sites for name in _integers(site, plan)), *read))
     if not names:
         return Change()
     try:
@@ -78,19 +76,32 @@ def balance(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequence
     chosen: dict[str, Array] = {}
     gains = []
     for site in sites:
-        weights = np.sum([_energy(layers[sink.node]) for sink in site.sinks], axis=0)
-        factors, gain = choose([ends[name] for name in _integers(site, plan)], weights)
-        if gain >= (GAIN_OF_GATES if site.gates else GAIN):
+        integers = [ends[name] for name in _integers(site, plan)]
+        if all(_is_depthwise(nodes[sink.node], site.channels) for sink in site.sinks):
+            weights = np.sum([_energy(nodes[sink.node]) for sink in site.sinks], axis=0)
+            factors, gain = choose(integers, weights, FACTOR_BITS if site.gates else LARGEST)
+            least = GAIN_OF_GATES if site.gates else GAIN
+        else:
+            factors, gain = level(
+                integers,
+                [
+                    _reader(nodes[sink.node], ends[sink.reads], rounds=sink.node in layers)
+                    for sink in site.sinks
+                    if sink.node in layers.keys() | stored
+                ],
+            )
+            least = GAIN_OF_SUMS
+        if gain >= least:
             chosen[site.tensor] = factors
             gains.append(gain)
     if not chosen:
         return Change()
     decibels = 10 * np.log10(np.median(gains))
-    done = f"tensor(s) before depthwise convolutions balanced (rounding {decibels:.1f} dB less, median)"
+    done = f"tensor(s) before convolutions balanced (rounding {decibels:.1f} dB less, median)"
     return Change(factors=chosen, done=(counted(len(chosen), done),))
 
 
-def choose(ends: Sequence[Ends], weights: Array) -> tuple[NDArray[np.float32], float]:
+def choose(ends: Sequence[Ends], weights: Array, bits: int) -> tuple[NDArray[np.float32], float]:
     """Factors for the channels of tensors that are divided by the same ones, and by how much rounding loses power.
 
     The power of what is rounded, seen behind the convolution, is the sum of ``width^2 weights_i factors_i^2``, where
@@ -100,6 +111,7 @@ def choose(ends: Sequence[Ends], weights: Array) -> tuple[NDArray[np.float32], f
     Args:
         ends: of each tensor.
         weights: sum of squares of the weights that each channel is multiplied by.
+        bits: the exponent of the least factor.
     """
     best = np.ones(len(weights), np.float32), _power(ends, np.ones(len(weights)), weights)
     if not (np.isfinite(best[1]) and best[1] > 0):
@@ -115,7 +127,7 @@ def choose(ends: Sequence[Ends], weights: Array) -> tuple[NDArray[np.float32], f
                     ratio = np.maximum(ratio, side / bound)
         live = ratio > 0
         powers = np.ceil(np.log2(np.where(live, ratio, 1.0)))
-        factors = np.exp2(np.clip(powers, -FACTOR_BITS, 0)).astype(np.float32)
+        factors = np.exp2(np.clip(powers, -bits, 0)).astype(np.float32)
         power = _power(ends, factors, weights)
         if power < best[1]:
             best = factors, power
@@ -127,21 +139,24 @@ def _power(ends: Sequence[Ends], factors: Array, weights: Array) -> float:
     return float(np.sum(np.square(widths)) * np.sum(weights * np.square(factors, dtype=np.float64)))
 
 
-def _is_candidate(site: Site, layers: Mapping[str, ir.Node], plan: QuantPlan) -> bool:
-    """Whether all that reads a site are depthwise convolutions that run on integers of 8 bits, some of ``layers``."""
-    if not site.weight or has_own_range(site, plan):
+def _is_candidate(site: Site, nodes: Mapping[str | None, ir.Node], layers: Collection[str], plan: QuantPlan) -> bool:
+    """Whether all that reads a site are convolutions, some of them ``layers``, which run on integers of 8 bits."""
+    if not site.weight or has_own_range(site, plan) or not any(sink.node in layers for sink in site.sinks):
         return False
     for sink in site.sinks:
-        node = layers.get(sink.node)
-        weight = None if node is None or sink.op_type != "Conv" else constant(node.inputs[1])
-        if node is None or weight is None or weight.shape[1] != 1:
+        weight = constant(nodes[sink.node].inputs[1]) if sink.op_type == "Conv" else None
+        if weight is None or not np.max(np.abs(weight)) < TOO_LARGE:
             return False
-        if (
-            not int_attribute(node, "group", 1) == site.channels == len(weight)
-            or not np.max(np.abs(weight)) < TOO_LARGE
-        ):
-            return False
-    return all(plan.tensors[name].scheme.dtype.bits == 8 for name in _integers(site, plan))
+    depthwise = all(sink.node in layers and _is_depthwise(nodes[sink.node], site.channels) for sink in site.sinks)
+    return (depthwise or not site.gates) and all(
+        plan.tensors[name].scheme.dtype.bits == 8 for name in _integers(site, plan)
+    )
+
+
+def _is_depthwise(node: ir.Node, channels: int) -> bool:
+    """Whether each of ``channels`` is multiplied by weights of its own."""
+    weight = constant(node.inputs[1])
+    return weight is not None and weight.shape[1] == 1 and int_attribute(node, "group", 1) == channels == len(weight)
 
 
 def _integers(site: Site, plan: QuantPlan) -> tuple[str, ...]:
@@ -155,11 +170,17 @@ def _observe(graph: Graph, names: Sequence[str], batches: Sequence[Batch], *, th
     for _, arrays in watch(graph, names, batches, threads=threads):
         for name, array in ((each, array) for each in names for array in arrays[each]):
             axes = (0, *range(2, array.ndim))
-            below, above = -array.min(axis=axes, initial=0.0), array.max(axis=axes, initial=0.0)
-            if name in ends:
-                below, above = np.maximum(below, ends[name].below), np.maximum(above, ends[name].above)
-            ends[name] = Ends(below, above)
+            power = np.square(array, dtype=np.float32).mean(axis=axes, dtype=np.float64)
+            seen = Ends(-array.min(axis=axes, initial=0.0), array.max(axis=axes, initial=0.0), power)
+            ends[name] = ends[name].joined(seen) if name in ends else seen
     return ends
+
+
+def _reader(node: ir.Node, read: Ends, *, rounds: bool) -> Reader:
+    """What ``level`` has to know of a convolution."""
+    weight = constant(node.inputs[1])
+    assert weight is not None  # a sink has one
+    return Reader.of(weight, int_attribute(node, "group", 1), read.power, rounds=rounds)
 
 
 def _energy(depthwise: ir.Node) -> Array:

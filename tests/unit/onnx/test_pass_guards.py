@@ -81,7 +81,7 @@ def test_the_mean_of_integers_is_no_pooling() -> None:
     assert "GlobalAveragePool" not in [node.op_type for node in same_function(model).nodes]
 
 
-@pytest.mark.parametrize(("axes", "keepdims", "pooling"), [([2, 3], 1, True), ([-1, -2], 1, True), ([2, 3], 0, False),
+@pytest.mark.parametrize(("axes", "keepdims", "pooling"), [([2, 3], 1, True), ([-1, -2], 1, True), ([2, 3], 0, True),
                                                            ([2], 1, False), ([1, 2, 3], 1, False)])  # fmt: skip
 def test_the_mean_over_all_space_is_pooling(axes: list[int], keepdims: int, *, pooling: bool) -> None:
     net = Net()

@@ -25,9 +25,12 @@ _FILL, _AXES = 2, 3
 
 
 def recognise_pooling(model: ir.Model) -> int:
-    """Turn ReduceMean over exactly the spatial axes into GlobalAveragePool; returns how many."""
+    """Turn ReduceMean over exactly the spatial axes into GlobalAveragePool, and Flatten where it drops them.
+
+    Returns how many.
+    """
     found = 0
-    for node in model.graph:
+    for node in list(model.graph):
         source = node.inputs[0] if node.inputs else None
         dims = rank(source)
         if node.op_type != "ReduceMean" or node.domain != "" or dims is None or dims < _IMAGE:
@@ -35,12 +38,14 @@ def recognise_pooling(model: ir.Model) -> int:
         if source is None or source.dtype is None or not source.dtype.is_floating_point():
             continue
         axes = _axes(node)
-        spatial = set(range(_FIRST_SPATIAL, dims))
-        if axes is not None and {a % dims for a in axes} == spatial and int_attribute(node, "keepdims", 1):
-            node.op_type = "GlobalAveragePool"
-            node.attributes.clear()
-            node.resize_inputs(1)
-            found += 1
+        if axes is None or {a % dims for a in axes} != set(range(_FIRST_SPATIAL, dims)):
+            continue
+        nodes = [ir.node("GlobalAveragePool", [source], name=node.name)]
+        if not int_attribute(node, "keepdims", 1):
+            nodes[0].outputs[0].name = f"{node.outputs[0].name}_pooled"
+            nodes.append(ir.node("Flatten", [nodes[0].outputs[0]], name=f"{node.name}_flatten"))
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, node.outputs, [nodes[-1].outputs[0]])
+        found += 1
     return found
 
 
