@@ -20,7 +20,7 @@ from requant.onnx.passes.widen import is_narrowed
 from requant.planning.plan import Form
 from requant.quantized import QuantizedModel, view_tensor
 from requant.report import Report, by_quality
-from requant.runtime import open_runner, saturates, unknown
+from requant.runtime import OrtRunner, open_runner, saturates, unknown
 from requant.stages import Stopwatch, describe_data, source_notes, verification_batches
 from requant.targets import get_target
 from requant.types import QuantType
@@ -216,6 +216,9 @@ def advice(config: QuantConfig, verified: Verification) -> Iterator[str]:
 def advice_of_latency(config: QuantConfig, latency: Latency | None) -> Iterator[str]:
     """What helps a model that is slower than the float one."""
     if latency is None or latency.speedup >= _SLOWER:
+        return
+    if latency.runtime != OrtRunner.name:
+        yield f"{latency.runtime} is not made for speed: latency there says nothing of the runtimes that models are for"
         return
     remedy = "--optimize latency leaves in float what integers slow down"
     if config.weight_only is not None:

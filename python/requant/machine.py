@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "rich", "pillow")
-_ENVIRONMENT = ("REQUANT_ISA", "ORT_DISABLE_TELEMETRY")
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxscript", "rich", "rich-argparse", "pillow", "gguf")
+_ENVIRONMENT = ("REQUANT_ISA", runtime.CUSTOM_OPS, "ORT_DISABLE_TELEMETRY")
 
 
 @dataclass(frozen=True, slots=True)

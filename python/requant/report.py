@@ -55,7 +55,10 @@ class OutputQuality:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Median milliseconds of one sample on one thread, both models timed in turn."""
+    """Milliseconds of one sample on one thread, both models timed in turn.
+
+    ``float_ms`` is a median, ``speedup`` the median ratio of neighbouring runs, ``quantized_ms`` what both give.
+    """
 
     runtime: str
     float_ms: float

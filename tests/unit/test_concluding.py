@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from requant.concluding import Verification, advice, advice_of_latency
 from requant.config import QuantConfig
+from requant.evaluation import verify
 from requant.report import Accuracy, Latency, OutputQuality
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def told(speedup: float, sqnr_db: float | None, accuracy: Accuracy | None = None, **options: Any) -> list[str]:
@@ -31,6 +36,23 @@ def test_weights_of_few_bits_that_slow_a_model_down_are_told() -> None:
     assert "--activations int8 and --dynamic compute with integers" in slow(0.5)
     assert "; --dynamic computes with integers" in slow(0.5, activations="int8")
     assert list(advice_of_latency(QuantConfig(weight_only="int8"), None)) == []
+
+
+def test_what_a_reference_takes_is_no_reason_for_advice() -> None:
+    latency = Latency("onnx.reference", 1.0, 2.0, 0.5)
+    assert list(advice_of_latency(QuantConfig(), latency)) == [
+        "onnx.reference is not made for speed: latency there says nothing of the runtimes that models are for"
+    ]
+
+
+def test_times_and_their_ratio_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner: Any = SimpleNamespace(name="onnxruntime")
+    times = iter([1.0, 1.0, 1.0, 1.0, *(5.0, 1.0), *(1.0, 4.0), *(2.0, 4.0), *(8.0, 9.0), *(3.0, 9.0)])
+    monkeypatch.setattr(verify, "_time", lambda *_: next(times) / 1e3)
+    monkeypatch.setattr(verify, "_LATENCY_PAIRS", (5, 5))
+    latency = verify.measure_latency((runner, runner), {})
+    assert (latency.float_ms, latency.speedup) == (3.0, 0.5)
+    assert latency.quantized_ms == latency.float_ms / latency.speedup
 
 
 def test_what_is_neither_gets_none() -> None:

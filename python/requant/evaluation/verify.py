@@ -133,16 +133,20 @@ def run_each(
 
 
 def measure_latency(runners: Runners, feeds: Feeds) -> Latency:
-    """Median time of one run, the two models in turn so that a noisy machine hits both."""
+    """Time of one run, the two models in turn so that a noisy machine hits both.
+
+    The ratio is the median of the ratios of neighbouring runs, which noise moves least, and the quantized model's time
+    the one that follows from it.
+    """
     once = [_time(runner, feeds, 1) for runner in runners for _ in range(2)]
     pair = sum(once) / 2
     repeats = max(1, int(0.002 / max(min(once), 1e-6)))
     low, high = _LATENCY_PAIRS
     pairs = min(high, max(low, int(_LATENCY_SECONDS / max(pair * repeats, 1e-6))))
     taken = [[_time(runner, feeds, repeats) for runner in runners] for _ in range(pairs)]
-    before, after = (statistics.median(t[i] for t in taken) * 1e3 for i in (0, 1))
+    float_ms = statistics.median(float_time for float_time, _ in taken) * 1e3
     speedup = statistics.median(float_time / quantized_time for float_time, quantized_time in taken)
-    return Latency(runtime=runners[0].name, float_ms=before, quantized_ms=after, speedup=speedup)
+    return Latency(runners[0].name, float_ms, quantized_ms=float_ms / speedup, speedup=speedup)
 
 
 def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
