@@ -12,6 +12,7 @@ import pytest
 from requant import ops
 from requant.arrays import packing
 from requant.errors import CalibrationError, ConfigError, DataError
+from requant.observers import Observer, ObserverSet
 from requant.types import (
     PerBlock,
     PerChannel,
@@ -119,6 +120,24 @@ OTHERS = [np.ones(3, complex), np.array(["a"]), np.array([None]), np.zeros(2, "M
 def test_other_dtypes_are_type_errors(x: NDArray[Any], call: Callable[[NDArray[Any]], object]) -> None:
     with pytest.raises(TypeError, match=re.escape(f"expected an array of real numbers, got dtype {x.dtype}")):
         call(x)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Observer().observe,
+        lambda x: ObserverSet().observe({"x": x}),
+        lambda x: ops.params_from_data(x, UINT8),
+        lambda x: ops.quantize_array(x, scalar(1.0)),
+        lambda x: ops.fake_quantize_array(x, scalar(1.0)),
+    ],
+)
+def test_masked_values_are_refused(call: Callable[[NDArray[Any]], object]) -> None:
+    x = np.ma.masked_array(np.ones(3, np.float32), mask=[True, False, False])
+    with pytest.raises(TypeError, match=r"without masked values; take the valid ones, x.compressed\(\), or fill them"):
+        call(x)
+    call(x[1:])  # nothing in it is masked
+    call(x.compressed())
 
 
 @pytest.mark.parametrize("held", [np.uint16, np.int32, np.int64, np.dtype(np.uint16).newbyteorder("S")])

@@ -32,9 +32,13 @@ def as_array(x: ArrayLike) -> NDArray[Any]:
     """``x`` as a numpy array, without a copy where it is one or shares its memory by DLPack.
 
     Raises:
-        TypeError: ``x`` lies in the memory of another device, or has a dtype that numpy cannot share.
+        TypeError: ``x`` lies in the memory of another device, has a dtype that numpy cannot share, or masked values.
     """
     if isinstance(x, np.ndarray):
+        if type(x) is not np.ndarray and np.ma.is_masked(x):
+            raise TypeError(
+                "expected an array without masked values; take the valid ones, x.compressed(), or fill them"
+            )
         return x
     if not hasattr(x, "__dlpack__"):
         return np.asarray(x)
