@@ -16,6 +16,8 @@ from requant.data.spec import describe, mismatch
 from requant.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from requant.data.spec import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,6 +45,20 @@ def to_array(value: object, what: str) -> Array:
         raise DataError(
             f"{what} is a {type(value).__name__}, not an array: {reason}", hint="pass numpy arrays or tensors"
         ) from error
+
+
+def nested_numbers(value: object, ranks: Collection[int]) -> Array | None:
+    """Nested lists of numbers as an array of one of ``ranks``; None for whatever else ``value`` is."""
+    inner = value
+    while isinstance(inner, list | tuple) and inner:
+        inner = inner[0]
+    if inner is value or not isinstance(inner, float | int | np.generic):
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        return None
+    return array if array.ndim in ranks else None
 
 
 def check_dtype(spec: InputSpec, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from requant.data import images, testdata
+from requant.data.convert import nested_numbers
 from requant.data.npy import open_npy, open_npz
 from requant.data.sources import Source, StableSource, StreamSource, iterable_passes, reader_passes
 from requant.data.spec import mismatch
@@ -61,6 +62,10 @@ class Opener:
             return self._in_memory([source], name, f"the {name}")
         if isinstance(source, list | tuple) and source and all(isinstance(x, str | os.PathLike) for x in source):
             return self._files([_existing(Path(x)) for x in source], name)
+        if len(self.inputs) == 1:
+            rank = len(self.inputs[0].shape)
+            if (array := nested_numbers(source, (rank, rank + 1))) is not None:
+                return self._in_memory([array], name, f"the {name}")
         if isinstance(source, list | tuple):
             return self._in_memory(source, name, f"item {{}} of the {name}")
         if hasattr(source, "__iter__") or hasattr(source, "__getitem__"):

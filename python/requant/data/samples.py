@@ -113,8 +113,7 @@ class Samples:
         check_dtype(spec, column.dtype, shape, where)
         got = f"{describe(column.dtype, shape)} in {where}"
         if not stacked and len(shape) != len(spec.shape):
-            lacks_batch = len(shape) + 1 == len(spec.shape)
-            hint = "add the batch axis: x[numpy.newaxis]" if lacks_batch else None
+            hint = _missing_axis(shape, spec.shape)
             raise mismatch(f"input {spec.name!r} has the wrong rank", f"{spec}, or a stack of them", got, hint)
         dims, sample = spec.shape, shape[stacked:]
         if dims and self._batching.rows:
@@ -182,6 +181,14 @@ def _check_names(table: Table, inputs: Sequence[InputSpec]) -> None:
     )
     hint = "name the arrays like the model's inputs" if missing else "leave out what the model does not take"
     raise mismatch(problem, listed(names), listed(table.columns), hint)
+
+
+def _missing_axis(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> str | None:
+    """How to add the axis that is missing, if only one is: of the batch, or of size 1 behind a table's column."""
+    if len(shape) + 1 != len(dims):
+        return None
+    is_column = fits((*shape, 1), dims) and not fits(shape, dims[1:])
+    return f"add the {'last' if is_column else 'batch'} axis: x[{'..., ' if is_column else ''}numpy.newaxis]"
 
 
 def _transposition(shape: tuple[int, ...], sample: tuple[int, ...], dims: tuple[int | str | None, ...]) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from requant.data.convert import to_array
+from requant.data.convert import nested_numbers, to_array
 from requant.data.spec import describe, listed, mismatch
 from requant.errors import DataError, closest
 
@@ -76,7 +76,8 @@ def single(array: Column, inputs: Sequence[InputSpec], where: str) -> Table:
 def table_of_item(item: object, inputs: Sequence[InputSpec], where: str, labels: str | None) -> Table:
     """A table of what an iterable gives: a dict, an array, or a tuple or list of arrays in the order of the inputs.
 
-    One element more than the model has inputs is the labels: ``(x, y)``, ``({"x": x}, y)``.
+    One element more than the model has inputs is the labels: ``(x, y)``, ``({"x": x}, y)``. For a model with one input,
+    nested lists of numbers with the rank of that input are an array.
 
     Raises:
         DataError: it is none of these, or has the wrong length.
@@ -85,6 +86,8 @@ def table_of_item(item: object, inputs: Sequence[InputSpec], where: str, labels:
         return table_of({str(k): to_array(x, f"{k!r} of {where}") for k, x in item.items()}, inputs, where, labels)
     if not isinstance(item, tuple | list):
         return single(to_array(item, where), inputs, where)
+    if len(inputs) == 1 and (array := nested_numbers(item, (len(inputs[0].shape),))) is not None:
+        return single(array, inputs, where)
     if item and isinstance(item[0], Mapping) and len(item[1:]) == 1:
         return _labelled(table_of_item(item[0], inputs, where, None), item[1])
     if len(item) not in (len(inputs), len(inputs) + 1):

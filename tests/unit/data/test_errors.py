@@ -102,6 +102,12 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
         f"input 'input' has the wrong rank\n  expected {STACK}\n  got float32 (3, 8, 6) in item 0 of the list\n"
         "help: add the batch axis: x[numpy.newaxis]",
     ),
+    "column of a table": (
+        lambda path: {"age": ones(20)},
+        (InputSpec("age", F32, ("batch", 1)),),
+        "input 'age' has the wrong rank\n  expected float32 [batch, 1], or a stack of them\n"
+        "  got float32 (20,) in the dict\nhelp: add the last axis: x[..., numpy.newaxis]",
+    ),
     "shape": (
         lambda path: npz(path, input=ones(2, 3, 8, 7)),
         (X,),

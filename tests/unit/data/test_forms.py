@@ -236,3 +236,21 @@ def test_a_reader_without_rewind_is_read_once() -> None:
     assert sum(b.count for b in data.batches()) == 3
     with pytest.raises(ValueError, match="the Once can be read only once\nhelp: give it a method rewind"):
         next(data.batches())
+
+
+def test_nested_lists_of_numbers_are_an_array() -> None:
+    x = ARRAYS["x"]
+    expected = fingerprint(open_data(x, ONE).batches())
+    halves = [x[:20].tolist(), x[20:].tolist()]
+    stack = [[row] for row in x.tolist()]
+    for data in (x.tolist(), stack, tuple(x.tolist()), halves, iter(halves), {"x": x.tolist()}, [(h,) for h in halves]):
+        assert fingerprint(open_data(data, ONE).batches()) == expected
+
+
+def test_lists_of_inputs_and_labels_stay_what_they_are() -> None:
+    vector = (InputSpec("x", F32, ("batch", 2)),)
+    labelled = open_data([[[[1.0, 2.0]], [[3.0, 4.0]]], [[[5.0, 6.0]], [[7.0, 8.0]]]], vector)
+    assert labelled.has_labels
+    assert [batch.feeds["x"].tolist() for batch in labelled.batches()] == [[[1.0, 2.0], [5.0, 6.0]]]
+    two = (InputSpec("a", F32, ("batch",)), InputSpec("b", F32, ("batch",)))
+    assert [batch.feeds["b"].tolist() for batch in open_data([[[1.0], [2.0]]], two).batches()] == [[2.0]]
