@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RUNS = 25
 SIZES = (14, 28, 56)
+PRODUCTS = ((1, 512, 512), (64, 256, 256), (128, 128, 512), (128, 512, 128), (128, 512, 512), (196, 192, 768))
 GROUPED = ((32, 64, 4), (64, 64, 8), (64, 128, 16), (96, 96, 24), (64, 64, 32), (64, 128, 64))
 CHANNELS = ((1, 16), (3, 16), (3, 32), (8, 8), (8, 32), (16, 4), (16, 64), (32, 1), (32, 32), (64, 16), (64, 64))
 OPS: dict[str, Callable[[Net, str, int], str]] = {
@@ -108,7 +109,26 @@ def convolutions(shapes: Sequence[tuple[int, int, int]], kernels: Sequence[int])
     print("float:", fitted(rows[0]), "integer:", fitted(rows[1]), flush=True)
 
 
+def products(shapes: Sequence[tuple[int, int, int]]) -> None:
+    """MatMuls of ``shapes``: rows, terms and columns of each."""
+    for rows, terms, columns in shapes:
+        net = Net()
+        x = net.input("x", [rows, terms])
+        model = net.model(net.op("MatMul", x, net.const(net.rng.standard_normal((terms, columns))), name="it"))
+        data = net.rng.standard_normal((2 * rows, terms)).astype(np.float32)
+        feeds = [{"x": half} for half in np.split(data, 2)]
+        whole = requant.quantize(model, feeds, rounding="nearest", threads=1)
+        times = [microseconds(each, feeds[0]) for each in (model.SerializeToString(), whole.data)]
+        each = [1e3 * time / (rows * terms * columns) for time in times]
+        print(
+            f"MatMul {rows} x {terms} x {columns}: {times[0]:.0f} {times[1]:.0f};"
+            f" ns for each product {each[0]:.4f} {each[1]:.4f}",
+            flush=True,
+        )
+
+
 def main() -> None:
+    products(PRODUCTS)
     convolutions((*((c, n, 1) for c, n in CHANNELS), *GROUPED), (1, 3, 5))
     convolutions([(c, c, c) for c in (16, 64, 128)], (3, 5, 7))
     for name, op in OPS.items():

@@ -13,7 +13,7 @@ from tests.models import MODELS, Array, Net, run, samples, two_gemm
 import requant
 from requant.config import AUTO, METHODS
 from requant.errors import ConfigError, DataError, RequantError
-from requant.evaluation.distance import Distance
+from requant.evaluation.distance import Distance, pooled
 from requant.search import walk
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def test_a_hard_target_leaves_nodes_in_float(searched: requant.Kept) -> None:
     assert len({(s.score, s.bytes, s.share) for s in kept.steps}) == len(kept.steps)
     more = [s for s in kept.steps if s.integer_nodes > step.integer_nodes]
     assert more
-    assert all(s.share is not None and s.share < kept.target for s in more)
+    assert all(s.surely is not None and s.surely < kept.target for s in more)
+    assert all(s.share is not None and s.surely < s.share for s in kept.steps if s.surely is not None)
 
 
 def test_each_node_in_float_has_its_reason(searched: requant.Kept) -> None:
@@ -175,6 +176,7 @@ def test_labels_that_are_held_back_judge(metric: Any, name: str) -> None:
     held = {key: array[7::8] for key, array in data.items()}
     found = requant.evaluate(kept.model.data, held, metric="top1", threads=1)
     assert kept.share == found.value >= 0.9  # the float model's is 1
+    assert kept.steps[kept.chosen].surely == kept.share
     assert requant.quantize(two_gemm(), data, kept.config).data == kept.model.data
 
 
@@ -293,6 +295,46 @@ def test_classes_that_a_model_gives_are_compared_one_by_one() -> None:
     kept = requant.quantize_to_keep(model, x, 0.2, threads=1, method="percentile", percentile=60.0)
     equal = run(model, {"x": x[7::8][:32]})[0] == run(kept.model.data, {"x": x[7::8][:32]})[0]
     assert kept.share == np.mean(equal) < 1
+
+
+def test_what_samples_do_not_agree_on_is_not_sure(digits: Path) -> None:
+    """The share of the default model is a target that it keeps, but not surely: the search goes on."""
+    plain = requant.quantize_to_keep(*files(digits), 0.9, threads=1)
+    step = plain.steps[0]
+    assert step.share is not None
+    assert step.surely is not None
+    assert step.share - step.surely == pytest.approx(step.score.noise_error)
+    target = (step.share + step.surely) / 2
+    kept = requant.quantize_to_keep(*files(digits), target, threads=1)
+    assert len(kept.steps) > 1
+    assert kept.met
+    found = kept.steps[kept.chosen].surely
+    assert found is not None
+    assert found >= target
+
+
+@pytest.mark.parametrize("samples_", [2, 3, 40])
+def test_the_error_of_pooled_noise_is_what_leaving_samples_out_shows(samples_: int) -> None:
+    """Against the jackknife, which knows nothing of the formula, where samples are many and alike."""
+    rng = np.random.default_rng(3)
+    distances = []
+    for _ in range(samples_):
+        x = rng.standard_normal(50)
+        distances.append(Distance())
+        distances[-1].add(x, x + rng.standard_normal(50) * 0.1)
+    noise, error = pooled(distances)
+    assert noise == pytest.approx(sum(d.noise for d in distances) / sum(d.signal for d in distances))
+    without = np.array([pooled([d for d in distances if d is not left])[0] for left in distances])
+    jackknife = np.sqrt((samples_ - 1) / samples_ * np.sum((without - without.mean()) ** 2))
+    assert error == pytest.approx(jackknife, rel=0.3 if samples_ < 10 else 0.03)
+
+
+def test_of_one_sample_or_of_none_that_errs_the_error_is_0() -> None:
+    one, equal = Distance(), Distance()
+    one.add(np.ones(4), np.full(4, 1.1))
+    equal.add(np.ones(4), np.ones(4))
+    assert pooled([one]) == pytest.approx((0.01, 0.0))
+    assert pooled([equal, equal]) == (0.0, 0.0)
 
 
 def test_an_output_of_another_shape_is_nothing_but_error() -> None:

@@ -63,7 +63,7 @@ def test_bits_are_mixed_where_they_must_be(options: dict[str, Any], plain: dict[
     assert step.bytes == len(kept.model.data)
     assert step.integer_nodes == len(kept.model.plan.blocked)
     assert not any(
-        each.bytes < step.bytes and each.share is not None and each.share >= kept.target for each in kept.steps
+        each.bytes < step.bytes and each.surely is not None and each.surely >= kept.target for each in kept.steps
     )
     if not options:
         assert len(plain["int4"].data) < step.bytes < len(plain["int8"].data)

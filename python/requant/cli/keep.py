@@ -66,7 +66,10 @@ def status(kept: Kept) -> int:
         return INTERRUPTED
     if kept.met:
         return DONE
-    if kept.evaluated is not None and kept.share >= kept.target:
+    surely = kept.steps[kept.chosen].surely
+    if surely is not None and surely < kept.target <= kept.share:
+        keeps += f", but surely only {surely:.6g}"
+    elif kept.evaluated is not None and kept.share >= kept.target:
         keeps += f", but {kept.evaluated:.6g} on the evaluation samples"
     print_error(
         "error[RQ600]",

@@ -202,15 +202,15 @@ def _times(value: float | None) -> str:
 
 def kept(result: Kept) -> None:
     """What ``requant quantize --keep`` shows below the report."""
-    figures = ("in float", "in integers", "share", "SQNR dB", "bytes", "ms", "speedup")
+    figures = ("in float", "in integers", "share", "surely", "SQNR dB", "bytes", "ms", "speedup")
     title = f"Models tried to keep {result.target:g} of {result.kept}"
     shown = table_of(("", "options"), figures, title=title)
     for i, step in enumerate(result.steps):
-        share = "no figure" if step.share is None else f"{step.share:.5f}"
+        shares = ["no figure" if share is None else f"{share:.5f}" for share in (step.share, step.surely)]
         nodes = (str(len(step.in_float)), str(step.integer_nodes))
         cost = (f"{step.bytes:,}", f"{step.latency_ms:.3f}", f"{step.speedup:.2f} x")
         mark = "->" if i == result.chosen else ""
-        shown.add_row(mark, step.described, *nodes, share, _decibels(step.score.sqnr_db), *cost)
+        shown.add_row(mark, step.described, *nodes, *shares, _decibels(step.score.sqnr_db), *cost)
     console = open_console()
     console.print(shown)
     if result.evaluated is not None:

@@ -10,6 +10,8 @@ import numpy as np
 from requant.report import OutputQuality
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 _NO_SIGNAL = 1e20  # -200 dB
@@ -59,6 +61,21 @@ class Distance:
             cosine=self.dot / length if length > 0 else float(self.noise == 0),
             max_error=self.peak,
         )
+
+
+def pooled(distances: Sequence[Distance]) -> tuple[float, float]:
+    """The ``relative`` noise of all samples together, and its standard error, from the distances of each.
+
+    A ratio of two sums over the samples, its error that of the linear approximation (Cochran, Sampling Techniques,
+    1977, chapter 6); 0 where there is only one sample, and nothing to tell it by.
+    """
+    whole, count = Distance(), len(distances)
+    whole.noise, whole.signal = (sum(getattr(d, part) for d in distances) for part in ("noise", "signal"))
+    noise = whole.relative
+    if count < 2 or not 0 < noise < _NO_SIGNAL:
+        return noise, 0.0
+    spread = sum((d.noise - noise * d.signal) ** 2 for d in distances)
+    return noise, math.sqrt(spread * count / (count - 1)) / whole.signal
 
 
 def decibels(signal: float, noise: float) -> float | None:

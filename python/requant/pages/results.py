@@ -206,7 +206,7 @@ def _frontier(kept: Kept) -> str:
             name(step.described),
             str(len(step.in_float)),
             str(step.integer_nodes),
-            "no figure" if step.share is None else f"{step.share:.5f}",
+            *("no figure" if share is None else f"{share:.5f}" for share in (step.share, step.surely)),
             _decibels(step.score.sqnr_db),
             f"{step.bytes:,}",
             f"{step.latency_ms:.3f}",
@@ -214,7 +214,7 @@ def _frontier(kept: Kept) -> str:
         ]
         for step in kept.steps
     ]
-    columns = ("options", "in float#", "in integers#", "share#", "SQNR dB#", "bytes#", "ms#", "speedup#")
+    columns = ("options", "in float#", "in integers#", "share#", "surely#", "SQNR dB#", "bytes#", "ms#", "speedup#")
     left = ", ".join(kept.steps[kept.chosen].in_float)
     text = (
         f"{kept.target:g} of {kept.kept} was to be kept, {kept.share:.5f} is. "

@@ -29,8 +29,8 @@ _UNKNOWN = (64, 64)
 _CALL = 8.0
 #: What integers may lose on a node, in microseconds and as a share, before it counts: what no estimate can tell.
 _DOUBT, _SHARE = 5.0, 0.1
-#: And on a whole model.
-_DOUBTED_WHOLE = 10.0
+#: And in microseconds on a whole model.
+_DOUBT_WHOLE = 10.0
 DEPTHWISE = "depthwise Conv"
 _PRODUCTS = ("Gemm", "MatMul")
 
@@ -64,7 +64,7 @@ def is_presumably_slower(graph: Graph, plan: QuantPlan, target: Target, fed: Sha
     times, crossing = _estimates(graph, plan, target, fed)
     in_float = sum(time for time in times.in_float.values() if time != math.inf)
     all_integer = Times({node.name: math.inf for node in plan.nodes}, times.quantized)
-    return partition(graph, plan, all_integer, crossing).microseconds > in_float + _DOUBTED_WHOLE
+    return partition(graph, plan, all_integer, crossing).microseconds > in_float * (1 + _SHARE) + _DOUBT_WHOLE
 
 
 def _estimates(graph: Graph, plan: QuantPlan, target: Target, fed: Shapes) -> tuple[Times, Callable[[ir.Value], float]]:

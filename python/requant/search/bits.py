@@ -58,7 +58,7 @@ class BitSearch(ModelWalk):
         config: QuantConfig,
         batches: Sequence[Batch],
         trials: Trials,
-        share: Callable[[Score], float | None],
+        share: Callable[[Score], tuple[float, float] | None],
         *,
         held: Held,
         target: float,

@@ -2,8 +2,8 @@
 
 1. The options asked for. If that model keeps enough and is no slower than the float model, nothing else is tried.
 2. Where it does not keep enough: other methods, repairs and transforms (``requant.search.variants``), with weights
-   rounded to nearest, each on top of what has clearly lowered the noise before; then all that has, with weights rounded
-   as asked for. The first that keeps enough ends this.
+   rounded to nearest, each on top of what has clearly lowered the noise before; after the methods, and in the end, all
+   that has, with weights rounded as asked for. The first that keeps enough ends this.
 3. Where none does: the noise of every node (``requant.search.ablation``). The nodes with most of it go to float: 1, 2,
    4, ... of them, until enough is kept; bisection finds how few do. Of these, those with the largest weights are tried
    in integers again. What goes to float has its weights stored as integers all the same, and as float16 where that is
@@ -92,7 +92,7 @@ class Search(ModelWalk):
         given: Given,
         variants: Variants,
         trials: Trials,
-        share: Callable[[Score], float | None],
+        share: Callable[[Score], tuple[float, float] | None],
         *,
         held: Held,
         target: float,
@@ -166,21 +166,22 @@ class Search(ModelWalk):
         Changes are compared with weights rounded to nearest, which takes a moment; what helps is tried as asked for.
         """
         quick = {} if self._variants.config.rounding == "nearest" else {"rounding": "nearest"}
-        self._plan(len(CHANGES) + 2)
+        self._plan(1 + sum(len(changes) + 1 for changes in CHANGES))
         best: Options = quick
         found = self._try(best, {})
-        for change in CHANGES:
-            if found is None or self.meets(self.steps[found]):
-                break
-            options = {**best, **change}
-            known = self._variants.config_of(options) == self._variants.config_of(best)
-            tried = None if known or self._variants.is_vain(options) else self._try(options, {})
-            if tried is None:
-                self._planned -= 1
-            elif self.meets(self.steps[tried]) or self._noise(tried) <= self._noise(found) * _CLEARLY:
-                best, found = options, tried
-        if quick and not self._met:
-            self._try({name: value for name, value in best.items() if name != "rounding"}, {})
+        for changes in CHANGES:
+            for change in changes:
+                if found is None or self._met:
+                    break
+                options = {**best, **change}
+                known = self._variants.config_of(options) == self._variants.config_of(best)
+                tried = None if known or self._variants.is_vain(options) else self._try(options, {})
+                if tried is None:
+                    self._planned -= 1
+                elif self.meets(self.steps[tried]) or self._noise(tried) <= self._noise(found) * _CLEARLY:
+                    best, found = options, tried
+            if quick and not self._met:
+                self._try({name: value for name, value in best.items() if name != "rounding"}, {})
         chosen = self.best() if self._met else min(range(len(self.steps)), key=self._noise)
         return self.recipes[chosen].options
 

@@ -214,7 +214,10 @@ def _prepare_search(
 
 
 class _Judgement:
-    """What share of the float model's quality a score is.
+    """What share of the float model's quality a score is, and how much of it is sure.
+
+    Noise stands for something else, and differs from sample to sample: what is left with a standard error more of it is
+    as good as sure. A metric that was given is what it is on the samples it was given with.
 
     Raises:
         DataError: the float model's figure is not finite, or 0.
@@ -229,14 +232,18 @@ class _Judgement:
                 hint="choose another metric, or leave it out to keep the outputs",
             )
 
-    def share(self, score: Score) -> float | None:
-        """What a model of this score keeps."""
+    def share(self, score: Score) -> tuple[float, float] | None:
+        """What a model of this score keeps, and what it surely keeps."""
         if self._judge is None:
-            equal = max(1.0 - score.noise, 0.0)
-            return math.sqrt(equal) if self._cosine else equal
+            return self._equal(score.noise), self._equal(score.noise + score.noise_error)
         if score.value is None or self._float_value is None:
             return None
-        return self._judge.metric.kept(score.value, self._float_value)
+        kept = self._judge.metric.kept(score.value, self._float_value)
+        return None if kept is None else (kept, kept)
+
+    def _equal(self, noise: float) -> float:
+        equal = max(1.0 - noise, 0.0)
+        return math.sqrt(equal) if self._cosine else equal
 
 
 def _judge(setup: Setup, batches: tuple[Batch, ...], metric: Metric, *, asked: bool) -> tuple[Judge | None, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from requant.building.dynamic import plan_whole
 from requant.data import Dataset, open_data
 from requant.errors import ConfigError, DataError, ModelError, VerificationError
-from requant.evaluation.distance import Distance, decibels
+from requant.evaluation.distance import Distance, decibels, pooled
 from requant.evaluation.evaluate import measure
 from requant.evaluation.verify import run_each
 from requant.metrics import Against, get_metric
@@ -54,11 +54,13 @@ class Score:
             share of values that differ; of several outputs the largest.
         sqnr_db: the same as ``-10 log10(noise)`` (None: equal).
         value: the metric; None where there is none, or it is not finite.
+        noise_error: the standard error of ``noise``, from its spread between samples; 0 where there is only one.
     """
 
     noise: float
     sqnr_db: float | None
     value: float | None
+    noise_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,8 +115,8 @@ class Trials:
                 raise ModelError("stopped")
             self._runners.append(runner)
         try:
-            noise = self._noise(runner, workers)
-            return Score(noise, decibels(1.0, noise), self._value(runner, workers))
+            noise, error = self._noise(runner, workers)
+            return Score(noise, decibels(1.0, noise), self._value(runner, workers), error)
         finally:
             with self._lock:
                 self._runners.remove(runner)
@@ -126,13 +128,16 @@ class Trials:
             for runner in (self._float, *self._runners):
                 runner.stop()
 
-    def _noise(self, runner: Runner, workers: int) -> float:
-        distances = [Distance() for _ in self._names]
+    def _noise(self, runner: Runner, workers: int) -> tuple[float, float]:
+        """The noise of the worst output, and its standard error: that of the output that may be worst."""
+        distances: list[list[Distance]] = [[] for _ in self._names]  # of each output, sample by sample
         with closing(run_each([runner], self._batches, workers)) as found:
-            for expected, (_, (outputs,)) in zip(self._expected, found, strict=True):
-                for distance, wanted, got in zip(distances, expected, outputs, strict=True):
-                    _compare(distance, wanted, got)
-        return max(distance.relative for distance in distances)
+            for batch, expected, (_, (outputs,)) in zip(self._batches, self._expected, found, strict=True):
+                for seen, wanted, got in zip(distances, expected, outputs, strict=True):
+                    seen.extend(_compare(wanted, got, batch.count))
+        found_noise = [pooled(seen) for seen in distances]
+        noise = max(noise for noise, _ in found_noise)
+        return noise, max(noise + error for noise, error in found_noise) - noise
 
     def _value(self, runner: Runner, workers: int) -> float | None:
         if self.judge is None:
@@ -144,14 +149,19 @@ class Trials:
             return None
 
 
-def _compare(distance: Distance, wanted: NDArray[Any], got: NDArray[Any]) -> None:
-    """Take in an output; of one that holds no reals (classes, indices, masks) the error is the share that differs."""
-    if wanted.dtype.kind == "f":
-        distance.add(wanted, got)
-    elif wanted.shape == got.shape:
-        distance.add(np.ones(wanted.shape), wanted == got)
-    else:
-        distance.add(np.ones(wanted.shape), np.zeros(wanted.shape))
+def _compare(wanted: NDArray[Any], got: NDArray[Any], samples: int) -> Iterator[Distance]:
+    """The distances of an output of so many samples, or one of all where its first axis is not that of samples.
+
+    Of an output that holds no reals (classes, indices, masks) the error is the share that differs.
+    """
+    if wanted.dtype.kind != "f":
+        equal = wanted == got if wanted.shape == got.shape else np.zeros(wanted.shape)
+        wanted, got = np.ones(wanted.shape), np.asarray(equal, np.float64)
+    apart = samples > 1 and wanted.ndim > 0 and len(wanted) == samples and wanted.shape == got.shape
+    for one, other in zip(wanted, got, strict=True) if apart else [(wanted, got)]:
+        distance = Distance()
+        distance.add(one, other)
+        yield distance
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,14 +30,18 @@ if TYPE_CHECKING:
     #: Options that differ from those that were asked for.
     Options = Mapping[str, Any]
 
-#: What is tried to lower the noise, one after another, each on top of what has helped: methods, repairs, transforms.
-CHANGES: tuple[dict[str, Any], ...] = (
-    *({"method": method} for method in (*METHODS, AUTO)),
-    {"equalize": True},
-    {"absorb": True},
-    {"smooth": 0.5},
-    {"smooth": "none"},
-    {"bias_correction": True},
+#: What is tried to lower the noise, one after another, each on top of what has helped: methods, which take a moment;
+#: then what looks at the data anew: the method for each tensor, transforms, repairs.
+CHANGES: tuple[tuple[dict[str, Any], ...], ...] = (
+    tuple({"method": method} for method in METHODS),
+    (
+        {"method": AUTO},
+        {"equalize": True},
+        {"absorb": True},
+        {"smooth": 0.5},
+        {"smooth": "none"},
+        {"bias_correction": True},
+    ),
 )
 _KEPT = 3  # variants whose integers are held at a time
 

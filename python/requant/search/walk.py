@@ -39,6 +39,7 @@ class Step:
         in_float: the nodes that the search left in float.
         integer_nodes: how many nodes run on integers, or have weights that are integers.
         share: what it keeps; None where its metric is no number, or the float model's is 0.
+        surely: that less a standard error, where outputs are judged: what the target is held against.
         score: how good it is.
         bytes: its size.
         latency_ms: median processor time of one sample on one thread.
@@ -50,6 +51,7 @@ class Step:
     in_float: tuple[str, ...]
     integer_nodes: int
     share: float | None
+    surely: float | None
     score: Score
     bytes: int
     latency_ms: float
@@ -68,7 +70,7 @@ class ModelWalk(ABC):
     Args:
         graph: the float model.
         trials: how good models are.
-        share: from a score to what of the float model's quality that is.
+        share: from a score to what of the float model's quality that is, and how much of it is sure.
         held: samples that calibration has not seen.
         target: the share to be kept.
         workers: threads that judge.
@@ -79,7 +81,7 @@ class ModelWalk(ABC):
         self,
         graph: Graph,
         trials: Trials,
-        share: Callable[[Score], float | None],
+        share: Callable[[Score], tuple[float, float] | None],
         *,
         held: Held,
         target: float,
@@ -106,7 +108,7 @@ class ModelWalk(ABC):
 
     def meets(self, step: Step) -> bool:
         """Whether the step keeps enough."""
-        return step.share is not None and step.share >= self._target
+        return step.surely is not None and step.surely >= self._target
 
     @property
     def _met(self) -> bool:
@@ -120,9 +122,9 @@ class ModelWalk(ABC):
     ) -> int:
         """Judge and time a model; the place of its step."""
         score = self._trials.score(model, self._cores)
-        share = self._share(score)
+        share, surely = self._share(score) or (None, None)
         (race,) = run_races([self._reference, model], self._held.feeds, shorter=3)
-        step = Step(method, options, left, integers, share, score, model.size, race.ms, race.speedup)
+        step = Step(method, options, left, integers, share, surely, score, model.size, race.ms, race.speedup)
         self.steps.append(step)
         logger.info("%s with %d nodes in float keeps %s", step.described, len(left), share)
         return len(self.steps) - 1
