@@ -42,8 +42,10 @@ def to_array(value: object, what: str) -> Array:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         reason = str(error).partition("\n")[0]
+        has_type = callable(getattr(value, "float", None))  # a tensor: of a type that numpy lacks
         raise DataError(
-            f"{what} is a {type(value).__name__}, not an array: {reason}", hint="pass numpy arrays or tensors"
+            f"{what} cannot be made an array: {reason}",
+            hint="convert it first: x.float()" if has_type else "pass numpy arrays or tensors",
         ) from error
 
 

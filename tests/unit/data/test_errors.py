@@ -173,7 +173,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
     "ragged": (
         lambda path: [([[1.0], [2.0, 3.0]],)],
         (X,),
-        "element 0 of item 0 of the list is a list, not an array: setting an array element with a sequence. The "
+        "element 0 of item 0 of the list cannot be made an array: setting an array element with a sequence. The "
         "requested array has an inhomogeneous shape after 1 dimensions. The detected shape was (2,) + inhomogeneous "
         "part.\nhelp: pass numpy arrays or tensors",
     ),
