@@ -26,3 +26,20 @@ def test_nothing_is_cut_off(
     (row,) = [line for line in out.splitlines() if "block2/expand/bn/out" in line and "activation" in line]
     assert row.rstrip().endswith("%")
     assert ("granular" in out) == (width == 120)
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_narrow_terminal_gets_lines_of_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["quantize", MODEL, "--data", CALIB, "--samples", "32", "-o", "q.onnx", "--show", "worst"]) == 0
+    assert main(["compare", MODEL, "q.onnx", "--data", CALIB, "--samples", "32"]) == 0
+    assert main(["drift", "q.onnx", "--data", CALIB, "--samples", "32"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= width
+    assert "…" not in "".join(line for line in out.splitlines() if "╭" not in line)  # titles of boxes are one line
+    said = " ".join(out.split())
+    assert "block2/add/out: verdict matches, frozen range [" in said
+    assert "threads 1: batch 1, p50 ms " in said

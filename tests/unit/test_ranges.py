@@ -93,17 +93,17 @@ def test_odd_tensors_have_a_view(x: list[float]) -> None:
     assert sum(found.counts) == len(x)
     assert np.isfinite([point.total for point in found.curve]).all()
     assert any(point.factor == 1 for point in found.curve)
-    assert histogram(found)
+    assert histogram(found, 80)
 
 
 def test_the_drawing_is_to_scale() -> None:
     found = view(np.linspace(0, 1, 6400, dtype=np.float32), 0.0, 0.5)
-    *bars, axis, seen, error = histogram(found)
+    *bars, axis, seen, error = histogram(found, 80)
     assert len(bars) == 8
     assert max(map(len, bars)) <= BARS
     assert axis.startswith("├")
     assert len(axis) == pytest.approx(BARS * (found.hi - found.lo) / (found.stop - found.start), abs=1)
-    assert "6,400 values (1 zeros)" in seen
+    assert "6,400 values (1 of them zero)" in seen
     assert "rounding" in error
     most: Any = max(found.curve, key=lambda point: point.total)
     assert bar(most, most.total) == "█" * 32

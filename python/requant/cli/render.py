@@ -232,9 +232,9 @@ def sensitivity(result: Sensitivity) -> None:
         rows.add_row(Text(result.metric, style="bold"), f"{both} ({result.evaluation})")
     console.print(Panel(rows, title=Text(result.model), title_align="left"))
     part_is = "block" if any(len(part.nodes) > 1 for part in result.parts) else "node"
-    figures = ["noise", "SQNR dB, integers", "SQNR dB, float"]
+    figures = ["noise", "SQNR dB in integers", "SQNR dB in float"]
     if result.metric is not None:
-        figures += [f"{result.metric}, integers", f"{result.metric}, float"]
+        figures += [f"{result.metric} in integers", f"{result.metric} in float"]
     title = "Noise by part: alone in integers, alone in float"
     shown = table_of(("", part_is, "op"), figures, title=title)
     for rank, part in enumerate(result.parts, start=1):

@@ -23,6 +23,7 @@ _WORST = "worst"  # the name of what errs most
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _ROWS = 8  # height of a histogram
 _BAR = 32  # columns of the longest error bar
+_ROOM = 90  # columns of a terminal from which on bars are so long
 _DECADES = 4  # that the error bars span, in powers of ten below the longest
 
 
@@ -89,11 +90,11 @@ def draw(view: RangeView) -> None:
     out = open_console()
     out.print()
     out.print(Text(view.name, style="bold"))
-    for line in histogram(view):
-        out.print(Text(line), soft_wrap=True)
+    for line in histogram(view, out.width):
+        out.print(Text(line))
     table = table_of(("width", "range"), ("granular", "overload", "clipped") if out.width >= WIDE else ("clipped",))
-    table.add_column("mean squared error (▒ rounding, █ clipping)")
-    most = max(point.total for point in view.curve)
+    table.add_column("mean squared error", no_wrap=True)
+    most, longest = max(point.total for point in view.curve), _BAR if out.width >= _ROOM else _BAR // 4
     for point in view.curve:
         mark = "" if point.factor != 1 else "<- chosen"
         both = (f"{point.granular:.2g}", f"{point.overload:.2g}") if out.width >= WIDE else ()
@@ -102,20 +103,25 @@ def draw(view: RangeView) -> None:
             f"[{point.lo:.4g}, {point.hi:.4g}]",
             *both,
             f"{point.clipped:.3%}",
-            f"{bar(point, most)} {point.total:.3g} {mark}".strip(),
+            f"{bar(point, most, longest)} {point.total:.3g} {mark}".strip(),
             style="bold" if point.factor == 1 else None,
         )
     out.print(table)
 
 
-def histogram(view: RangeView) -> list[str]:
-    """Lines of bars whose height is the logarithm of the count, and below them the chosen range."""
-    top = math.log1p(max(view.counts)) or 1.0
-    heights = [math.ceil(math.log1p(count) / top * _ROWS * 8) for count in view.counts]
+def histogram(view: RangeView, room: int) -> list[str]:
+    """Lines of bars whose height is the logarithm of the count, and below them the chosen range.
+
+    Neighbouring bars are joined until they fit into ``room`` columns.
+    """
+    joined = -(-len(view.counts) // room)
+    counts = [sum(view.counts[i : i + joined]) for i in range(0, len(view.counts), joined)]
+    top = math.log1p(max(counts)) or 1.0
+    heights = [math.ceil(math.log1p(count) / top * _ROWS * 8) for count in counts]
     lines = [
         "".join(_EIGHTHS[min(max(height - row * 8, 0), 8)] for height in heights) for row in reversed(range(_ROWS))
     ]
-    width, columns = view.stop - view.start, len(view.counts)
+    width, columns = view.stop - view.start, len(counts)
     first = round((view.lo - view.start) / width * (columns - 1))
     last = round((view.hi - view.start) / width * (columns - 1))
     lines.append(" " * first + "├" + "─" * (last - first - 1) + "┤")
@@ -123,17 +129,17 @@ def histogram(view: RangeView) -> list[str]:
     cost = view.chosen
     lines += [
         f"range [{view.lo:.4g}, {view.hi:.4g}] as {view.dtype}; seen [{view.min:.4g}, {view.max:.4g}], "
-        f"{view.values:,} values ({view.zeros:,} zeros){beyond}; height: log of the count",
-        f"error {cost.total:.3g}: rounding {cost.granular:.3g}, clipping {cost.overload:.3g} "
+        f"{view.values:,} values ({view.zeros:,} of them zero){beyond}; height: log of the count",
+        f"error {cost.total:.3g}: ▒ rounding {cost.granular:.3g}, █ clipping {cost.overload:.3g} "
         f"({cost.clipped:.3%} of the values)",
     ]
     return [line.rstrip() for line in lines]
 
 
-def bar(point: RangeCost, most: float) -> str:
+def bar(point: RangeCost, most: float, longest: int = _BAR) -> str:
     """A bar as long as the logarithm of the error: ``▒`` as much of it as is rounding, ``█`` what is clipping."""
     if point.total <= 0 or most <= 0:
         return ""
-    length = max(round(_BAR * (1 + math.log10(point.total / most) / _DECADES)), 1)
+    length = max(round(longest * (1 + math.log10(point.total / most) / _DECADES)), 1)
     rounding = round(length * point.granular / point.total)
     return "▒" * rounding + "█" * (length - rounding)
