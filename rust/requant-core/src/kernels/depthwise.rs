@@ -6,8 +6,7 @@
 
 use crate::{
     arrays::{Bytes, BytesMut, Integer},
-    kernels,
-    kernels::finish::Strip,
+    kernels::{self, finish::Strip},
     requantize::{Apply, Columns},
 };
 

@@ -9,8 +9,7 @@ use std::ops::RangeInclusive;
 
 use crate::{
     arrays::{Integers, IntegersMut, Reals, RealsMut},
-    kernels,
-    kernels::rounding::Rounding,
+    kernels::{self, rounding::Rounding},
 };
 
 /// Parameters of neighbouring slices, a struct of arrays of equal length.

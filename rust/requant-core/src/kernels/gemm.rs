@@ -8,8 +8,7 @@ use std::ops::Range;
 
 use crate::{
     arrays::{Bytes, Matrix},
-    kernels,
-    kernels::finish::Strip,
+    kernels::{self, finish::Strip},
 };
 
 /// The shape of what one call of [`GemmKernel::multiply`] computes.

@@ -20,12 +20,10 @@
 use std::arch::{asm, x86_64::*};
 
 use super::avx2_values::{load, store};
-use crate::{
-    kernels::blocked_activations::{Quantized, Rows, quantize},
-    kernels::{
-        blocked_gemm::{BlockedKernel, OCTET, Panel, QuantizedTile, ZeroPoints},
-        gemm::Tile,
-    },
+use crate::kernels::{
+    blocked_activations::{Quantized, Rows, quantize},
+    blocked_gemm::{BlockedKernel, OCTET, Panel, QuantizedTile, ZeroPoints},
+    gemm::Tile,
 };
 
 const ROWS: usize = 6;
@@ -63,14 +61,7 @@ impl BlockedKernel for Avx2BlockedGemm {
     fn multiply_int8(&self, rows: usize, a: QuantizedTile<'_>, b: Panel<'_>, sums: &mut [f32]) {
         // SAFETY: an `Avx2BlockedGemm` exists only where AVX2 and FMA were detected.
         unsafe {
-            match rows {
-                1 => multiply_int8::<1>(a, b, sums),
-                2 => multiply_int8::<2>(a, b, sums),
-                3 => multiply_int8::<3>(a, b, sums),
-                4 => multiply_int8::<4>(a, b, sums),
-                5 => multiply_int8::<5>(a, b, sums),
-                _ => multiply_int8::<ROWS>(a, b, sums),
-            }
+            with_rows!(rows, R in [1 2 3 4 5 6] => multiply_int8::<R>(a, b, sums));
         }
     }
 
@@ -82,14 +73,7 @@ impl BlockedKernel for Avx2BlockedGemm {
     fn multiply_f32(&self, rows: usize, a: &[f32], b: &[f32], sums: &mut [f32]) {
         // SAFETY: an `Avx2BlockedGemm` exists only where AVX2 and FMA were detected.
         unsafe {
-            match rows {
-                1 => multiply_f32::<1>(a, b, sums),
-                2 => multiply_f32::<2>(a, b, sums),
-                3 => multiply_f32::<3>(a, b, sums),
-                4 => multiply_f32::<4>(a, b, sums),
-                5 => multiply_f32::<5>(a, b, sums),
-                _ => multiply_f32::<ROWS>(a, b, sums),
-            }
+            with_rows!(rows, R in [1 2 3 4 5 6] => multiply_f32::<R>(a, b, sums));
         }
     }
 }

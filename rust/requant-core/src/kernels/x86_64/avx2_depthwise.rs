@@ -18,8 +18,10 @@ use std::arch::x86_64::*;
 use super::avx2_lanes::Avx2Lanes;
 use crate::{
     arrays::{Bytes, BytesMut, Integer},
-    kernels::depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row},
-    kernels::finish::Strip,
+    kernels::{
+        depthwise::{DepthwiseKernel, LANES, ORDER, Pairs, Row},
+        finish::Strip,
+    },
     requantize::Columns,
 };
 

@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{
     arrays::{Integers, IntegersMut, Reals, RealsMut},
-    kernels::rounding::Rounding,
     kernels::{
         elementwise::{Divisors, ElementwiseKernel, Slices},
         generic_elementwise::{self as generic, Generic},
         halves,
+        rounding::Rounding,
     },
 };
 

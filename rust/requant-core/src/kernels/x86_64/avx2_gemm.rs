@@ -24,8 +24,10 @@ use std::ops::Range;
 use super::avx2_lanes::Avx2Lanes;
 use crate::{
     arrays::{Bytes, Matrix},
-    kernels::finish::Strip,
-    kernels::gemm::{GemmKernel, Tile},
+    kernels::{
+        finish::Strip,
+        gemm::{GemmKernel, Tile},
+    },
 };
 
 const ROWS: usize = 6;
@@ -60,28 +62,14 @@ impl GemmKernel for Avx2Gemm {
     fn pack_rows(&self, a: Matrix<'_>, rows: Range<usize>, out: &mut [i32]) {
         // SAFETY: an `Avx2Gemm` exists only where AVX2 was detected.
         unsafe {
-            match rows.len() {
-                1 => pack_rows::<1>(a, rows, out),
-                2 => pack_rows::<2>(a, rows, out),
-                3 => pack_rows::<3>(a, rows, out),
-                4 => pack_rows::<4>(a, rows, out),
-                5 => pack_rows::<5>(a, rows, out),
-                _ => pack_rows::<ROWS>(a, rows, out),
-            }
+            with_rows!(rows.len(), R in [1 2 3 4 5 6] => pack_rows::<R>(a, rows, out));
         }
     }
 
     fn multiply(&self, rows: usize, a: &[i32], panel: &[i8], sums: &mut [i32]) {
         // SAFETY: an `Avx2Gemm` exists only where AVX2 was detected.
         unsafe {
-            match rows {
-                1 => multiply::<1>(a, panel, sums),
-                2 => multiply::<2>(a, panel, sums),
-                3 => multiply::<3>(a, panel, sums),
-                4 => multiply::<4>(a, panel, sums),
-                5 => multiply::<5>(a, panel, sums),
-                _ => multiply::<ROWS>(a, panel, sums),
-            }
+            with_rows!(rows, R in [1 2 3 4 5 6] => multiply::<R>(a, panel, sums));
         }
     }
 

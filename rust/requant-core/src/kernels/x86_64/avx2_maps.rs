@@ -9,10 +9,10 @@ use super::avx2_values::{
 };
 use crate::{
     arrays::Integer,
-    kernels::rounding::Rounding,
     kernels::{
         elementwise::{Divisors, ElementwiseKernel, Params, Slices},
         generic_elementwise::Generic,
+        rounding::Rounding,
     },
 };
 

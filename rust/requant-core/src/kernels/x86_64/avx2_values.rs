@@ -26,8 +26,10 @@ use std::arch::x86_64::*;
 
 use crate::{
     arrays::Integer,
-    kernels::elementwise::{Divisors, Slices},
-    kernels::rounding::Rounding,
+    kernels::{
+        elementwise::{Divisors, Slices},
+        rounding::Rounding,
+    },
 };
 
 /// The parameters of 8 values.

@@ -19,8 +19,10 @@ use std::ops::Range;
 use super::zmm::{self, COLUMNS, ROWS, Sums, pack_rows, prefetch, store};
 use crate::{
     arrays::{Bytes, Matrix},
-    kernels::finish::Strip,
-    kernels::gemm::{GemmKernel, Tile},
+    kernels::{
+        finish::Strip,
+        gemm::{GemmKernel, Tile},
+    },
 };
 
 const GROUP: usize = 2;

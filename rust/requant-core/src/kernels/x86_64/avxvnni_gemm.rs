@@ -22,8 +22,10 @@ use super::{
 };
 use crate::{
     arrays::{Bytes, Matrix},
-    kernels::finish::Strip,
-    kernels::gemm::{GemmKernel, Tile},
+    kernels::{
+        finish::Strip,
+        gemm::{GemmKernel, Tile},
+    },
 };
 
 const ROWS: usize = 6;
