@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -53,3 +54,28 @@ def test_make_targets_that_are_named_exist() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in [*DOCUMENTS, ROOT / "CONTRIBUTING.md"]:
         assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", document.read_text(), re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda path: path.name
+)
+def test_tables_have_a_line_for_each_row(document: Path) -> None:
+    lines = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL).splitlines()
+    assert not [line for line in lines if "|---" in line and not line.startswith("|---")]
+    for before, line in itertools.pairwise(lines):
+        if before.startswith("|") and line.startswith("|"):
+            columns = [re.sub(r"`[^`]*`", "", row).count("|") for row in (before, line)]
+            assert columns[0] == columns[1], line
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda path: path.name
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    for place, section in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        target = document.parent / place if place else document
+        assert target.exists(), place
+        if section:
+            titles = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            assert section in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], section
