@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
+from requant.onnx.checking import bodies, initializers
 from requant.onnx.mapped import MappedTensor
-from requant.onnx.reading import bodies, initializers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

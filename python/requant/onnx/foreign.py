@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from requant.onnx.checking import is_of_runtime
 from requant.runtime import OrtRunner, available, unknown
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def typed(graph: Graph) -> Graph:
     if unknown(graph.foreign_ops()) or not available():
         return graph
     nodes = [
-        node for node in graph.nodes if node.domain not in _ONNX and node.op_identifier() not in graph.model.functions
+        node
+        for node in graph.nodes
+        if (node.domain not in _ONNX and node.op_identifier() not in graph.model.functions)
+        or is_of_runtime(node.domain, node.op_type, graph.opset)
     ]
     untyped = {value.name for node in nodes for value in node.outputs if value.dtype is None and value.name}
     if not untyped:

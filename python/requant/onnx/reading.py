@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +21,12 @@ from google.protobuf.message import DecodeError
 
 from requant.errors import MissingFileError, ModelError, first_line
 from requant.files import missing_file
+from requant.onnx.checking import bodies, check, initializers, opset_of
 from requant.onnx.mapped import LEAST, MappedTensor
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     #: Location, offset, type and shape of an external tensor.
     Key = tuple[str, int, int, tuple[int, ...]]
@@ -82,7 +82,7 @@ def read_model(source: Model) -> ModelFile:
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     external.locate()
     proto = _with_usable_versions(proto, origin)
-    _check(proto, origin)
+    check(proto, origin)
     _densify(proto.graph, origin)
     files = (() if path is None else (path,)) + tuple(external.files)
     return ModelFile(proto, origin, files, size + sum(external.files.values()), digest, external.mapped)
@@ -130,22 +130,6 @@ def _read_bytes(path: Path, origin: str) -> bytes:
         raise ModelError(f"{origin} cannot be read: {problem.strerror}") from problem
 
 
-def initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """The initializers of ``graph`` and of the bodies in it."""
-    yield from graph.initializer
-    for body in bodies(graph.node):
-        yield from initializers(body)
-
-
-def bodies(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """The bodies that stand in attributes of ``nodes``."""
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
-
-
 def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     """The tensors in attributes of ``nodes``, and of those in their bodies."""
     for node in nodes:
@@ -166,7 +150,7 @@ class _External:
         self.mapped: dict[Key, MappedTensor] = {}
         self._left: list[tuple[onnx.TensorProto, MappedTensor]] = []
         self._taken_in = 0
-        stay = _opset(proto) >= MIN_OPSET  # the converter takes no external data along
+        stay = opset_of(proto) >= MIN_OPSET  # the converter takes no external data along
         for tensor in initializers(proto.graph):
             self._visit(tensor, stay=stay)
         for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
@@ -270,14 +254,9 @@ def _needed_bytes(tensor: onnx.TensorProto, what: str) -> int:
     return int(-(-math.prod(tensor.dims) * bits // 8))
 
 
-def _opset(proto: onnx.ModelProto) -> int:
-    """Version of the standard operators; 0 where none is imported."""
-    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-
-
 def _with_usable_versions(proto: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     """The model at an opset that has per-axis quantization and a file version that onnxruntime reads."""
-    opset = _opset(proto)
+    opset = opset_of(proto)
     if not opset:
         raise ModelError(f"{origin} imports no version of the standard operators", hint="export it again with an opset")
     if opset > MAX_OPSET:
@@ -286,7 +265,7 @@ def _with_usable_versions(proto: onnx.ModelProto, origin: str) -> onnx.ModelProt
             hint=f"export it with opset {MAX_OPSET} or lower",
         )
     if opset < MIN_OPSET:
-        _check(proto, origin)
+        check(proto, origin)
         try:
             proto = onnx.version_converter.convert_version(proto, MIN_OPSET)
         except Exception as problem:
@@ -297,28 +276,6 @@ def _with_usable_versions(proto: onnx.ModelProto, origin: str) -> onnx.ModelProt
             ) from problem
     proto.ir_version = min(max(proto.ir_version, _IR_OF_MIN_OPSET), MAX_IR_VERSION)
     return proto
-
-
-def _check(proto: onnx.ModelProto, origin: str) -> None:
-    """Run ``onnx.checker``; outputs of unknown shape, which it rejects and runtimes take, are kept from it.
-
-    So is external data, which it would look for in the working directory: it sees empty tensors.
-    """
-    shapeless = [o for o in proto.graph.output if not o.type.tensor_type.HasField("shape")]
-    if shapeless:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        for output in shapeless:
-            copy.graph.output.remove(output)
-        proto = copy
-    try:
-        with _emptied([t for t in initializers(proto.graph) if t.data_location == onnx.TensorProto.EXTERNAL]):
-            onnx.checker.check_model(proto)
-    except Exception as problem:  # ValidationError, but also UnicodeDecodeError and whatever else a mutant provokes
-        raise ModelError(
-            f"{origin} is not a valid ONNX model: {_miswired(proto.graph) or first_line(problem)}",
-            hint="export it again, and check the exporter's messages",
-        ) from problem
 
 
 def _densify(graph: onnx.GraphProto, origin: str) -> None:
@@ -345,51 +302,3 @@ def _densify(graph: onnx.GraphProto, origin: str) -> None:
     del graph.sparse_initializer[:]
     for body in bodies(graph.node):
         _densify(body, origin)
-
-
-def _miswired(graph: onnx.GraphProto) -> str:
-    """In words, which node reads what nothing gives, or what comes later; empty where none does."""
-    later = {name: node for node in graph.node for name in node.output}
-    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
-    known = {"", *(v.name for v in graph.input), *(t.name for t in graph.initializer), *sparse}
-    for node in graph.node:
-        for name in node.input:
-            if name in known:
-                continue
-            reader = f"node {(node.name or ''.join(node.output[:1]))!r} ({node.op_type}) reads {name!r}, which"
-            if name not in later:
-                return f"{reader} no node gives and no initializer holds"
-            if _leads_to(later[name], node, later):
-                return f"{reader} depends on it: the graph has a cycle"
-            return f"{reader} comes later: the nodes are not sorted"
-        known.update(node.output)
-    return ""
-
-
-def _leads_to(node: onnx.NodeProto, source: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether what ``node`` gives depends on what ``source`` gives."""
-    waiting, seen = [node], set()
-    while waiting:
-        current = waiting.pop()
-        if current is source:
-            return True
-        for name in current.input:
-            if name in producers and name not in seen:
-                seen.add(name)
-                waiting.append(producers[name])
-    return False
-
-
-@contextmanager
-def _emptied(tensors: Sequence[onnx.TensorProto]) -> Iterator[None]:
-    """For a while, ``tensors`` without elements."""
-    originals = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
-    try:
-        for tensor in tensors:
-            del tensor.external_data[:]
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            tensor.dims[:] = [0]
-        yield
-    finally:
-        for tensor, original in zip(tensors, originals, strict=True):
-            tensor.CopyFrom(original)

@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError
 
 from requant.errors import ModelError, OutputError
 from requant.files import explained, is_special, temporary_file, write_atomically
+from requant.onnx.checking import initializers
 from requant.onnx.encoding import encode, mapped
 from requant.onnx.mapped import LEAST, MappedTensor
-from requant.onnx.reading import initializers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -134,3 +134,21 @@ def test_products_between_fused_ops_run_on_integers() -> None:
     data = net.rng.standard_normal((8, 1, 4, WIDE)).astype(np.float32)
     result = requant.quantize(finished(net, "z"), data)
     assert [node.op_type for node in result.plan.nodes] == ["MatMul"]
+
+
+@pytest.mark.parametrize(("op_type", "opset"), [("SimplifiedLayerNormalization", 17), ("LayerNormalization", 14)])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_normalizations_of_onnxruntime_among_onnx_ops_are_known(op_type: str, opset: int, *, dynamic: bool) -> None:
+    """Its optimizer and model builders write them; onnx.checker knows neither of the two in that opset."""
+    net = Net(opset=opset)
+    x = net.op("Gather", net.normal(WORDS, 64), net.input("ids", ["b", "s"], TensorProto.INT64))
+    x = net.op("MatMul", net.op(op_type, x, net.normal(64), axis=-1, epsilon=1e-5), net.normal(64, 512, scale=0.2))
+    model = finished(net, net.op("MatMul", net.op("Relu", x), net.normal(512, 32, scale=0.1), output="y"))
+    with pytest.raises(onnx.checker.ValidationError, match="No Op registered"):
+        onnx.checker.check_model(model)
+    feeds = {"ids": np.random.default_rng(0).integers(0, WORDS, (32, 6))}
+    result = requant.quantize(model, None if dynamic else feeds, dynamic=dynamic)
+    assert result.report.quantized == {"MatMul": 2}
+    assert op_type in [node.op_type for node in onnx.load_model_from_string(result.data).graph.node]
+    real, got = run(model, feeds)[0], run(result.data, feeds)[0]
+    np.testing.assert_allclose(got, real, atol=0.05 * np.abs(real).max())
