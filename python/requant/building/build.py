@@ -11,6 +11,7 @@ from requant.building.resolve import resolve
 from requant.building.tied import tie_tables
 from requant.calibration.choosing import describe
 from requant.onnx.biases import keep_apart
+from requant.onnx.bounds import spell_clamps
 from requant.onnx.dynamic import insert_dynamic
 from requant.onnx.export import insert_qdq
 from requant.onnx.operators import as_operators, left_between
@@ -72,8 +73,11 @@ def builder(
         model = insert_dynamic(model, part, weights)
         if target.one_gelu:
             model = fuse_gelus(model)
+        products = {node.name for node in part.nodes if node.op_type in target.float_output}
         if target.joins_biases:
-            model = keep_apart(model, {node.name for node in part.nodes if node.weight is not None})
+            model = keep_apart(model, products)
+        if target.skips_clamps:
+            model = spell_clamps(model, products)
         if config.rest in ("float16", "bfloat16"):
             model, stored = store_half(model, exactly=False, dtype=config.rest)
         elif given.holds_half():

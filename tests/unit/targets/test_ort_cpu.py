@@ -119,6 +119,17 @@ def test_a_vector_added_to_a_product_of_known_shape_makes_it_a_float_gemm(
     assert (counts["Gemm"], counts["MatMulIntegerToFloat"]) == ((1, 0) if joined else (0, 1)), counts
 
 
+@pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("clamp", ["Relu", "Max"])
+def test_a_clamp_behind_a_product_that_gives_float_makes_it_float(op_type: str, clamp: str, tmp_path: Path) -> None:
+    net = Net(opset=17)
+    product = net.op(op_type, quantized(net, net.input("x", ["n", 8])), weight(net, 8, 8))
+    bound = (net.const(np.float32(0)),) if clamp == "Max" else ()
+    counts = optimized(net.model(net.op("Exp", net.op(clamp, product, *bound))), tmp_path)
+    assert TARGET.skips_clamps
+    assert bool(counts["QGemm"] + counts["MatMulIntegerToFloat"]) == (clamp == "Max"), counts
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_the_types_of_activations_are_those_that_every_kernel_takes(dtype: str, tmp_path: Path) -> None:
     """Ops of one activation are fused for int8 too, turned to uint8; at every other op a chain of integers breaks."""
