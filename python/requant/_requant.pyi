@@ -317,9 +317,10 @@ def quantize_blocks(
     scheme: _BlockScheme,
     algorithm: str,
     importance: NDArray[np.float32] | None,
+    out: _BlockParts,
     threads: int,
-) -> _BlockParts:
-    """``values`` are ``[n, k]``, or ``[k, n]`` where ``transposed``; ``importance`` is ``[k]``."""
+) -> None:
+    """Fills ``out``; ``values`` are ``[n, k]``, or ``[k, n]`` where ``transposed``; ``importance`` is ``[k]``."""
 
 def gptq(
     values: NDArray[np.float32],

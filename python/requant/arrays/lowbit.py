@@ -198,7 +198,8 @@ def quantize_blocks(
     """
     array, shape, transposed = _rows(rows)
     weights = None if importance is None else ops.as_float32(importance)
-    parts = ops.quantize_blocks(array, shape, transposed, _core(scheme), algorithm, weights, thread_count(threads))
+    parts = _empty(scheme, *shape)
+    ops.quantize_blocks_into(array, shape, transposed, _core(scheme), algorithm, weights, parts, thread_count(threads))
     return BlockWeights(*parts, scheme, shape[1])
 
 
@@ -251,6 +252,16 @@ def gptq(
         array, shape, transposed, exact, _core(scheme), algorithm, options, thread_count(threads)
     )
     return BlockWeights(*parts, scheme, shape[1], took)
+
+
+def _empty(
+    scheme: BlockScheme, n: int, k: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8] | None]:
+    """Memory for the data, scales and zero points of ``[n, k]``: NumPy's own, which large pages back."""
+    blocks, per_byte = scheme.blocks(k), 8 // scheme.stored_bits
+    bytes_each = -(-(scheme.block_size or max(k, 1)) // per_byte)
+    zeros = None if scheme.symmetric else np.empty((n, -(-blocks // per_byte)), np.uint8)
+    return np.empty((n, blocks, bytes_each), np.uint8), np.empty((n, blocks), np.float32), zeros
 
 
 def _core(scheme: BlockScheme) -> tuple[int, int, bool]:

@@ -2,7 +2,9 @@
 
 use numpy::{PyArrayDyn, PyReadonlyArrayDyn, PyReadwriteArrayDyn};
 use pyo3::prelude::*;
-use requant_core::weights::{Algorithm, BlockScheme, BlockView, BlockWeights, Gptq, Layout, Rows, quantize};
+use requant_core::weights::{
+    Algorithm, BlockScheme, BlockView, BlockViewMut, BlockWeights, Gptq, Layout, Rows, quantize_into,
+};
 
 use crate::{
     arrays::{moved, slice},
@@ -47,24 +49,41 @@ fn parts(py: Python<'_>, weights: BlockWeights, (n, k): (usize, usize)) -> PyRes
     ))
 }
 
-/// Quantizes `values`, `[n, k]` or, transposed, `[k, n]`, block by block.
+/// [`Parts`] to be written.
+type PartsMut<'py> = (
+    PyReadwriteArrayDyn<'py, u8>,
+    PyReadwriteArrayDyn<'py, f32>,
+    Option<PyReadwriteArrayDyn<'py, u8>>,
+);
+
+/// Quantizes `values`, `[n, k]` or, transposed, `[k, n]`, block by block, into `out`.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "the flat form; lowbit.py has the options")]
-pub(crate) fn quantize_blocks<'py>(
-    py: Python<'py>,
-    values: Reals<'py>,
+pub(crate) fn quantize_blocks(
+    py: Python<'_>,
+    values: Reals<'_>,
     shape: (usize, usize),
     transposed: bool,
     scheme: Scheme,
     algorithm: &str,
-    importance: Option<Reals<'py>>,
+    importance: Option<Reals<'_>>,
+    out: PartsMut<'_>,
     threads: usize,
-) -> PyResult<Parts<'py>> {
-    let (rows, scheme) = (rows(&values, shape, transposed)?, self::scheme(scheme)?);
+) -> PyResult<()> {
+    let rows = rows(&values, shape, transposed)?;
     let algorithm = Algorithm::by_name(algorithm).map_err(|error| to_py(&error))?;
     let importance = importance.as_ref().map(slice).transpose()?;
-    let weights = detached(py, || quantize(rows, scheme, algorithm, importance, threads))?;
-    parts(py, weights, shape)
+    let (mut data, mut scales, mut zero_points) = out;
+    let zero_points = zero_points.as_mut().map(PyReadwriteArrayDyn::as_slice_mut);
+    let out = BlockViewMut {
+        scheme: self::scheme(scheme)?,
+        n: shape.0,
+        k: shape.1,
+        data: data.as_slice_mut()?,
+        scales: scales.as_slice_mut()?,
+        zero_points: zero_points.transpose()?.unwrap_or_default(),
+    };
+    detached(py, || quantize_into(rows, algorithm, importance, out, threads))
 }
 
 /// Damping, `act_order` and `static_groups`.

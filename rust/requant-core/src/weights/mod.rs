@@ -24,7 +24,7 @@ mod storage;
 pub use gptq::Gptq;
 pub use rows::{Layout, Rows};
 pub use scheme::{BlockScheme, Grid, RowGrids};
-pub use storage::{BlockView, BlockWeights};
+pub use storage::{BlockView, BlockViewMut, BlockWeights};
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -120,28 +120,66 @@ pub fn quantize_with(
     importance: Option<&[f32]>,
     threads: usize,
 ) -> Result<BlockWeights> {
+    let mut weights = BlockWeights::zeros(scheme, rows.n(), rows.k());
+    fill(kernel, rows, algorithm, importance, weights.view_mut(), threads)?;
+    Ok(weights)
+}
+
+/// [`quantize`] into memory that is there already, whatever it holds.
+///
+/// # Errors
+/// As [`quantize`], and lengths that do not fit.
+pub fn quantize_into(
+    rows: Rows<'_>,
+    algorithm: Algorithm,
+    importance: Option<&[f32]>,
+    out: BlockViewMut<'_>,
+    threads: usize,
+) -> Result<()> {
+    check_length("rows", out.n, rows.n())?;
+    check_length("a row", out.k, rows.k())?;
+    out.check()?;
+    fill(low_bit::current(), rows, algorithm, importance, out, threads)
+}
+
+/// Values whose grids are chosen before they are rounded: few enough that they and the next, which are fetched meanwhile,
+/// stay in the first-level cache.
+const PIECE: usize = 1024;
+
+fn fill(
+    kernel: &'static dyn LowBitKernel,
+    rows: Rows<'_>,
+    algorithm: Algorithm,
+    importance: Option<&[f32]>,
+    out: BlockViewMut<'_>,
+    threads: usize,
+) -> Result<()> {
     check_importance(importance, rows.k())?;
-    let k = rows.k();
-    let (size, limits) = (scheme.block_size(k), scheme.real_limits());
-    let mut weights = BlockWeights::zeros(scheme, rows.n(), k);
+    let scheme = out.scheme;
+    let (size, limits) = (scheme.block_size(rows.k()), scheme.real_limits());
+    let together = PIECE.div_ceil(size).next_multiple_of(scheme.per_byte());
     let finite = AtomicBool::new(true);
-    threads::for_each(threads, weights.strips(rows.together()), |mut strip| {
+    threads::for_each(threads, out.strips(rows.together()), |mut strip| {
         let (mut space, mut grids) = (Vec::new(), RowGrids::default());
         let mut chooser = Chooser::new(kernel, scheme, algorithm, importance);
         for (i, row) in rows.piece(kernel, strip.rows.clone(), &mut space).enumerate() {
-            if !chooser.choose(row, size, 0, &mut grids) {
-                finite.store(false, Ordering::Relaxed);
-                return;
+            for (piece, x) in row.chunks(together * size).enumerate() {
+                let first = piece * together;
+                if !chooser.choose(x, size, first, &mut grids) {
+                    finite.store(false, Ordering::Relaxed);
+                    return;
+                }
+                let data = strip.data(i, first..first + x.len().div_ceil(size));
+                kernel.encode(x, grids.grids(size, limits), scheme.stored_bits(), data);
+                strip.set_grids(kernel, (i, first), &grids.scale, &grids.zero_point);
             }
-            kernel.encode(row, grids.grids(size, limits), scheme.stored_bits(), strip.data(i));
             strip.pad(i);
-            strip.set_grids(i, &grids.scale, &grids.zero_point);
         }
     });
     if !finite.into_inner() {
         rows.check_finite()?;
     }
-    Ok(weights)
+    Ok(())
 }
 
 fn check_importance(importance: Option<&[f32]>, k: usize) -> Result<()> {

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use super::BlockScheme;
-use crate::{Result, error::check_length};
+use crate::{
+    Result,
+    error::check_length,
+    kernels::low_bit::{Grids, LowBitKernel},
+};
 
 /// A matrix of weights in blocks along its rows, in the layout that [`super`] draws.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,12 +95,52 @@ impl BlockWeights {
         (self.data, self.scales, self.zero_points)
     }
 
+    /// The same, to be written.
+    pub fn view_mut(&mut self) -> BlockViewMut<'_> {
+        BlockViewMut {
+            scheme: self.scheme,
+            n: self.n,
+            k: self.k,
+            data: &mut self.data,
+            scales: &mut self.scales,
+            zero_points: &mut self.zero_points,
+        }
+    }
+}
+
+/// Memory for [`BlockWeights`], its fields those of [`BlockView`].
+#[derive(Debug)]
+#[allow(missing_docs, reason = "as the line above says")]
+pub struct BlockViewMut<'a> {
+    pub scheme: BlockScheme,
+    pub n: usize,
+    pub k: usize,
+    pub data: &'a mut [u8],
+    pub scales: &'a mut [f32],
+    pub zero_points: &'a mut [u8],
+}
+
+impl<'a> BlockViewMut<'a> {
+    /// # Errors
+    /// Lengths that do not fit.
+    pub fn check(&self) -> Result<()> {
+        let view = BlockView {
+            scheme: self.scheme,
+            n: self.n,
+            k: self.k,
+            data: self.data,
+            scales: self.scales,
+            zero_points: self.zero_points,
+        };
+        view.check()
+    }
+
     /// All of it in pieces of so many rows.
-    pub(super) fn strips(&mut self, rows: usize) -> Vec<Strip<'_>> {
+    pub(super) fn strips(self, rows: usize) -> Vec<Strip<'a>> {
         let (scheme, n, k) = (self.scheme, self.n, self.k);
         let [row, blocks, zeros] = row_lengths(scheme, k);
         // A row may have no bytes, but each strip has its part of nothing.
-        let mut rest = (&mut self.data[..], &mut self.scales[..], &mut self.zero_points[..]);
+        let mut rest = (self.data, self.scales, self.zero_points);
         (0..n)
             .step_by(rows)
             .map(|first| {
@@ -248,17 +292,19 @@ pub(super) struct Strip<'a> {
 }
 
 impl Strip<'_> {
-    /// The bytes of the integers of a row, all of its blocks being full.
-    pub(super) fn data(&mut self, row: usize) -> &mut [u8] {
+    /// The bytes of the integers of some blocks of a row, all of them full.
+    pub(super) fn data(&mut self, row: usize, blocks: Range<usize>) -> &mut [u8] {
         let [width, ..] = row_lengths(self.scheme, self.k);
-        &mut self.data[row * width..][..width]
+        let bytes = self.scheme.block_bytes(self.k);
+        &mut self.data[row * width..][blocks.start * bytes..blocks.end * bytes]
     }
 
     /// Packs a row's integers.
     pub(super) fn set_codes(&mut self, row: usize, codes: &[u8]) {
         let (scheme, size) = (self.scheme, self.scheme.block_size(self.k));
         let (per_byte, bits) = (scheme.per_byte(), scheme.stored_bits());
-        let blocks = self.data(row).chunks_mut(scheme.block_bytes(codes.len()).max(1));
+        let all = 0..scheme.blocks(self.k);
+        let blocks = self.data(row, all).chunks_mut(scheme.block_bytes(codes.len()).max(1));
         for (bytes, codes) in blocks.zip(codes.chunks(size)) {
             for (byte, codes) in bytes.iter_mut().zip(codes.chunks(per_byte)) {
                 *byte = codes.iter().rev().fold(0, |byte, code| byte.unbounded_shl(bits) | code);
@@ -267,27 +313,35 @@ impl Strip<'_> {
         self.pad(row);
     }
 
-    /// Writes a row's scales and zero points.
-    pub(super) fn set_grids(&mut self, row: usize, scales: &[f32], zero_points: &[f32]) {
+    /// Writes the scales and zero points of a row's blocks from `first` on, whose zero point begins a byte.
+    pub(super) fn set_grids(
+        &mut self,
+        kernel: &dyn LowBitKernel,
+        (row, first): (usize, usize),
+        scales: &[f32],
+        zero_points: &[f32],
+    ) {
         let [_, blocks, zeros] = row_lengths(self.scheme, self.k);
-        self.scales[row * blocks..][..blocks].copy_from_slice(scales);
+        self.scales[row * blocks + first..][..scales.len()].copy_from_slice(scales);
         if zeros == 0 {
             return;
         }
-        let (per_byte, bits) = (self.scheme.per_byte(), self.scheme.stored_bits() as usize);
-        let centre = self.scheme.centre();
-        let packed = self.zero_points[row * zeros..].iter_mut();
-        for (byte, zero_points) in packed.zip(zero_points.chunks(per_byte)) {
-            *byte = (0..per_byte).fold(0, |byte, i| {
-                // Integers within a byte; what no block has is the centre.
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "as the line above says"
-                )]
-                let zero_point = zero_points.get(i).map_or(centre, |z| *z as u8);
-                byte | zero_point << (i * bits)
-            });
+        let (per_byte, bits) = (self.scheme.per_byte(), self.scheme.stored_bits());
+        let bytes = self.scheme.bytes(zero_points.len());
+        let packed = &mut self.zero_points[row * zeros + first / per_byte..][..bytes];
+        // They are packed as values are, being integers already.
+        let integers = Grids {
+            run: zero_points.len(),
+            inverse: &[1.0],
+            zero_point: &[0.0],
+            limits: self.scheme.real_limits(),
+        };
+        kernel.encode(zero_points, integers, bits, packed);
+        // What no block has is the centre.
+        let missing = per_byte * bytes - zero_points.len();
+        if let Some(last) = packed.last_mut() {
+            *last |=
+                (per_byte - missing..per_byte).fold(0, |byte, i| byte | self.scheme.centre() << (i * bits as usize));
         }
     }
 
@@ -297,7 +351,7 @@ impl Strip<'_> {
         let (scheme, k) = (self.scheme, self.k);
         let (per_byte, together) = (scheme.per_byte(), scheme.block_size(k) * scheme.per_byte());
         let (last, used) = (k / per_byte, k % per_byte);
-        let data = self.data(row);
+        let data = self.data(row, 0..scheme.blocks(k));
         if used != 0 && k % together > per_byte {
             data[last] |= data[last - 1] & u8::MAX << (used * scheme.stored_bits() as usize);
         }

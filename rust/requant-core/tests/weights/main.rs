@@ -13,7 +13,10 @@ use proptest::prelude::*;
 use requant_core::{
     Error,
     kernels::low_bit::{self, Columns, Fit, Grids, Weighted},
-    weights::{ALGORITHMS, Algorithm, BlockScheme, BlockWeights, Grid, Layout, Rows, quantize, quantize_with},
+    weights::{
+        ALGORITHMS, Algorithm, BlockScheme, BlockViewMut, BlockWeights, Grid, Layout, Rows, quantize, quantize_into,
+        quantize_with,
+    },
 };
 
 /// The finalizer of splitmix64.
@@ -63,7 +66,7 @@ fn by(name: &str) -> Algorithm {
 #[test]
 fn round_to_nearest_is_the_definition() {
     for scheme in schemes() {
-        for k in [1, 15, 16, 31, 32, 33, 100, 128, 257] {
+        for k in [1, 15, 16, 31, 32, 33, 100, 128, 257, 2085] {
             let (n, values) = (8, weights(8, k, k as u64));
             let found = quantize(rows(&values, n, k), scheme, by("rtn"), None, 1).unwrap();
             let (size, blocks) = (scheme.block_size(k), scheme.blocks(k));
@@ -80,6 +83,36 @@ fn round_to_nearest_is_the_definition() {
                     assert_eq!(got, q, "{context}: integers");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn memory_may_hold_anything_before() {
+    for scheme in schemes() {
+        for k in [1, 100, 2085] {
+            let (n, values) = (3, weights(3, k, k as u64));
+            let importance: Vec<f32> = (0..k).map(|i| real(5, i).abs()).collect();
+            let (rows, algorithm) = (rows(&values, n, k), by("kquant"));
+            let expected = quantize(rows, scheme, algorithm, Some(&importance), 1).unwrap();
+            let mut data = vec![0xaa; expected.data().len()];
+            let mut scales = vec![f32::NAN; expected.scales().len()];
+            let mut zero_points = vec![0x55; expected.zero_points().len()];
+            let mut into = |n| {
+                let out = BlockViewMut {
+                    scheme,
+                    n,
+                    k,
+                    data: &mut data,
+                    scales: &mut scales,
+                    zero_points: &mut zero_points,
+                };
+                quantize_into(rows, algorithm, Some(&importance), out, 1)
+            };
+            assert!(matches!(into(2), Err(Error::Length { .. })));
+            into(n).unwrap();
+            let got = (data, scales, zero_points);
+            assert_eq!(got, expected.into_parts(), "{scheme:?} k {k}");
         }
     }
 }

@@ -134,8 +134,8 @@ impl<'a> Sweep<'a> {
     /// The integers and grids, as they are stored.
     fn store(&self, panels: &[Panel], threads: usize) -> BlockWeights {
         let (n, k) = (self.rows.n(), self.rows.k());
-        let mut weights = BlockWeights::zeros(self.scheme, n, k);
-        let strips = weights.strips(LANES).into_iter().zip(panels).collect();
+        let (kernel, mut weights) = (low_bit::current(), BlockWeights::zeros(self.scheme, n, k));
+        let strips = weights.view_mut().strips(LANES).into_iter().zip(panels).collect();
         threads::for_each(threads, strips, |(mut strip, panel)| {
             let mut codes = vec![0; k];
             for lane in 0..strip.rows.len() {
@@ -146,7 +146,7 @@ impl<'a> Sweep<'a> {
                 let each = |f: fn(&LaneGrids) -> &[f32; LANES]| -> Vec<f32> {
                     panel.grids.iter().map(|grids| f(grids)[lane]).collect()
                 };
-                strip.set_grids(lane, &each(|g| &g.scale), &each(|g| &g.zero_point));
+                strip.set_grids(kernel, (lane, 0), &each(|g| &g.scale), &each(|g| &g.zero_point));
             }
         });
         weights
