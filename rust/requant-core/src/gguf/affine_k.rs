@@ -13,9 +13,10 @@
 
 use super::{
     SUPER,
-    bytes::{byte, pack_2, pack_4, pack_bit, read_half, unpack_2, unpack_4, unpack_bit, write_half},
-    lanes::{V, level, side_by_side},
-    search::{self, Affine, Steps},
+    bytes::{nearest, pack_2, pack_4, pack_bit, read_half, unpack_2, unpack_4, unpack_bit, write_half},
+    integers::{self, LANES, Vectors},
+    lanes::{V, side_by_side},
+    search::{self, Affine},
     simple::{mean_square, weigh},
 };
 
@@ -31,16 +32,14 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
     /// The multiples nearest to what was found, up to `most`; what they are multiples of is written to two float16.
     #[inline(always)]
     fn choose(found: Affine<BLOCKS>, weights: Option<V<BLOCKS>>, most: f32, halves: &mut [u8]) -> Self {
-        let unit = |values: V<BLOCKS>| match weights {
-            Some(weights) => search::positive(values, weights, most),
-            None => values.0.iter().fold(0f32, |a, &b| if b > a { b } else { a }) / most,
+        let round = |values| match weights {
+            Some(weights) => {
+                let unit = search::positive(values, weights, most);
+                (unit, multiples_of(values, unit, most))
+            }
+            None => multiples(values, most),
         };
-        let (d, dmin) = (unit(found.scale), unit(found.min));
-        let (scales, mins) = if weights.is_some() {
-            (multiples_of(found.scale, d, most), multiples_of(found.min, dmin, most))
-        } else {
-            (multiples(found.scale, most), multiples(found.min, most))
-        };
+        let ((d, scales), (dmin, mins)) = (round(found.scale), round(found.min));
         Self {
             d: write_half(halves, d),
             dmin: write_half(&mut halves[2..], dmin),
@@ -60,11 +59,9 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
         let blocks = x.as_chunks::<N>().0.iter().zip(levels.as_chunks_mut::<N>().0);
         for ((x, levels), (&s, &m)) in blocks.zip(self.scales.iter().zip(&self.mins)) {
             let (d, m) = (self.d * f32::from(s), self.dmin * f32::from(m));
-            if d == 0.0 {
-                continue;
-            }
+            let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
             for (l, x) in levels.iter_mut().zip(x) {
-                *l = byte(level((x + m) / d, 0.0, most));
+                *l = nearest((x + m) * inverse, most);
             }
         }
         levels
@@ -83,24 +80,25 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
     }
 }
 
-/// Integers in the ratio of values, the largest `most`.
+/// Integers in the ratio of values, the largest `most`, and what they are multiples of.
 #[inline(always)]
-fn multiples<const BLOCKS: usize>(values: V<BLOCKS>, most: f32) -> [u8; BLOCKS] {
-    let largest = values.0.iter().fold(0f32, |a, &b| if b > a { b } else { a });
+fn multiples<const BLOCKS: usize>(values: V<BLOCKS>, most: f32) -> (f32, [u8; BLOCKS]) {
+    let mut largest = 0f32;
+    for &v in &values.0 {
+        largest = if v > largest { v } else { largest };
+    }
     let inverse = if largest > 0.0 { most / largest } else { 0.0 };
-    values.0.map(|v| byte(level(inverse * v, 0.0, most)))
+    let mut multiples = [0; BLOCKS];
+    for (multiple, v) in multiples.iter_mut().zip(values.0) {
+        *multiple = nearest(inverse * v, most);
+    }
+    (largest / most, multiples)
 }
 
 /// The multiples of `unit` nearest to values.
 #[inline(always)]
 fn multiples_of<const BLOCKS: usize>(values: V<BLOCKS>, unit: f32, most: f32) -> [u8; BLOCKS] {
-    values.0.map(|v| {
-        if unit > 0.0 {
-            byte(level(v / unit, 0.0, most))
-        } else {
-            0
-        }
-    })
+    values.0.map(|v| if unit > 0.0 { nearest(v / unit, most) } else { 0 })
 }
 
 /// Weights of values, and their sums over blocks, where the importance of columns is known.
@@ -120,33 +118,31 @@ fn weighed<const N: usize, const BLOCKS: usize>(
     (weights, sums)
 }
 
-/// Weights of values without importance: the larger weigh more, as they do in what comes out of a product, but none little.
+/// What is found where all values weigh the same.
 #[inline(always)]
-fn balanced<const N: usize, const BLOCKS: usize>(x: &[V<BLOCKS>; N]) -> [V<BLOCKS>; N] {
-    let mut sums = V::all(0.0);
-    for &x in x {
-        sums += x * x;
+fn plain<const N: usize, const BLOCKS: usize>(vectors: &impl Vectors, x: &[f32; SUPER], n: i16) -> Affine<BLOCKS> {
+    let zero = V::all(0.0);
+    let mut found = Affine { scale: zero, min: zero };
+    let blocks = x.as_chunks::<N>().0.as_chunks::<LANES>().0;
+    let scales = found.scale.0.as_chunks_mut::<LANES>().0;
+    let mins = found.min.0.as_chunks_mut::<LANES>().0;
+    for ((blocks, scales), mins) in blocks.iter().zip(scales).zip(mins) {
+        let part = integers::affine(vectors, blocks, n);
+        (*scales, *mins) = (part.scale.0, part.min.0);
     }
-    #[expect(clippy::cast_precision_loss, reason = "16 or 32")]
-    let average = (sums / V::all(N as f32)).map(f32::sqrt);
-    x.map(|x| average + x.abs())
+    found
 }
 
 #[inline(always)]
-pub(super) fn encode_q2(x: &[f32; SUPER], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
+pub(super) fn encode_q2(vectors: &impl Vectors, x: &[f32; SUPER], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
     const MOST: f32 = 15.0;
-    let across = side_by_side::<16, 16>(x);
     let params = match importance {
         Some(importance) => {
             let (weights, sums) = weighed::<16, 16>(x, importance, 1.0);
-            let found = search::affine::<16, 16>(&across, &weights, 3.0, Steps::WEIGHTED);
+            let found = search::affine::<16, 16>(&side_by_side(x), &weights, 3.0);
             Params::choose(found, Some(sums), MOST, &mut out[80..])
         }
-        None => {
-            let weights = balanced(&across);
-            let found = search::affine::<16, 16>(&across, &weights, 3.0, Steps::PLAIN);
-            Params::choose(found, None, MOST, &mut out[80..])
-        }
+        None => Params::choose(plain::<16, 16>(vectors, x, 3), None, MOST, &mut out[80..]),
     };
     for ((out, s), m) in out.iter_mut().zip(params.scales).zip(params.mins) {
         *out = s | m << 4;
@@ -171,21 +167,22 @@ pub(super) fn decode_q2(data: &[u8], out: &mut [f32; SUPER]) {
 
 /// Q4_K and Q5_K.
 #[inline(always)]
-pub(super) fn encode<const BITS: u32>(x: &[f32; SUPER], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
+pub(super) fn encode<const BITS: u32>(
+    vectors: &impl Vectors,
+    x: &[f32; SUPER],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> bool {
     const MOST: f32 = 63.0;
-    let most = if BITS == 4 { 15.0 } else { 31.0 };
-    let across = side_by_side::<32, 8>(x);
+    let n = if BITS == 4 { 15 } else { 31 };
+    let most = f32::from(n);
     let params = match importance {
         Some(importance) => {
             let (weights, sums) = weighed::<32, 8>(x, importance, 2.0);
-            let found = search::affine::<32, 8>(&across, &weights, most, Steps::WEIGHTED);
+            let found = search::affine::<32, 8>(&side_by_side(x), &weights, most);
             Params::choose(found, Some(sums), MOST, out)
         }
-        None => {
-            let weights = balanced(&across);
-            let found = search::affine::<32, 8>(&across, &weights, most, Steps::PLAIN);
-            Params::choose(found, None, MOST, out)
-        }
+        None => Params::choose(plain::<32, 8>(vectors, x, n), None, MOST, out),
     };
     for i in 0..4 {
         let (s, m) = (&params.scales, &params.mins);

@@ -24,6 +24,13 @@ pub(super) fn byte(level: f32) -> u8 {
     (level + MAGIC).to_bits() as u8
 }
 
+/// The integer nearest to `v`, half to even, from 0 to `most`; 0 of NaN.
+#[inline(always)]
+pub(super) fn nearest(v: f32, most: f32) -> u8 {
+    let above = if v > 0.0 { v } else { 0.0 };
+    byte(if above < most { above } else { most })
+}
+
 /// Low bits of `N` levels of 2 bits each, four to a byte: those 32 apart, of each half of a super-block.
 #[inline(always)]
 pub(super) fn pack_2(levels: &[u8; 256], out: &mut [u8]) {

@@ -16,6 +16,7 @@
 
 mod affine_k;
 mod bytes;
+pub(crate) mod integers;
 pub(crate) mod lanes;
 mod rows;
 mod search;

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::BlockType;
+use super::{BlockType, integers::Vectors};
 use crate::{
     Error, Result,
     error::check_length,
@@ -162,7 +162,7 @@ macro_rules! each_searched {
 
 /// Super-blocks.
 macro_rules! each_super {
-    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr) => {{
+    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr $(, $vectors:expr)?) => {{
         let mut finite = true;
         let blocks = $x.as_chunks::<256>().0.iter();
         for (i, (x, out)) in blocks.zip($out.chunks_exact_mut($dtype.bytes())).enumerate() {
@@ -170,7 +170,7 @@ macro_rules! each_super {
                 Some(all) => Some(&all[i * x.len()..(i + 1) * x.len()]),
                 None => None,
             };
-            finite &= $encode(x, importance, out);
+            finite &= $encode($($vectors,)? x, importance, out);
         }
         finite
     }};
@@ -187,7 +187,13 @@ macro_rules! each_block {
 
 /// Blocks of a row; see [`gguf::BlockKernel::encode`].
 #[inline(always)]
-pub(crate) fn encode(dtype: BlockType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
+pub(crate) fn encode(
+    vectors: &impl Vectors,
+    dtype: BlockType,
+    x: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> bool {
     use super::{affine_k, simple, symmetric_k};
     match (dtype, importance) {
         (BlockType::F32, _) => {
@@ -207,10 +213,10 @@ pub(crate) fn encode(dtype: BlockType, x: &[f32], importance: Option<&[f32]>, ou
         (BlockType::Q4_1, Some(i)) => each_searched!(dtype, x, i, out, simple::search_affine::<4>),
         (BlockType::Q5_0, Some(i)) => each_searched!(dtype, x, i, out, simple::search_symmetric::<5>),
         (BlockType::Q5_1, Some(i)) => each_searched!(dtype, x, i, out, simple::search_affine::<5>),
-        (BlockType::Q2K, i) => each_super!(dtype, x, i, out, affine_k::encode_q2),
+        (BlockType::Q2K, i) => each_super!(dtype, x, i, out, affine_k::encode_q2, vectors),
         (BlockType::Q3K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q3),
-        (BlockType::Q4K, i) => each_super!(dtype, x, i, out, affine_k::encode::<4>),
-        (BlockType::Q5K, i) => each_super!(dtype, x, i, out, affine_k::encode::<5>),
+        (BlockType::Q4K, i) => each_super!(dtype, x, i, out, affine_k::encode::<4>, vectors),
+        (BlockType::Q5K, i) => each_super!(dtype, x, i, out, affine_k::encode::<5>, vectors),
         (BlockType::Q6K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q6),
     }
 }

@@ -3,10 +3,10 @@
 //! A block is `x[i] ~ scale * level[i] - min`, with levels `0 ..= n`, or `x[i] ~ scale * level[i]` with levels
 //! `-n .. n`. For given levels the best scale and min solve a linear least-squares problem, so a search only tries some
 //! ways of rounding: with steps a little wider and narrower than those that spread the levels over the range. They are
-//! the searches of llama.cpp's reference quantizers (`ggml-quants.c`: `make_qkx2_quants` and `make_qkx3_quants`,
-//! `make_qx_quants`, `make_q3_quants`, `make_qp_quants`), but for one thing: [`affine`] does not add up the error that
-//! each try leaves, since the sums that solve the problem tell how much of the squares it explains, and it tries half
-//! as many. Q3_K and Q6_K without importance come out as llama.cpp's, to the byte.
+//! the searches of llama.cpp's reference quantizers (`ggml-quants.c`: `make_qkx3_quants`, `make_qx_quants`,
+//! `make_q3_quants`, `make_qp_quants`), but for one thing: [`affine`] does not add up the error that each try leaves,
+//! since the sums that solve the problem tell how much of the squares it explains. Q3_K and Q6_K without importance come
+//! out as llama.cpp's, to the byte. [`super::integers`] searches where all values weigh the same.
 
 use super::lanes::{V, level};
 
@@ -17,29 +17,11 @@ pub(super) const LEAST: f32 = 1e-15;
 /// alone can make a hundredth of it.
 const LEAST_SPREAD: f32 = 1.0 / 4096.0;
 
-/// Which roundings are tried: those with `(first + i * step + n) / range` for `i` of `0 ..= count`, where the range is
-/// from the lowest value, or what the best rounding so far has in its place, to the highest.
-#[derive(Clone, Copy)]
-pub(super) struct Steps {
-    first: f32,
-    step: f32,
-    count: u8,
-}
-
-impl Steps {
-    /// Twice the step of llama.cpp's 21: on normal data the error of Q4_K is 0.4 % more, in half the time.
-    pub(super) const PLAIN: Self = Self {
-        first: -1.0,
-        step: 0.2,
-        count: 10,
-    };
-    /// llama.cpp's, where importance makes errors uneven.
-    pub(super) const WEIGHTED: Self = Self {
-        first: -0.9,
-        step: 0.05,
-        count: 36,
-    };
-}
+/// Roundings that are tried: those with `(FIRST + i * STEP + n) / range` for `i` of `0 ..= COUNT`, where the range is from
+/// the lowest value, or what the best rounding so far has in its place, to the highest. They are llama.cpp's.
+const FIRST: f32 = -0.9;
+const STEP: f32 = 0.05;
+const COUNT: u8 = 36;
 
 /// Scale and min of blocks.
 #[derive(Clone, Copy)]
@@ -55,7 +37,6 @@ pub(super) fn affine<const N: usize, const LANES: usize>(
     x: &[V<LANES>; N],
     weights: &[V<LANES>; N],
     n: f32,
-    steps: Steps,
 ) -> Affine<LANES> {
     let zero = V::all(0.0);
     let (mut low, mut high) = (zero, x[0]);
@@ -71,8 +52,8 @@ pub(super) fn affine<const N: usize, const LANES: usize>(
     }
     let range = high - low;
     let (mut scale, mut offset, mut most) = (range / V::all(n), zero, V::all(f32::NEG_INFINITY));
-    for i in 0..=steps.count {
-        let factor = V::all(steps.first + steps.step * f32::from(i) + n) / (range - offset);
+    for i in 0..=COUNT {
+        let factor = V::all(FIRST + STEP * f32::from(i) + n) / (range - offset);
         let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
         for (&x, &w) in above.iter().zip(weights) {
             let l = (factor * (x - offset)).level(0.0, n);

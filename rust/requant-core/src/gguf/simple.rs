@@ -14,7 +14,7 @@
 use super::{
     bytes::{byte, pack_4, read_half, unpack_4, write_half},
     lanes::{V, level, side_by_side},
-    search::{self, Steps},
+    search,
 };
 use crate::kernels::halves::{from_bf16, from_f16, to_bf16, to_f16};
 
@@ -129,7 +129,7 @@ pub(super) fn search_symmetric<const BITS: u32>(x: &[f32], weights: &[f32], size
 pub(super) fn search_affine<const BITS: u32>(x: &[f32], weights: &[f32], size: usize, out: &mut [u8]) -> bool {
     let most = 2.0 * centre::<BITS>() - 1.0;
     let (across, w) = (side_by_side::<SIZE, LANES>(x), side_by_side::<SIZE, LANES>(weights));
-    let found = search::affine::<SIZE, LANES>(&across, &w, most, Steps::WEIGHTED);
+    let found = search::affine::<SIZE, LANES>(&across, &w, most);
     let mut finite = true;
     let params = found.scale.0.into_iter().zip(found.min.0);
     for ((x, out), (scale, min)) in x

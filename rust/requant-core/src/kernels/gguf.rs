@@ -1,9 +1,10 @@
 //! Encoding and decoding of GGUF's blocks, once for each instruction set.
 //!
-//! [`crate::gguf`] holds the one definition, written in vectors; a set of kernels only has it compiled for its instructions, and is a
-//! file and a line in the registry, under the name of the set in [`crate::kernels`] that it belongs to.
+//! [`crate::gguf`] holds the one definition, written in vectors; a set of kernels has it compiled for its instructions, with its own
+//! way of adding up integers where compilers find none, and is a file and a line in the registry, under the name of the set in
+//! [`crate::kernels`] that it belongs to.
 
-use crate::gguf::{self, BlockType};
+use crate::gguf::{self, BlockType, integers::Plain};
 
 /// Whole blocks of a row at a time.
 pub trait BlockKernel: Send + Sync {
@@ -26,7 +27,7 @@ impl BlockKernel for Generic {
     }
 
     fn encode(&self, dtype: BlockType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
-        gguf::encode(dtype, x, importance, out)
+        gguf::encode(&Plain, dtype, x, importance, out)
     }
 
     fn decode(&self, dtype: BlockType, data: &[u8], out: &mut [f32]) {

@@ -7,40 +7,50 @@ fn nearest(v: f32, lo: i32, hi: i32) -> i32 {
 }
 
 /// Scale and min of a block for levels `0 ..= n`.
-pub(crate) fn affine(x: &[f32], weights: &[f32], n: i32) -> (f32, f32) {
+pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32) {
     let low = x.iter().copied().fold(f32::INFINITY, f32::min).min(0.0);
     let high = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if low == high {
+    let range = high - low;
+    if range < 1e-15 {
         return (0.0, -low);
     }
-    let above: Vec<f32> = x.iter().map(|v| v - low).collect();
-    let (mut sum_w, mut sum_x) = (0f32, 0f32);
-    for (v, w) in above.iter().zip(weights) {
-        sum_w += w;
-        sum_x += w * v;
+    let unit = 4096.0 / range;
+    let values: Vec<i32> = x.iter().map(|v| ((v - low) * unit).round_ties_even() as i32).collect();
+    let (count, origin) = (x.len() as f32, -(low * unit));
+    let total = values.iter().sum::<i32>() as f32;
+    let (mut scale, mut begin, mut most) = (0f32, 0f32, f32::NEG_INFINITY);
+    for (half_steps, starts) in [(-2, [-4, -2, 0]), (-1, [-4, -2, 0]), (0, [-2, 0, 2]), (1, [1, 2, 4])] {
+        let eighths = 8 * n + 4 * half_steps;
+        for start in starts {
+            let shift = start * 4096 / eighths;
+            // Half up.
+            let levels = values
+                .iter()
+                .map(|v| ((v - shift) * eighths + (1 << 14)).div_euclid(1 << 15).clamp(0, n));
+            let (mut l1, mut l2, mut la) = (0, 0, 0);
+            for (l, v) in levels.zip(&values) {
+                l1 += l;
+                l2 += l * l;
+                la += l * v;
+            }
+            let (l1, l2, la) = (l1 as f32, l2 as f32, la as f32);
+            let spread = count * l2 - l1 * l1;
+            let along = count * la - l1 * total;
+            let mut s = along / spread;
+            let mut o = (total - s * l1) / count;
+            let mut gain = s * along;
+            if spread <= 0.0 || o > origin {
+                let rest = la - origin * l1;
+                let off = total - count * origin;
+                (s, o) = (rest / l2, origin);
+                gain = count * s * rest - off * off;
+            }
+            if gain > most {
+                (scale, begin, most) = (s, o, gain);
+            }
+        }
     }
-    let (mut scale, mut offset, mut most) = ((high - low) / n as f32, 0f32, f32::NEG_INFINITY);
-    for i in 0..=10 {
-        let factor = (-1.0 + 0.2 * i as f32 + n as f32) / (high - low - offset);
-        let (mut l1, mut l2, mut xl) = (0f32, 0f32, 0f32);
-        for (v, w) in above.iter().zip(weights) {
-            let l = nearest(factor * (v - offset), 0, n) as f32;
-            l1 += w * l;
-            l2 += w * l * l;
-            xl += w * l * v;
-        }
-        let determinant = sum_w * l2 - l1 * l1;
-        let mut s = (sum_w * xl - sum_x * l1) / determinant;
-        let mut o = (l2 * sum_x - l1 * xl) / determinant;
-        if sum_w * l2 / 4096.0 > determinant || o + low > 0.0 {
-            (s, o) = ((xl + low * l1) / l2, -low);
-        }
-        let explained = (s * xl + o * sum_x) * 2.0 - (s * (s * l2 + o * l1) + o * (s * l1 + o * sum_w));
-        if explained > most {
-            (scale, offset, most) = (s, o, explained);
-        }
-    }
-    (scale, -(low + offset))
+    (scale * (range / 4096.0), -(low + begin * (range / 4096.0)))
 }
 
 fn largest(x: &[f32]) -> f32 {
@@ -126,22 +136,13 @@ pub(crate) fn half(v: f32) -> f32 {
 /// What the values of a super-block become, by type.
 pub(crate) fn rounded(dtype: &str, x: &[f32]) -> Vec<f32> {
     match dtype {
-        "q2_k" => with_mins(x, 16, 3, 15, |x| affine(x, &balanced(x), 3)),
-        "q4_k" => with_mins(x, 32, 15, 63, |x| affine(x, &balanced(x), 15)),
-        "q5_k" => with_mins(x, 32, 31, 63, |x| affine(x, &balanced(x), 31)),
+        "q2_k" => with_mins(x, 16, 3, 15, |x| affine(x, 3)),
+        "q4_k" => with_mins(x, 32, 15, 63, |x| affine(x, 15)),
+        "q5_k" => with_mins(x, 32, 31, 63, |x| affine(x, 31)),
         "q3_k" => centred(x, 4, 32, |x| descend(x, 4)),
         "q6_k" => centred(x, 32, 128, |x| symmetric(x, 32)),
         other => unreachable!("{other} has no super-blocks"),
     }
-}
-
-fn balanced(x: &[f32]) -> Vec<f32> {
-    let mut squares = 0f32;
-    for v in x {
-        squares += v * v;
-    }
-    let average = (squares / x.len() as f32).sqrt();
-    x.iter().map(|v| average + v.abs()).collect()
 }
 
 fn with_mins(x: &[f32], size: usize, n: i32, most: i32, search: impl Fn(&[f32]) -> (f32, f32)) -> Vec<f32> {
@@ -158,10 +159,8 @@ fn with_mins(x: &[f32], size: usize, n: i32, most: i32, search: impl Fn(&[f32]) 
     let mut out = Vec::new();
     for (i, block) in x.chunks(size).enumerate() {
         let (d, m) = (d * scales[i] as f32, dmin * mins[i] as f32);
-        out.extend(block.iter().map(|v| {
-            let l = if d == 0.0 { 0 } else { nearest((v + m) / d, 0, n) };
-            d * l as f32 - m
-        }));
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        out.extend(block.iter().map(|v| d * nearest((v + m) * inverse, 0, n) as f32 - m));
     }
     out
 }

@@ -1,7 +1,18 @@
-//! GGUF's blocks on AVX2: the definition, compiled for it.
+//! GGUF's blocks on AVX2: the definition, compiled for it, and the sums of a search by products of 16-bit integers.
 
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the names are long and their prefix is unmistakable"
+)]
+use std::arch::x86_64::*;
+
+use super::{avx2_low_bit::transpose, avx2_values};
 use crate::{
-    gguf::{self, BlockType},
+    gguf::{
+        self, BlockType,
+        integers::{LANES, Pairs, Rounding, SHIFTS, Sums, Vectors},
+        lanes::V,
+    },
     kernels::gguf::BlockKernel,
 };
 
@@ -20,7 +31,7 @@ impl BlockKernel for Avx2 {
 
     fn encode(&self, dtype: BlockType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
         // SAFETY: an `Avx2` exists only where AVX2 was detected.
-        unsafe { encode(dtype, x, importance, out) }
+        unsafe { encode(self, dtype, x, importance, out) }
     }
 
     fn decode(&self, dtype: BlockType, data: &[u8], out: &mut [f32]) {
@@ -30,8 +41,76 @@ impl BlockKernel for Avx2 {
 }
 
 #[target_feature(enable = "avx2")]
-fn encode(dtype: BlockType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
-    gguf::encode(dtype, x, importance, out)
+fn encode(vectors: &Avx2, dtype: BlockType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
+    gguf::encode(vectors, dtype, x, importance, out)
+}
+
+impl Vectors for Avx2 {
+    #[inline(always)]
+    fn turn(&self, square: [&[f32; LANES]; LANES]) -> [V<LANES>; LANES] {
+        // SAFETY: an `Avx2` exists only where AVX2 was detected.
+        unsafe { turn(square) }
+    }
+
+    #[inline(always)]
+    fn sums(&self, values: &[Pairs], rounding: Rounding) -> [Sums; SHIFTS] {
+        // SAFETY: an `Avx2` exists only where AVX2 was detected.
+        unsafe { sums(values, rounding) }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn turn(square: [&[f32; LANES]; LANES]) -> [V<LANES>; LANES] {
+    let mut turned = [V::all(0.0); LANES];
+    for (turned, column) in turned
+        .iter_mut()
+        .zip(transpose(square.map(|row| avx2_values::load(row))))
+    {
+        avx2_values::store(column, &mut turned.0);
+    }
+    turned
+}
+
+/// A level is half a product's upper bits, rounded, and a sum over pairs is what a product of pairs leaves.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums(values: &[Pairs], rounding: Rounding) -> [Sums; SHIFTS] {
+    let zero = _mm256_setzero_si256();
+    let factor = _mm256_set1_epi16(rounding.factor);
+    let shifts = rounding.shifts.map(|shift| _mm256_set1_epi16(shift));
+    let mut sums = [[zero; 3]; SHIFTS];
+    for pairs in values {
+        let a = load(pairs);
+        for ([sum_l, sum_ll, sum_la], shift) in sums.iter_mut().zip(shifts) {
+            let l = _mm256_mulhrs_epi16(_mm256_sub_epi16(a, shift), factor);
+            *sum_l = _mm256_add_epi16(*sum_l, l);
+            *sum_ll = _mm256_add_epi32(*sum_ll, _mm256_madd_epi16(l, l));
+            *sum_la = _mm256_add_epi32(*sum_la, _mm256_madd_epi16(l, a));
+        }
+    }
+    let one = _mm256_set1_epi16(1);
+    sums.map(|[l, ll, la]| Sums {
+        l: integers(_mm256_madd_epi16(l, one)),
+        ll: integers(ll),
+        la: integers(la),
+    })
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(pairs: &Pairs) -> __m256i {
+    // SAFETY: `pairs` is 32 readable bytes, and `loadu` needs no alignment.
+    unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn integers(v: __m256i) -> [i32; LANES] {
+    let mut integers = [0; LANES];
+    // SAFETY: `integers` is 32 writable bytes, and `storeu` needs no alignment.
+    unsafe { _mm256_storeu_si256(integers.as_mut_ptr().cast(), v) };
+    integers
 }
 
 #[target_feature(enable = "avx2")]

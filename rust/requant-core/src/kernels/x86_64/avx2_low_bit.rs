@@ -106,7 +106,7 @@ fn vector(x: &[f32], at: usize) -> &[f32; 8] {
 /// Pairs of rows, then pairs of these, are interleaved in the halves; the halves are exchanged last.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose(rows: [__m256; SIDE]) -> [__m256; SIDE] {
+pub(super) fn transpose(rows: [__m256; SIDE]) -> [__m256; SIDE] {
     let quad = |a: __m256, b: __m256, c: __m256, d: __m256| {
         let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
         let (more_ab, more_cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
