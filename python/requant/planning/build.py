@@ -16,13 +16,12 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from requant.onnx.bodies import Surroundings
-from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float, rank
+from requant.onnx.graph import constant, is_float, may_touch_float, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.sites import multiplies_back
+from requant.planning.operands import activations, is_masked, refuse_activation, refuse_constant, refuse_factors
 from requant.planning.plan import NodePlan, QuantPlan, Saturation, Skip
 from requant.planning.selection import excluded, insisted, names_of
 from requant.planning.tensors import Activation, TensorPlan, plan_tensors
@@ -32,7 +31,7 @@ from requant.types import Range
 from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from requant.onnx.graph import Graph
     from requant.types import FixedParams
 
-_MASK = 1e4  # a magnitude that is meant as infinite
 FASTER = "it is faster in float"
 
 
@@ -144,22 +142,11 @@ class _Planner:
             value = node.inputs[index] if index < len(node.inputs) else None
             if value is None:
                 continue
-            array = constant(value)
-            if role is Role.ACTIVATION and array is not None:
-                return "its activation input is a constant"
-            if role is Role.ACTIVATION and not is_float(value):
-                return f"its input is {value.dtype.name.lower() if value.dtype else 'of unknown type'}, not float32"
-            if role is not Role.ACTIVATION and (array is None or value.name not in self.main.initializers):
-                return f"its {role.value} is computed at run time"
-            if role is Role.WEIGHT and array is not None and (array.size == 0 or array.dtype != np.float32):
-                return "its weight is empty or not float32"
-            if role is Role.BIAS and array is not None and any(d != 1 for d in array.shape[:-1]):
-                return "its bias differs between rows"
-        if node.op_type == "Gemm":
-            factors = (node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0))
-            if factors != (1.0, 1.0) or int_attribute(node, "transA", 0):
-                return "Gemm with alpha, beta or transA has no integer kernel"
-        return None
+            known = constant(value) if value.name in self.main.initializers else None
+            problem = refuse_activation(value) if role is Role.ACTIVATION else refuse_constant(role, known)
+            if problem:
+                return problem
+        return refuse_factors(node) if node.op_type == "Gemm" else None
 
     def _is_faster(self, node: ir.Node) -> bool:
         """Whether ``node`` is to stay float for the sake of speed, judged from the graph alone."""
@@ -172,14 +159,14 @@ class _Planner:
 
     def _behind_convolutions(self, node: ir.Node) -> bool:
         """Whether integer convolutions give all that ``node`` reads, and nothing between changes their layout."""
-        seen, waiting = set(), [value for _, value in _activations(node, OPS[node.op_type])]
+        seen, waiting = set(), [value for _, value in activations(node, OPS[node.op_type])]
         while waiting:
             giver = self._through_clamp(waiting.pop())
             if giver not in self.chosen or giver.op_type not in {"Conv", *self.target.keeps_layout}:
                 return False
             if giver.op_type != "Conv" and giver not in seen:
                 seen.add(giver)
-                waiting += [value for _, value in _activations(giver, self.chosen[giver])]
+                waiting += [value for _, value in activations(giver, self.chosen[giver])]
         return True
 
     def _choose_followers(self) -> None:
@@ -216,17 +203,17 @@ class _Planner:
         return self._refuse_inputs(node, OPS[node.op_type]) is None
 
     def _refuse_inputs(self, node: ir.Node, row: OpSpec) -> str | None:
-        for _, value in _activations(node, row):
+        for _, value in activations(node, row):
             if constant(value) is not None:
                 return "one of its inputs is a constant"
             if not is_float(value):
                 return "its input is not float32"
-            if _is_masked(value):
+            if is_masked(value):
                 return "its input is masked with large numbers, which would stretch its range"
             if not self.target.everything and not self._is_integer(value):
                 return "its input is float"
         if node.op_type in self.target.one_scale:
-            fixed = [self._fixed_params(value) for _, value in _activations(node, row)]
+            fixed = [self._fixed_params(value) for _, value in activations(node, row)]
             if any(params != fixed[0] for params in fixed):
                 return f"{self.target.name} wants one scale here, and fixes that of one of its inputs"
         return None
@@ -235,7 +222,7 @@ class _Planner:
         """Scale and zero point that the target fixes for ``value``, or for what it is made of."""
         giver = self._through_clamp(value)
         while giver in self.chosen and giver.op_type in self.target.one_scale:
-            value = next(value for _, value in _activations(giver, self.chosen[giver]))
+            value = next(value for _, value in activations(giver, self.chosen[giver]))
             giver = self._through_clamp(value)
         return self.target.fixed_outputs.get(giver.op_type) if giver in self.chosen else None
 
@@ -266,7 +253,7 @@ class _Planner:
 
     def _is_read(self, value: ir.Value) -> bool:
         return any(
-            user in self.chosen and any(i == index for i, _ in _activations(user, self.chosen[user]))
+            user in self.chosen and any(i == index for i, _ in activations(user, self.chosen[user]))
             for user, index in value.uses()
         )
 
@@ -304,8 +291,8 @@ class _Planner:
             row = self.chosen.get(node)
             if row is None:
                 continue
-            read = [value.name or "" for _, value in _activations(node, row)]
-            for _, value in _activations(node, row):
+            read = [value.name or "" for _, value in activations(node, row)]
+            for _, value in activations(node, row):
                 found.setdefault(value.name or "", self._activation(value))
             for out in filter(is_float, node.outputs):
                 result = self._after_clamp(out)
@@ -355,7 +342,7 @@ class _Planner:
         return NodePlan(
             name=node.name or "",
             op_type=node.op_type,
-            activations=tuple((index, value.name or "") for index, value in _activations(node, row)),
+            activations=tuple((index, value.name or "") for index, value in activations(node, row)),
             weight=names[Role.WEIGHT],
             weight_axis=axis,
             bias=names[Role.BIAS],
@@ -371,29 +358,6 @@ class _Planner:
         wanted = self._before_saturation(giver)  # a rule may want something else
         known = tensors[giver.outputs[0].name or ""].fixed
         return Saturation.BEFORE if wanted is not None and wanted == known else Saturation.AS_ADD
-
-
-def _activations(node: ir.Node, row: OpSpec) -> Iterator[tuple[int, ir.Value]]:
-    """The inputs that become integer activations, with their indices."""
-    inputs = node.inputs[:1] if multiplies_back(node) else node.inputs
-    for index, value in enumerate(inputs):
-        if value is not None and (row.variadic or row.inputs.get(index) is Role.ACTIVATION):
-            yield index, value
-
-
-def _is_masked(value: ir.Value, depth: int = 3) -> bool:
-    """Whether an Add, Mul or Where puts constants of large magnitude into ``value``, as masks of attention do."""
-    node = value.producer()
-    if node is None or depth == 0 or node.domain or node.op_type not in ("Add", "Sub", "Mul", "Where"):
-        return False
-    for other in node.inputs:
-        array = constant(other)
-        if array is None:
-            if other is not None and _is_masked(other, depth - 1):
-                return True
-        elif array.dtype == np.float32 and array.size and np.max(np.abs(array)) >= _MASK:
-            return True
-    return False
 
 
 def _is_clamp(node: ir.Node) -> bool:
