@@ -23,7 +23,6 @@ from requant.planning.placement import place
 from requant.planning.selection import left_in_float
 from requant.runtime import refuse_unknown
 from requant.stages import (
-    Stopwatch,
     configured,
     describe,
     load_float,
@@ -34,6 +33,7 @@ from requant.stages import (
     refuse_quantized,
     with_data_options,
 )
+from requant.stopwatch import Stopwatch
 from requant.weightonly import quantize_weights, refuse_executor, refuse_table
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from requant.planning.plan import Form
 from requant.quantized import QuantizedModel, view_tensor
 from requant.report import Report, by_quality
 from requant.runtime import OrtRunner, open_runner, saturates, unknown
-from requant.stages import Stopwatch, describe_data, source_notes, verification_batches
+from requant.stages import describe_data, source_notes, verification_batches
 from requant.targets import get_target
 from requant.types import QuantType
 from requant.version import __version__
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from requant.report import Accuracy, Latency, OutputQuality
     from requant.serialized import SerializedModel
     from requant.stages import Observed
+    from requant.stopwatch import Stopwatch
 
 #: How many activations the report shows the histogram of.
 _VIEWS = 12

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, tee
 from typing import TYPE_CHECKING, Any
@@ -243,19 +242,3 @@ def source_notes(graph: Graph, dataset: Dataset | None) -> Iterator[str]:
         yield "onnxruntime has no convolution of float64: the model is computed in float32, and was compared in it"
     if dataset is not None:
         yield from dataset.warnings
-
-
-class Stopwatch:
-    """Seconds that each stage took."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -25,7 +25,6 @@ from requant.quantized import QuantizedModel
 from requant.report import Latency, Report, TensorQuality
 from requant.runtime import refuse_unknown
 from requant.stages import (
-    Stopwatch,
     describe,
     describe_data,
     first_batches,
@@ -35,6 +34,7 @@ from requant.stages import (
     source_notes,
     with_data_options,
 )
+from requant.stopwatch import Stopwatch
 from requant.version import __version__
 from requant.weights import AUTO
 from requant.weights.arithmetic import arithmetic_of, describe_arithmetic

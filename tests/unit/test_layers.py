@@ -40,6 +40,7 @@ LAYERS = (
         "remote",
         "uncollected",
         "pages",
+        "stopwatch",
         "stored",
         "documents",
         "wording",

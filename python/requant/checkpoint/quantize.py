@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from requant.errors import ConfigError, DataError, ModelError
 from requant.evaluation.distance import decibels
 from requant.files import check_outputs
 from requant.rules import matches
+from requant.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,7 +130,7 @@ def quantize_checkpoint(
         ModelError: it is no checkpoint, damaged, or has no matrix that can be quantized.
         OutputError: the file cannot be written.
     """
-    start = time.perf_counter()
+    watch = Stopwatch()
     if bits not in _PACKED_BITS:
         raise ConfigError(f"bits is {bits}, and checkpoints pack integers of 2, 4 or 8 bits")
     if algorithm not in ALGORITHMS:
@@ -169,7 +169,7 @@ def quantize_checkpoint(
         source_bytes=sum(entry.nbytes for entry in checkpoint.entries.values()),
         bytes=Path(output).stat().st_size,
         quantization_config=config,
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=watch.elapsed,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from requant.metrics import Case, get_metric
 from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.runtime import open_runner
+from requant.stopwatch import Stopwatch
 from requant.wording import counted
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def compare(
     """
     from requant.onnx.matching import match_tensors
 
-    start = time.perf_counter()
+    watch = Stopwatch()
     cores = QuantConfig(threads=threads).cores
     if not batch_sizes or min(batch_sizes) < 1:
         raise ConfigError(f"batch sizes are {list(batch_sizes)}, expected numbers of at least 1")
@@ -221,7 +221,7 @@ def compare(
         timings=timings,
         float_memory=memory[0],
         quantized_memory=memory[1],
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=watch.elapsed,
         language=_language(sample, errors, timings),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +17,7 @@ from requant.pages import results
 from requant.pages.page import fragment
 from requant.report import Accuracy
 from requant.runtime import open_runner
+from requant.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,7 +103,7 @@ def evaluate(
     Example:
         >>> requant.evaluate("model.int8.onnx", "eval.npz", metric="top5").value  # doctest: +SKIP
     """
-    start = time.perf_counter()
+    watch = Stopwatch()
     workers = QuantConfig(threads=threads).cores
     judge = get_metric(metric)
     graph = load(model)
@@ -128,7 +128,7 @@ def evaluate(
         float_value=float_value,
         kept=None if float_value is None else judge.kept(values[0], float_value),
         data=dataset.description,
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=watch.elapsed,
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from requant.gguf.choice import Rules
 from requant.gguf.metadata import file_metadata
 from requant.gguf.report import GgufReport
 from requant.gguf.writing import Content, package, write
+from requant.stopwatch import Stopwatch
 from requant.wording import counted
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def export_gguf(
     Example:
         >>> requant.export_gguf("model.onnx", "model.gguf", "q4_k").bits_per_weight  # doctest: +SKIP
     """
-    start = time.perf_counter()
+    watch = Stopwatch()
     threads = thread_count(threads)
     rules = Rules(dtype, tensor_types)
     package()
@@ -121,7 +121,7 @@ def export_gguf(
         bytes=size,
         data=described,
         notes=_notes(weights, pairs, architecture),
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=watch.elapsed,
     )
 
 

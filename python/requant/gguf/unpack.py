@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from requant.errors import ConfigError, ModelError
 from requant.files import check_outputs, replacing
 from requant.gguf.reading import GgufFile
 from requant.gguf.report import GgufReport, GgufTensor
+from requant.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def unpack_gguf(
             cannot hold.
         OutputError: the output cannot be written.
     """
-    start = time.perf_counter()
+    watch = Stopwatch()
     kind = Path(output).suffix.lower()
     if kind not in _SUFFIXES:
         raise ConfigError(f"{output} ends in {kind or 'nothing'!r}, expected {' or '.join(_SUFFIXES)}")
@@ -76,9 +76,7 @@ def unpack_gguf(
         for entry in file.tensors.values()
     )
     size = Path(output).stat().st_size
-    return GgufReport(
-        str(source), str(output), "float32", tensors, size, None, (), round(time.perf_counter() - start, 3)
-    )
+    return GgufReport(str(source), str(output), "float32", tensors, size, None, (), watch.elapsed)
 
 
 def _check_members(file: GgufFile) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from requant.planning.plan import BlockedNode
 from requant.remote import map_remote
 from requant.search.trials import refuse_dynamic, score_bytes, set_up
 from requant.stages import configured, observe, recall
+from requant.stopwatch import Stopwatch
 from requant.weightonly import builder_apart, refuse_table, settle
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def sensitivity(
     Example:
         >>> requant.sensitivity("model.onnx", "calib.npz").parts[0].name  # doctest: +SKIP
     """
-    start = time.perf_counter()
+    watch = Stopwatch()
     config = configured(config, overrides)
     if depth is not None and depth < 1:
         raise ConfigError(f"depth is {depth}, expected at least 1")
@@ -204,7 +204,7 @@ def sensitivity(
         float_value=trials.float_value(config.cores),
         quantized=whole,
         parts=tuple(sorted(found, key=lambda part: -part.noise)),
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=watch.elapsed,
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from requant.planning.plan import QuantPlan
     from requant.quantized import QuantizedModel
     from requant.search.trials import Score, Trials
-    from requant.stages import Stopwatch
+    from requant.stopwatch import Stopwatch
     from requant.types import Progress
     from requant.weightonly import LowBitModel
     from requant.weights.budget import Costs

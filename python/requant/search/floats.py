@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from requant.quantized import QuantizedModel
     from requant.search.trials import Score
     from requant.search.variants import Options, Variants
-    from requant.stages import Stopwatch
+    from requant.stopwatch import Stopwatch
     from requant.types import Progress
 
     #: Nodes to leave in float, each with its reason.

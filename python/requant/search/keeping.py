@@ -19,7 +19,8 @@ from requant.search.bits import BitSearch
 from requant.search.floats import Search
 from requant.search.trials import Judge, Recorded, Trials, refuse_dynamic, refuse_iterator, set_up
 from requant.search.variants import Variants
-from requant.stages import Stopwatch, configured, open_judged, with_data_options
+from requant.stages import configured, open_judged, with_data_options
+from requant.stopwatch import Stopwatch
 from requant.weightonly import read_samples, refuse_executor
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from requant.quantized import QuantizedModel
     from requant.search.trials import Score, Trials
     from requant.serialized import SerializedModel
-    from requant.stages import Stopwatch
+    from requant.stopwatch import Stopwatch
     from requant.types import Progress
 
 logger = logging.getLogger(__name__)
