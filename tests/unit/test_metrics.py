@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.digits import CALIB, MODEL
 
+import requant
 from requant.errors import ConfigError, DataError
 from requant.metrics import METRICS, Against, Case, get_metric
 
@@ -242,14 +244,23 @@ def test_kept_is_less_than_one_where_it_is_worse(name: str, now: float, before: 
     assert get_metric(name).kept(now, before) == kept
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_divergence_needs_a_float_model_whatever_labels_there_are(labelled: bool) -> None:
+    data = {"image": np.load(CALIB)["image"][:8]} | ({"labels": np.zeros(8, np.int64)} if labelled else {})
+    with pytest.raises(DataError, match="kl compares with the float model, and none is given"):
+        requant.evaluate(MODEL, data, metric="kl")
+    found = requant.evaluate(MODEL, data, metric="kl", float_model=MODEL)
+    assert (found.value, found.against, found.float_value) == (0.0, "float model", None)
+
+
 def test_every_metric_says_what_it_needs() -> None:
     assert {name: get_metric(name).against for name in METRICS} == {
         "top1": Against.LABELS,
         "top5": Against.LABELS,
         "mae": Against.TARGETS,
         "mse": Against.TARGETS,
-        "kl": Against.TARGETS,
-        "kl99": Against.TARGETS,
+        "kl": Against.MODEL,
+        "kl99": Against.MODEL,
         "cosine": Against.TARGETS,
         "perplexity": Against.TOKENS,
     }

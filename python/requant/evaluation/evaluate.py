@@ -116,7 +116,7 @@ def evaluate(
     graphs = [graph] if other is None else [graph, other]
     runners = [open_runner(g.serialize(), threads=1) for g in graphs]
     samples, values = measure(runners, names, dataset, judge, workers=workers, progress=progress)
-    compared = judge.against is Against.TARGETS and not dataset.has_labels
+    compared = judge.refers(labelled=dataset.has_labels)
     float_value = None if other is None or compared else values[1]
     return Evaluation(
         model=graph.origin,
@@ -148,14 +148,19 @@ class Samples(Protocol):
 
 
 def check_labels(metric: Metric, dataset: Samples, labelled: bool, *, referred: bool = True) -> None:
-    """Refuse samples that are not ``labelled`` for a metric that needs labels.
+    """Refuse samples that are not ``labelled`` for a metric that needs labels, and no model where it needs one.
 
     ``referred`` says that there is a model to compare with.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or there is none.
     """
-    if labelled or metric.against in (Against.ANYTHING, Against.TOKENS):
+    if metric.against is Against.MODEL and not referred:
+        raise DataError(
+            f"{metric.name} compares with the float model, and none is given",
+            hint="give it (float_model=..., --float FILE)",
+        )
+    if labelled or metric.against in (Against.ANYTHING, Against.TOKENS, Against.MODEL):
         return
     if metric.against is Against.LABELS or not referred:
         instead = "" if metric.against is Against.LABELS else ", or give the float model (--float FILE)"
@@ -237,6 +242,8 @@ def check_interface(graph: Graph, other: Graph) -> None:
 
 
 def _against(metric: Metric, dataset: Dataset) -> str:
+    if metric.refers(labelled=dataset.has_labels):
+        return "float model"
     if dataset.has_labels:
         return "labels"
-    return {Against.TARGETS: "float model", Against.TOKENS: "the tokens that were fed"}.get(metric.against, "nothing")
+    return "the tokens that were fed" if metric.against is Against.TOKENS else "nothing"

@@ -62,4 +62,4 @@ def _joined(reduce: Callable[[Array], float]) -> Callable[[Sequence[Array]], flo
 
 def divergence(name: str, reduce: Callable[[Array], float]) -> Metric:
     """The metric that makes one figure of the divergences of all tokens."""
-    return Metric(name, Against.TARGETS, higher_is_better=False, measure=_measure, value=_joined(reduce))
+    return Metric(name, Against.MODEL, higher_is_better=False, measure=_measure, value=_joined(reduce))

@@ -19,6 +19,7 @@ class Against(Enum):
 
     LABELS = "labels"
     TARGETS = "labels, or the outputs of another model"
+    MODEL = "the outputs of another model"
     TOKENS = "labels, or the tokens that were fed"
     ANYTHING = "whatever there is"
 
@@ -71,6 +72,10 @@ class Metric:
         from requant.metrics import get_metric
 
         return get_metric, (self.source,)
+
+    def refers(self, *, labelled: bool) -> bool:
+        """Whether it takes the outputs of another model, of samples that are ``labelled`` or not."""
+        return self.against is Against.MODEL or (self.against is Against.TARGETS and not labelled)
 
     def kept(self, value: float, of: float) -> float | None:
         """The share of the figure ``of`` that ``value`` keeps: 1 is as good, less is worse; None where ``of`` is 0."""

@@ -16,7 +16,7 @@ from requant.errors import ConfigError, DataError, ModelError, VerificationError
 from requant.evaluation.distance import Distance, decibels, pooled
 from requant.evaluation.evaluate import measure
 from requant.evaluation.verify import run_each
-from requant.metrics import Against, get_metric
+from requant.metrics import get_metric
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.saving import self_contained
@@ -73,7 +73,7 @@ class Judge:
     @property
     def refers(self) -> bool:
         """Whether it needs the float model's outputs."""
-        return self.metric.against is Against.TARGETS and not self.dataset.has_labels
+        return self.metric.refers(labelled=self.dataset.has_labels)
 
 
 class Trials:
