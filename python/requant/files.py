@@ -173,8 +173,8 @@ def _check_writable(path: str | Path) -> None:
     if is_special(Path(path)):
         return
     if target.is_dir():
-        reason = "it is a directory"
-    elif not target.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a directory", hint="give the path of a file in it")
+    if not target.parent.is_dir():
         reason = f"the folder {target.parent} does not exist"
     elif not os.access(target.parent, os.W_OK):
         reason = f"the folder {target.parent} is not writable"

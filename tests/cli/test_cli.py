@@ -190,6 +190,14 @@ def _write_bad_inputs() -> None:
         (["quantize", "model.onnx", "--table", "table.json"], ["not a calibration table"]),
         (["calibrate", "model.onnx", "--data", "CALIB"], ["--output"]),
         (
+            ["quantize", "model.onnx", "--dry-run", "--html", "page.html"],
+            ["--dry-run prints the plan and stops, and --html asks for more", "leave out"],
+        ),
+        (
+            ["quantize", "model.onnx", "--data", "data.npz", "--percentile", "99"],
+            ["--percentile is for method percentile, and --method is mse", "say --method percentile"],
+        ),
+        (
             ["quantize", "model.onnx", "--dynamic", "--method", "mse"],
             ["method", "dynamic quantization calibrates nothing"],
         ),

@@ -30,6 +30,6 @@ def print_result(args: argparse.Namespace, document: Mapping[str, Any], show: Ca
 def print_error(label: str, text: str) -> None:
     """Print ``text`` on standard error, its first line behind ``label`` and the others indented."""
     first, *rest = text.splitlines() or [""]
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     shown = f"\033[1;31m{label}\033[0m" if colour else label
     print("\n".join([f"{shown}: {first}", *(f"  {line}" for line in rest)]), file=sys.stderr)

@@ -12,6 +12,7 @@ from requant.cli.inspect import print_inspection
 from requant.cli.options import config_of, data_options
 from requant.cli.output import DONE, print_result
 from requant.cli.spec import Command
+from requant.config import AUTO
 from requant.documents import finite, json_text
 from requant.errors import ConfigError
 
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = config_of(args)
     _refuse_unjudged(args)
+    _refuse_useless(args, config)
     if is_checkpoint(args.model):
         return checkpoint.run(args, config)
     if args.dry_run:
@@ -99,6 +101,21 @@ def _refuse_unjudged(args: argparse.Namespace) -> None:
                 f"--{name} says how models are judged, and no labelled samples are given",
                 hint=f"give --eval DATA or --keep SHARE, or leave out --{name}",
             )
+
+
+def _refuse_useless(args: argparse.Namespace, config: QuantConfig) -> None:
+    """Refuse what a dry run would not write, and a percentage that no range goes by."""
+    for name in ("report", "html", "save_recipe", "show", "keep"):
+        if args.dry_run and getattr(args, name):
+            raise ConfigError(
+                f"--dry-run prints the plan and stops, and --{name.replace('_', '-')} asks for more",
+                hint=f"leave out --dry-run or --{name.replace('_', '-')}",
+            )
+    methods = {config.method, *(rule.method for rule in config.rules)}
+    if args.percentile is not None and args.keep is None and not methods & {"percentile", AUTO}:
+        raise ConfigError(
+            f"--percentile is for method percentile, and --method is {config.method}", hint="say --method percentile"
+        )
 
 
 def _show_plan(args: argparse.Namespace, config: QuantConfig) -> int:

@@ -293,7 +293,8 @@ def _chosen(
             raise ConfigError(f"{name!r} of {origin} cannot be watched: {hidden[name]}", hint="leave it out")
         if name not in frozen:
             raise ConfigError(
-                f"{origin} has no frozen range for {name!r}{closest(name, frozen)}", hint="all watches every one it has"
+                f"{origin} has no frozen range for {name!r}{closest(name, frozen)}",
+                hint="`requant drift --json` without --tensor lists those that have one",
             )
     return names
 

@@ -105,7 +105,7 @@ def evaluation(result: Evaluation) -> str:
         kept = "" if result.kept is None else f", {result.kept:.2%} kept"
         rows.append(("float model", f"{result.float_value:#.6g}{kept}"))
     rows.append(("against", result.against))
-    return heading(result.model, f"Evaluated on {result.samples:,} samples ({result.data}).") + facts(rows)
+    return heading(result.model, f"Evaluated on {result.data}.") + facts(rows)
 
 
 def inspection(found: Inspection) -> str:
