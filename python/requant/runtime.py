@@ -257,10 +257,15 @@ def as_array(output: object) -> NDArray[Any]:
 
 
 def held(output: NDArray[Any]) -> list[NDArray[Any]]:
-    """The arrays in an output: itself, or those of a sequence that hold anything, stacked where all have one shape."""
+    """The arrays in an output: itself, or those of a sequence that hold anything, stacked where all have one shape.
+
+    Maps have none.
+    """
     if output.dtype != object:
         return [output]
-    arrays = [array for array in output[()] if array.size]
+    boxed: Any = output[()]
+    items = boxed if isinstance(boxed, list) else ()
+    arrays = [item for item in items if isinstance(item, np.ndarray) and item.size]
     return [np.stack(arrays)] if len({array.shape for array in arrays}) == 1 else arrays
 
 
@@ -268,7 +273,7 @@ def joined(output: NDArray[Any]) -> NDArray[Any]:
     """All values in an output, of a sequence as one row ``[1, values]``."""
     if output.dtype != object:
         return output
-    return np.concatenate([np.zeros(0, np.float32), *(array.ravel() for array in output[()])])[None]
+    return np.concatenate([np.zeros(0, np.float32), *(array.ravel() for array in held(output))])[None]
 
 
 class OrtRunner:

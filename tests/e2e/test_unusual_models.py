@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.models import Net, run, session
@@ -13,8 +14,6 @@ import requant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import onnx
 
     Feeds = dict[str, Any]
     Case = tuple[onnx.ModelProto, list[Feeds]]
@@ -150,3 +149,26 @@ def test_batch_normalization_that_trains_stays() -> None:
     result = requant.quantize(model, {"x": drawn(0, _SAMPLES, 3, 8, 8)}, threads=1)
     feeds = {"x": drawn(1, 4, 3, 8, 8)}
     np.testing.assert_allclose(run(result.data, feeds)[0], run(model, feeds)[0], atol=0.1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_classifier_that_gives_maps(dynamic: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """As scikit-learn's are exported by default: the label, and a map from each label to its probability."""
+    net = Net(opset=17)
+    scores = net.op("MatMul", net.input("x", ["n", 64]), net.normal(64, 256, scale=0.1))
+    scores = net.op("Softmax", net.op("MatMul", net.op("Relu", scores), net.normal(256, 64, scale=0.1)))
+    net.op("ZipMap", scores, domain="ai.onnx.ml", classlabels_int64s=list(range(64)), output="maps")
+    element = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    maps = helper.make_value_info("maps", helper.make_sequence_type_proto(element))
+    graph = helper.make_graph(net.nodes, "g", net.inputs, [maps], net.initializers)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    feeds = {"x": np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)}
+    result = requant.quantize(model, None if dynamic else feeds, dynamic=dynamic, threads=1)
+    assert result.report.quantized == {"MatMul": 2}
+    assert not caplog.records
+    wanted, got = (session(each).run(None, feeds)[0] for each in (model, result.data))
+    assert onnx.load_model_from_string(result.data).graph.output[0] == maps
+    for real, found in zip(wanted, got, strict=True):
+        np.testing.assert_allclose([found[i] for i in range(64)], [real[i] for i in range(64)], atol=0.05)

@@ -74,7 +74,7 @@ class Graph:
         file = read_model(source)
         outside = sum(tensor.nbytes for tensor in file.mapped.values())
         try:
-            model = ir.serde.deserialize_model(file.proto)
+            model = ir.serde.deserialize_model(_without_maps(file.proto))
             for value in initializers(model):
                 if isinstance(value.const_value, ir.ExternalTensor):
                     value.const_value = file.mapped[key_of(value.const_value)]
@@ -213,6 +213,10 @@ class Graph:
             wanted = [seen.get(name, name) for name in wanted]
         proto = ir.serde.serialize_model(model)
         del proto.graph.value_info[:]
+        declared = {output.name: output for output in self.file.proto.graph.output}
+        for output in proto.graph.output:
+            if output.name in declared and _holds_map(declared[output.name].type):
+                output.type.CopyFrom(declared[output.name].type)
         if wanted:
             known = {name for node in proto.graph.node for name in node.output} | {i.name for i in proto.graph.input}
             missing = [name for name in wanted if name not in known]
@@ -241,6 +245,24 @@ class Graph:
             ModelError: A tensor does not exist, or the model exceeds the 2 GiB of one protobuf message.
         """
         return self_contained(self.serialize(fetch))
+
+
+def _without_maps(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """``proto`` where no output is said to hold maps, as those of ZipMap do: their types cannot be represented."""
+    if not any(_holds_map(output.type) for output in proto.graph.output):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for output in copy.graph.output:
+        if _holds_map(output.type):
+            output.ClearField("type")
+    return copy
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    while kind.HasField("sequence_type"):
+        kind = kind.sequence_type.elem_type
+    return bool(kind.HasField("map_type"))
 
 
 def initializers(model: ir.Model) -> Iterator[ir.Value]:
