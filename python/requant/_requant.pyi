@@ -33,6 +33,7 @@ __all__ = [
     "matmul_blocked",
     "max_pool",
     "observe_many",
+    "observe_request",
     "pack",
     "quantize",
     "quantize_blocks",
@@ -119,6 +120,9 @@ class TensorStatistics:
     def __getstate__(self) -> bytes: ...
     def __setstate__(self, state: bytes) -> None: ...
     def __eq__(self, other: object, /) -> bool: ...
+
+def observe_request(x: NDArray[np.float32], dtype: str) -> tuple[TensorStatistics, float]:
+    """Statistics of ``x``, and the summed squared error of its finite values quantized over their own range."""
 
 def observe_many(statistics: list[TensorStatistics], arrays: list[NDArray[np.float32]], threads: int) -> None:
     """``statistics[i].observe(arrays[i])`` for all ``i``, on ``threads`` threads (0: all cores), without the GIL."""

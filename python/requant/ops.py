@@ -99,6 +99,7 @@ __all__ = [
     "matmul_into",
     "max_pool_into",
     "observe_many",
+    "observe_request",
     "pack_into",
     "params_from_data",
     "quantize_array",
@@ -316,6 +317,18 @@ def params_from_data(x: ArrayLike, scheme: QuantScheme) -> QuantParams:
         hint = "remove or replace NaN and infinite values"
         raise DataError(f"value {array[index]} at index {index} is not finite", hint=hint) from None
     return compute_params(lo.reshape(shape), hi.reshape(shape), scheme)
+
+
+def observe_request(x: ArrayLike, dtype: QuantType) -> tuple[TensorStatistics, float]:
+    """Statistics of ``x``, and what dynamic quantization of it costs, without the GIL.
+
+    The cost is the sum of the squared errors of its finite values, quantized asymmetrically over their own range with
+    one scale; NumPy does the same by ``params_from_data`` and ``fake_quantize_array``, in many calls.
+
+    Raises:
+        TypeError: ``x`` does not hold real numbers.
+    """
+    return _requant.observe_request(as_float32(x), dtype.value)
 
 
 def observe_many(statistics: Sequence[TensorStatistics], arrays: Sequence[ArrayLike], *, threads: int = 0) -> None:

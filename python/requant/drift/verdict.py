@@ -41,7 +41,6 @@ _STANDARD_ERRORS = 2.0
 _BEYOND = 12
 #: Share of values beyond the range from which on the values, and not some outliers, are said to be wider.
 WIDER = 0.01
-_CHUNK = 1 << 15
 
 
 class Verdict(StrEnum):
@@ -172,23 +171,14 @@ class TensorMonitor:
 
     def measured(self, x: NDArray[np.float32]) -> TensorMonitor:
         """What one request holds."""
-        part = TensorMonitor(self.frozen)
-        if self.frozen.low is not None or self.frozen.high is not None:
-            x = np.clip(x, self.frozen.low, self.frozen.high)
-        part.statistics.observe(x)
-        if part.statistics.nan_count or part.statistics.inf_count:
-            x = x[np.isfinite(x)]
-        if x.size:
-            lo, hi = part.statistics.min, part.statistics.max
-            half = self.frozen.scale / 2
-            part.requests, part.clipping = 1, int(lo < self.frozen.lo - half or hi > self.frozen.hi + half)
-            own = ops.compute_params(lo, hi, QuantScheme(self.frozen.dtype))
-            flat, buffer = x.reshape(-1), np.empty(min(x.size, _CHUNK), np.float32)
-            for start in range(0, flat.size, _CHUNK):  # in pieces that stay in the cache
-                values = flat[start : start + _CHUNK]
-                error = ops.fake_quantize_array(values, own, threads=1, out=buffer[: values.size])
-                error -= values
-                part.dynamic += float(np.dot(error, error))
+        frozen, part = self.frozen, TensorMonitor(self.frozen)
+        if frozen.low is not None or frozen.high is not None:
+            x = np.clip(x, frozen.low, frozen.high)
+        part.statistics, part.dynamic = ops.observe_request(x, frozen.dtype)
+        if part.statistics.count:
+            half = frozen.scale / 2
+            beyond = part.statistics.min < frozen.lo - half or part.statistics.max > frozen.hi + half
+            part.requests, part.clipping = 1, int(beyond)
         return part
 
     def view(self) -> RangeView:

@@ -11,6 +11,7 @@
 //! the zero point. Every instruction set and any number of threads give the same bits.
 
 mod drive;
+mod dynamic;
 mod layout;
 mod params;
 mod ranges;
@@ -23,6 +24,7 @@ use layout::{Layout, Segment};
 use tiling::Tiling;
 
 pub use crate::kernels::rounding::Rounding;
+pub use dynamic::squared_error;
 pub use params::{limits, params};
 pub use ranges::slice_ranges;
 

@@ -39,7 +39,7 @@ mod _requant {
     #[pymodule_export]
     use super::reconstruction::reconstruct;
     #[pymodule_export]
-    use super::statistics::{TensorStatistics, observe_many};
+    use super::statistics::{TensorStatistics, observe_many, observe_request};
     #[pymodule_export]
     use super::weights::{dequantize_blocks, gptq, quantize_blocks, unpack_blocks};
     use super::{Bound, PyModule, PyModuleMethods, PyResult, PyTuple};

@@ -153,3 +153,36 @@ fn ranges_that_are_no_intervals() {
         Err(Error::Range { .. })
     ));
 }
+
+#[test]
+fn the_error_over_a_range_is_that_of_each_value() {
+    let x: Vec<f32> = (0..5000u16)
+        .map(|i| (f32::from(i) * 0.37).sin() * f32::from(i % 97))
+        .collect();
+    let (lo, hi) = x.iter().fold((0.0f32, 0.0f32), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
+    for dtype in [QuantType::U8, QuantType::I8, QuantType::I4] {
+        let scheme = QuantScheme {
+            dtype,
+            symmetric: false,
+            narrow: false,
+        };
+        let params = affine::params(Range { lo, hi }, scheme).unwrap();
+        let mut expected = 0.0;
+        for v in &x {
+            let q = (v / params.scale).round_ties_even() + params.zero_point as f32;
+            let q = q.clamp(dtype.min() as f32, dtype.max() as f32);
+            expected += f64::from((q - params.zero_point as f32) * params.scale - v).powi(2);
+        }
+        let error = affine::squared_error(&x, Range { lo, hi }, dtype).unwrap();
+        assert!((error / expected - 1.0).abs() < 1e-9, "{dtype:?}: {error} {expected}");
+    }
+    assert_eq!(
+        affine::squared_error(&[], Range { lo: 0.0, hi: 0.0 }, QuantType::U8),
+        Ok(0.0)
+    );
+    let wrong = Range { lo: 1.0, hi: 0.0 };
+    assert_eq!(
+        affine::squared_error(&x, wrong, QuantType::U8),
+        Err(Error::Range { lo: 1.0, hi: 0.0 })
+    );
+}
