@@ -27,10 +27,11 @@ def spell_clamps(graph: Graph, products: Container[str]) -> Graph:
         return graph
     copy = graph.copy()
     main = copy.model.graph
-    zero = add_initializer(main, free_name("zero", _names(copy)), ir.Tensor(np.zeros((), np.float32)))
+    taken = _names(copy)
+    zero = add_initializer(main, free_name("zero", taken), ir.Tensor(np.zeros((), np.float32)))
     for node in list(copy.all_nodes()):
         if (clamp := _clamp_behind(node, products)) is not None:
-            _spell(clamp, zero)
+            _spell(clamp, zero, taken)
     drop_unused(copy.model)
     return copy
 
@@ -55,12 +56,12 @@ def _bounds(clamp: ir.Node, zero: ir.Value | None) -> tuple[ir.Value | None, ir.
     return low, high
 
 
-def _spell(clamp: ir.Node, zero: ir.Value) -> None:
+def _spell(clamp: ir.Node, zero: ir.Value, taken: set[str]) -> None:
     """Put Max and Min in the place of ``clamp``."""
     value, steps = clamp.inputs[0], []
     for op_type, bound in zip(("Max", "Min"), _bounds(clamp, zero), strict=True):
         if bound is not None:
-            name = f"{clamp.name}_{op_type.lower()}"
+            name = free_name(f"{clamp.name}_{op_type.lower()}", taken)
             steps.append(ir.node(op_type, [value, bound], outputs=[ir.Value(name=name)], name=name))
             value = steps[-1].outputs[0]
     assert isinstance(clamp.graph, ir.Graph)  # functions are inlined before

@@ -59,6 +59,19 @@ def test_the_numbers_are_the_same(kind: str) -> None:
     np.testing.assert_array_equal(got, wanted)
 
 
+def test_new_names_are_free() -> None:
+    net = Net(opset=17)
+    x = net.input("x", ["n", 32])
+    other = net.op("Neg", x, name="other", output="clamp_max")
+    bounds = (net.const(np.float32(bound)) for bound in (-0.25, 0.5))
+    clamp = net.op("Clip", net.op("MatMul", x, net.normal(32, 32), name="product"), *bounds, name="clamp")
+    model = net.model(net.op("Add", net.op("Exp", clamp), other))
+    spelled = spell_clamps(Graph.load(model), {"product"})
+    names = [name for node in spelled.nodes for name in (value.name for value in node.outputs)]
+    assert len(names) == len(set(names))
+    np.testing.assert_array_equal(run(spelled.to_bytes(), samples(model))[0], run(model, samples(model))[0])
+
+
 def test_what_needs_no_change_is_not_copied() -> None:
     graph = Graph.load(clamped("Relu"))
     assert spell_clamps(graph, set()) is graph
