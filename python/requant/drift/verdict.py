@@ -150,10 +150,12 @@ class Drift:
 class TensorMonitor:
     """What was seen of one tensor: a statistic of constant size, and the error of dynamic quantization."""
 
-    def __init__(self, frozen: FrozenRange) -> None:
+    def __init__(
+        self, frozen: FrozenRange, statistics: ops.TensorStatistics | None = None, dynamic: float = 0.0
+    ) -> None:
         self.frozen = frozen
-        self.statistics = ops.TensorStatistics()
-        self.dynamic = 0.0  # squared error, summed
+        self.statistics = ops.TensorStatistics() if statistics is None else statistics
+        self.dynamic = dynamic  # squared error, summed
         self.requests = self.clipping = 0  # how many there were, and how many of them the range clips
 
     def copy(self) -> TensorMonitor:
@@ -171,10 +173,10 @@ class TensorMonitor:
 
     def measured(self, x: NDArray[np.float32]) -> TensorMonitor:
         """What one request holds."""
-        frozen, part = self.frozen, TensorMonitor(self.frozen)
+        frozen = self.frozen
         if frozen.low is not None or frozen.high is not None:
             x = np.clip(x, frozen.low, frozen.high)
-        part.statistics, part.dynamic = ops.observe_request(x, frozen.dtype)
+        part = TensorMonitor(frozen, *ops.observe_request(x, frozen.dtype))
         if part.statistics.count:
             half = frozen.scale / 2
             beyond = part.statistics.min < frozen.lo - half or part.statistics.max > frozen.hi + half
