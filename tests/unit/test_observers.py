@@ -197,3 +197,19 @@ def test_all_ranges_at_once_are_those_of_each_method(data: str) -> None:
     assert len(chosen) == 10
     for method, symmetric, lo, hi in chosen:
         assert (lo, hi) == seen.range(method, "uint8", symmetric, 99.9), (method, symmetric)
+
+
+@pytest.mark.parametrize("dtype", [QuantType.UINT8, QuantType.INT16])
+def test_a_request_is_observed_with_what_its_own_range_costs(dtype: QuantType) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 2999)).astype(np.float32)
+    rounded = ops.fake_quantize_array(x, ops.params_from_data(x, QuantScheme(dtype))).astype(np.float64)
+    seen = ops.TensorStatistics()
+    seen.observe(x)
+    holed = np.concatenate([[np.nan], x.ravel(), [np.inf]]).astype(np.float32)
+    for given, others in ((x, 0), (holed, 1)):
+        statistics, error = ops.observe_request(given, dtype)
+        assert error == pytest.approx(np.sum((rounded - x) ** 2), rel=1e-9)
+        assert (statistics.count, statistics.min, statistics.max) == (seen.count, seen.min, seen.max)
+        assert statistics.nan_count == statistics.inf_count == others
+    assert ops.observe_request(x, dtype)[0] == seen
+    assert ops.observe_request([], dtype)[1] == 0.0
