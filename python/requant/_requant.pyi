@@ -121,8 +121,10 @@ class TensorStatistics:
     def __setstate__(self, state: bytes) -> None: ...
     def __eq__(self, other: object, /) -> bool: ...
 
-def observe_request(x: NDArray[np.float32], dtype: str) -> tuple[TensorStatistics, float]:
-    """Statistics of ``x``, and the summed squared error of its finite values quantized over their own range."""
+def observe_request(
+    statistics: TensorStatistics, x: NDArray[np.float32], dtype: str
+) -> tuple[float, float, float] | None:
+    """``statistics.observe(x)``; range and summed squared error, quantized over it, of the finite values of ``x``."""
 
 def observe_many(statistics: list[TensorStatistics], arrays: list[NDArray[np.float32]], threads: int) -> None:
     """``statistics[i].observe(arrays[i])`` for all ``i``, on ``threads`` threads (0: all cores), without the GIL."""

@@ -319,16 +319,18 @@ def params_from_data(x: ArrayLike, scheme: QuantScheme) -> QuantParams:
     return compute_params(lo.reshape(shape), hi.reshape(shape), scheme)
 
 
-def observe_request(x: ArrayLike, dtype: QuantType) -> tuple[TensorStatistics, float]:
-    """Statistics of ``x``, and what dynamic quantization of it costs, without the GIL.
+def observe_request(statistics: TensorStatistics, x: ArrayLike, dtype: QuantType) -> tuple[float, float, float] | None:
+    """Adds ``x`` to ``statistics``, and tells what dynamic quantization of it costs, without the GIL.
 
-    The cost is the sum of the squared errors of its finite values, quantized asymmetrically over their own range with
-    one scale; NumPy does the same by ``params_from_data`` and ``fake_quantize_array``, in many calls.
+    Returns:
+        Smallest and largest finite value of ``x``, and the sum of the squared errors of its finite values when they are
+        quantized asymmetrically over that range with one scale; None where there are none. NumPy does the same by
+        ``params_from_data`` and ``fake_quantize_array``, in many calls.
 
     Raises:
         TypeError: ``x`` does not hold real numbers.
     """
-    return _requant.observe_request(as_float32(x), dtype.value)
+    return _requant.observe_request(statistics, as_float32(x), dtype.value)
 
 
 def observe_many(statistics: Sequence[TensorStatistics], arrays: Sequence[ArrayLike], *, threads: int = 0) -> None:

@@ -206,10 +206,17 @@ def test_a_request_is_observed_with_what_its_own_range_costs(dtype: QuantType) -
     seen = ops.TensorStatistics()
     seen.observe(x)
     holed = np.concatenate([[np.nan], x.ravel(), [np.inf]]).astype(np.float32)
+    expected: Any = (seen.min, seen.max, pytest.approx(np.sum((rounded - x) ** 2), rel=1e-9))
     for given, others in ((x, 0), (holed, 1)):
-        statistics, error = ops.observe_request(given, dtype)
-        assert error == pytest.approx(np.sum((rounded - x) ** 2), rel=1e-9)
+        statistics = ops.TensorStatistics()
+        assert ops.observe_request(statistics, given, dtype) == expected
         assert (statistics.count, statistics.min, statistics.max) == (seen.count, seen.min, seen.max)
         assert statistics.nan_count == statistics.inf_count == others
-    assert ops.observe_request(x, dtype)[0] == seen
-    assert ops.observe_request([], dtype)[1] == 0.0
+    again = ops.TensorStatistics()
+    ops.observe_request(again, x, dtype)
+    assert again == seen
+    own = ops.observe_request(again, -2 * x[:1], dtype)
+    assert own is not None
+    assert own[:2] == (-2 * x[0].max(), -2 * x[0].min())  # and not the range of all that was seen
+    assert again.count == x.size + x.shape[1]
+    assert ops.observe_request(again, [], dtype) is ops.observe_request(again, [np.nan], dtype) is None

@@ -115,7 +115,7 @@ OTHERS = [np.ones(3, complex), np.array(["a"]), np.array([None]), np.zeros(2, "M
         lambda x: ops.params_from_data(x, UINT8),
         lambda x: ops.quantize_array(x, scalar(1.0)),
         lambda x: ops.observe_many([ops.TensorStatistics()], [x]),
-        lambda x: ops.observe_request(x, QuantType.UINT8),
+        lambda x: ops.observe_request(ops.TensorStatistics(), x, QuantType.UINT8),
     ],
 )
 def test_other_dtypes_are_type_errors(x: NDArray[Any], call: Callable[[NDArray[Any]], object]) -> None:

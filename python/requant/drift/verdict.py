@@ -150,12 +150,10 @@ class Drift:
 class TensorMonitor:
     """What was seen of one tensor: a statistic of constant size, and the error of dynamic quantization."""
 
-    def __init__(
-        self, frozen: FrozenRange, statistics: ops.TensorStatistics | None = None, dynamic: float = 0.0
-    ) -> None:
+    def __init__(self, frozen: FrozenRange) -> None:
         self.frozen = frozen
-        self.statistics = ops.TensorStatistics() if statistics is None else statistics
-        self.dynamic = dynamic  # squared error, summed
+        self.statistics = ops.TensorStatistics()
+        self.dynamic = 0.0  # squared error, summed
         self.requests = self.clipping = 0  # how many there were, and how many of them the range clips
 
     def copy(self) -> TensorMonitor:
@@ -171,17 +169,19 @@ class TensorMonitor:
         self.requests += other.requests
         self.clipping += other.clipping
 
-    def measured(self, x: NDArray[np.float32]) -> TensorMonitor:
-        """What one request holds."""
+    def observe(self, x: NDArray[np.float32]) -> None:
+        """Take in what one request holds."""
         frozen = self.frozen
         if frozen.low is not None or frozen.high is not None:
             x = np.clip(x, frozen.low, frozen.high)
-        part = TensorMonitor(frozen, *ops.observe_request(x, frozen.dtype))
-        if part.statistics.count:
-            half = frozen.scale / 2
-            beyond = part.statistics.min < frozen.lo - half or part.statistics.max > frozen.hi + half
-            part.requests, part.clipping = 1, int(beyond)
-        return part
+        found = ops.observe_request(self.statistics, x, frozen.dtype)
+        if found is None:
+            return
+        lo, hi, error = found
+        half = frozen.scale / 2
+        self.dynamic += error
+        self.requests += 1
+        self.clipping += lo < frozen.lo - half or hi > frozen.hi + half
 
     def view(self) -> RangeView:
         """The histogram beside the frozen range."""

@@ -24,7 +24,7 @@ use layout::{Layout, Segment};
 use tiling::Tiling;
 
 pub use crate::kernels::rounding::Rounding;
-pub use dynamic::squared_error;
+pub use dynamic::dynamic_error;
 pub use params::{limits, params};
 pub use ranges::slice_ranges;
 

@@ -11,7 +11,7 @@ use pyo3::{
     types::{PyBytes, PyList},
 };
 use requant_core::{
-    QuantParams, QuantScheme, Range, affine, calibration,
+    QuantParams, QuantScheme, affine, calibration,
     stats::{self, Statistic},
 };
 
@@ -197,29 +197,18 @@ pub(crate) fn observe_many<'py>(
     })
 }
 
-/// Statistics of one request, and the summed squared error of its finite values quantized over their own range.
+/// `statistics.observe(x)`; the range of the finite values of `x`, and their summed squared error when quantized over it.
 #[pyfunction]
 pub(crate) fn observe_request(
     py: Python<'_>,
+    statistics: &TensorStatistics,
     x: PyReadonlyArrayDyn<'_, f32>,
     dtype: &str,
-) -> PyResult<(TensorStatistics, f64)> {
+) -> PyResult<Option<(f32, f32, f64)>> {
     let (x, dtype) = (slice(&x)?, parse(dtype)?);
     detached(py, || {
-        let mut seen = stats::TensorStatistics::default();
-        seen.observe(x);
-        let range = Range {
-            lo: seen.min(),
-            hi: seen.max(),
-        };
-        let error = if seen.count() == 0 {
-            0.0
-        } else if seen.nan_count() + seen.inf_count() == 0 {
-            affine::squared_error(x, range, dtype)?
-        } else {
-            let finite: Vec<f32> = x.iter().copied().filter(|v| v.is_finite()).collect();
-            affine::squared_error(&finite, range, dtype)?
-        };
-        Ok((TensorStatistics(Mutex::new(seen)), error))
+        statistics.lock().observe(x);
+        let found = affine::dynamic_error(x, dtype)?;
+        Ok(found.map(|(range, error)| (range.lo, range.hi, error)))
     })
 }

@@ -1,26 +1,39 @@
 //! What it costs to quantize an array over its own range, as is done at run time.
 
 use super::{Affine, params};
-use crate::{Granularity, QuantScheme, QuantType, Range, Result};
+use crate::{Granularity, QuantScheme, QuantType, Range, Result, kernels};
 
 /// Values that are rounded before their errors are added up; both stay in the first-level cache.
 const CHUNK: usize = 2048;
 /// Sums that are added to by turns.
 const LANES: usize = 8;
 
-/// Sum of the squared errors of `x` quantized to `dtype` over `range`, asymmetrically and with one scale: what ONNX
-/// DynamicQuantizeLinear does, where `range` is that of `x`.
+/// The range of the finite values of `x`, and the sum of their squared errors when they are quantized to `dtype` over it,
+/// asymmetrically and with one scale: what ONNX DynamicQuantizeLinear costs. `None` where no value is finite.
 ///
 /// ```
-/// use requant_core::{QuantType, Range, affine::squared_error};
-/// let error = squared_error(&[0.0, 0.25, 255.0], Range { lo: 0.0, hi: 255.0 }, QuantType::U8)?;
-/// assert_eq!(error, 0.0625);
+/// use requant_core::{QuantType, Range, affine::dynamic_error};
+/// let found = dynamic_error(&[0.0, 0.25, f32::NAN, 255.0], QuantType::U8)?;
+/// assert_eq!(found, Some((Range { lo: 0.0, hi: 255.0 }, 0.0625)));
 /// # Ok::<(), requant_core::Error>(())
 /// ```
 ///
 /// # Errors
-/// A range with a NaN or infinite end, or with `lo > hi`.
-pub fn squared_error(x: &[f32], range: Range, dtype: QuantType) -> Result<f64> {
+/// None for the integer types that there are.
+pub fn dynamic_error(x: &[f32], dtype: QuantType) -> Result<Option<(Range, f64)>> {
+    let Some((lo, hi)) = kernels::current().extrema(x) else {
+        let finite: Vec<f32> = x.iter().copied().filter(|v| v.is_finite()).collect();
+        return dynamic_error(&finite, dtype);
+    };
+    if lo > hi {
+        return Ok(None); // an empty slice
+    }
+    let range = Range { lo, hi };
+    Ok(Some((range, squared_error(x, range, dtype)?)))
+}
+
+/// Sum of the squared errors of `x`, all finite, quantized to `dtype` over `range`.
+fn squared_error(x: &[f32], range: Range, dtype: QuantType) -> Result<f64> {
     let scheme = QuantScheme {
         dtype,
         symmetric: false,
@@ -34,12 +47,19 @@ pub fn squared_error(x: &[f32], range: Range, dtype: QuantType) -> Result<f64> {
         Affine::new(&[part.len()], Granularity::PerTensor, dtype, false, &scale, &zero_point)?
             .with_threads(1)
             .fake_quantize(part, &mut *rounded)?;
-        for (x, rounded) in part.chunks(LANES).zip(rounded.chunks(LANES)) {
-            for ((sum, x), rounded) in sums.iter_mut().zip(x).zip(rounded) {
-                let error = f64::from(rounded - x);
-                *sum += error * error;
-            }
+        let ((eights, rest), (rounded, rounded_rest)) = (part.as_chunks::<LANES>(), rounded.as_chunks::<LANES>());
+        for (x, rounded) in eights.iter().zip(rounded) {
+            add_squares(&mut sums, x, rounded);
         }
+        add_squares(&mut sums, rest, rounded_rest);
     }
     Ok(sums.iter().sum())
+}
+
+#[inline(always)]
+fn add_squares(sums: &mut [f64; LANES], x: &[f32], rounded: &[f32]) {
+    for ((sum, x), rounded) in sums.iter_mut().zip(x).zip(rounded) {
+        let error = f64::from(rounded - x);
+        *sum += error * error;
+    }
 }
