@@ -1,10 +1,10 @@
-"""What watching a quantized model costs beside running it, when one request in fifty is looked at.
+"""What watching a quantized model costs beside running it, as rarely as a monitor looks by itself.
 
     python benches/python/drift_cost.py [MODEL.onnx DATA.npz ...]
 
 For each model: the inputs alone (``observe`` beside a session of one's own), and all tensors (``run``, which answers
 the request as well). CPU time of one thread, so that other work on the machine does not count; the median of
-interleaved rounds of fifty requests, one of them looked at.
+interleaved rounds of as many requests as one look comes on, 50 or more.
 """
 
 from __future__ import annotations
@@ -12,59 +12,67 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from itertools import cycle, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import requant
 from requant.data import DataOptions, open_data
 from requant.errors import ModelError
 from requant.runtime import open_runner
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from requant import DriftMonitor
+
+    Feeds = dict[str, NDArray[Any]]
+    Way = Callable[[Feeds], object]
+
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS, EVERY = 15, 50
+ROUNDS, SETTLING = 15, 201
 
 
 def cost(model: Path, data: Path) -> None:
-    """Print both ratios."""
+    """Print a line for each way to watch."""
     quantized = requant.quantize(model, data, threads=1, samples=128).data
-    watched = requant.DriftMonitor(quantized, tensors="all", every=EVERY, threads=1)
-    batches = open_data(data, watched.inputs, DataOptions(samples=EVERY, batch_size=1)).batches()
+    bare = open_runner(quantized, threads=1).run
+    settling = requant.DriftMonitor(quantized, tensors="all", threads=1)
+    batches = open_data(data, settling.inputs, DataOptions(samples=50, batch_size=1)).batches()
     requests = [dict(batch.feeds) for batch in batches]
-    requests = (requests * EVERY)[:EVERY]
-    session = open_runner(quantized, threads=1)
-
-    def plain() -> None:
-        for feeds in requests:
-            session.run(feeds)
-
-    def inner() -> None:
-        for feeds in requests:
-            watched.run(feeds)
-
-    ways = {"bare": plain, f"all {len(watched.tensors)} tensors": inner}
+    for feeds in islice(cycle(requests), SETTLING):
+        settling.run(feeds)
+    watched = requant.DriftMonitor(quantized, tensors="all", every=settling.every, threads=1)
+    watched.run(requests[0])
+    added = measure(requests, bare, watched.run, watched)
+    print(f"{model.parent.name:22} all {len(watched.tensors):3} tensors {added}")
     try:
-        boundary = requant.DriftMonitor(quantized, every=EVERY)
-    except ModelError:  # its inputs are integers
-        pass
-    else:
+        boundary = requant.DriftMonitor(quantized)
+    except ModelError:  # no input of it is quantized
+        return
 
-        def outer() -> None:
-            for feeds in requests:
-                session.run(feeds)
-                boundary.observe(feeds)
+    def observed(feeds: Feeds) -> None:
+        bare(feeds)
+        boundary.observe(feeds)
 
-        ways["inputs"] = outer
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()
+    print(f"{model.parent.name:22} inputs          {measure(requests, bare, observed, boundary)}")
+
+
+def measure(requests: list[Feeds], bare: Way, way: Way, monitor: DriftMonitor) -> str:
+    """What ``way``, which watches, adds to ``bare``."""
+    taken: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
+        for watching, run in ((False, bare), (True, way)):
+            one_look = list(islice(cycle(requests), monitor.every))
             start = time.thread_time()
-            way()
-            taken[name].append(time.thread_time() - start)
-    bare = statistics.median(taken["bare"])
-    for name in list(ways)[1:]:
-        extra = statistics.median(t / b - 1 for t, b in zip(taken[name], taken["bare"], strict=True))
-        print(f"{model.parent.name:22} {name:16} {bare / EVERY * 1e3:7.3f} ms a request, watching adds {extra:6.2%}")
+            for feeds in one_look:
+                run(feeds)
+            taken[watching].append(time.thread_time() - start)
+    added = statistics.median(w / b - 1 for b, w in zip(*taken.values(), strict=True))
+    alone = statistics.median(taken[False]) / monitor.every * 1e3
+    return f"{alone:7.3f} ms a request, one look in {monitor.every:4} adds {added:6.2%}"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Runner(Protocol):
 
     name: str
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the model's order, for one batch of feeds."""
 
     def stop(self) -> None:
@@ -321,7 +321,7 @@ class OrtRunner:
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = 4
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the model's order, for one batch of feeds.
 
         Raises:

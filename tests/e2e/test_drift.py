@@ -23,9 +23,12 @@ from requant.onnx.graph import Graph
 from requant.runtime import joined, open_runner
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from requant.runtime import Runner
 
 pytestmark = pytest.mark.usefixtures("quick_latency")
 
@@ -186,6 +189,32 @@ def test_inner_tensors_are_read_from_the_run_that_answers(model: bytes) -> None:
         np.testing.assert_allclose(got, run(model, {"x": LIVE[i : i + 1]})[0], atol=0.1)
     assert {tensor.name for tensor in monitor.drift().tensors} == set(monitor.tensors)
     assert monitor.sampled == 2
+
+
+def test_inner_tensors_are_read_as_rarely_as_keeps_it_cheap(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which reading them takes three times as long as a request alone: 2 requests more, of 1 % of 200."""
+    now = 0.0
+
+    def clock() -> float:
+        return now
+
+    class Timed:
+        def __init__(self, runner: Runner, seconds: float) -> None:
+            self.runner, self.seconds = runner, seconds
+
+        def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            nonlocal now
+            now += self.seconds
+            return self.runner.run(feeds)
+
+    monkeypatch.setattr("requant.drift.monitor.perf_counter", clock)
+    for every, sampled in ((None, 4), (50, 8)):
+        monitor = requant.DriftMonitor(model, tensors="all", every=every, threads=1)
+        for inner, seconds in ((False, 1.0), (True, 3.0)):
+            monitor._runners[inner] = Timed(monitor._open(inner=inner), seconds)  # type: ignore[assignment]
+        for _ in range(400):
+            monitor.run({"x": LIVE[:1]})
+        assert (monitor.every, monitor.sampled) == (every or 200, sampled)  # it looked at 0, 50, 100, 300
 
 
 def test_what_a_clamp_cut_off_is_no_drift() -> None:

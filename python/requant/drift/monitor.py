@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 from dataclasses import replace
+from operator import length_hint
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +32,9 @@ if TYPE_CHECKING:
     from requant.runtime import Runner
     from requant.types import Progress
 
-#: One request in so many is looked at.
-EVERY = 50
+#: One request in so many is looked at, and fewer where that takes a larger share of the time, by the fastest of either:
+#: half of 2 %, since what is not done at each request finds the caches cold.
+EVERY, SHARE = 50, 0.01
 #: Tensors that a result shows the histograms of.
 _VIEWS = 12
 
@@ -84,7 +89,8 @@ class DriftMonitor:
         model: path, bytes or ModelProto of a model with constant scales (QuantizeLinear), of whatever quantizer.
         tensors: names of the tensors to watch, or ``all``; the model's inputs by default. Tensors in bodies of Loop and
             Scan are those of all iterations of a request.
-        every: look at one request in so many; 1 looks at all.
+        every: look at one request in so many; 1 looks at all. By default at one in fifty, and where ``run`` reads inner
+            tensors at so many fewer as keep what looking adds at 2 % of the time of all requests.
         threads: CPU threads for ``run``; 0 uses all cores.
 
     Raises:
@@ -98,11 +104,11 @@ class DriftMonitor:
     """
 
     def __init__(
-        self, model: Model, *, tensors: Iterable[str] | None = None, every: int = EVERY, threads: int = 0
+        self, model: Model, *, tensors: Iterable[str] | None = None, every: int | None = None, threads: int = 0
     ) -> None:
         from requant.onnx.frozen import frozen_ranges
 
-        if every < 1:
+        if every is not None and every < 1:
             raise ConfigError(f"every is {every}, expected at least 1")
         threads = thread_count(threads)
         graph = load(model)
@@ -110,9 +116,12 @@ class DriftMonitor:
         self.inputs = graph.inputs
         inputs = [spec.name for spec in graph.inputs]
         names = _chosen(graph.origin, frozen, hidden, inputs, tensors)
-        self.model, self.digest, self.every = graph.origin, graph.digest, every
+        self.model, self.digest = graph.origin, graph.digest
+        self.every, self._settles = every or EVERY, every is None
         self.outputs = tuple(output.name for output in graph.outputs)
-        self.requests = self.sampled = 0
+        self._turns = iter(range(sys.maxsize))  # to take the next is one step of the interpreter: it needs no lock
+        self.sampled = self._next = self._merged = 0
+        self._bare = self._looking = math.inf  # seconds of a request without and with looking at it, at least
         self._watched = {name: TensorMonitor(frozen[name]) for name in names}
         self._hidden = hidden if tensors == "all" else {}
         self._inner = [name for name in names if name not in inputs]
@@ -123,6 +132,11 @@ class DriftMonitor:
     def __repr__(self) -> str:
         seen = f"{counted(self.requests, 'request(s)')}, {self.sampled} looked at"
         return f"DriftMonitor({self.model}: {counted(len(self.tensors), 'tensor(s)')}, {seen})"
+
+    @property
+    def requests(self) -> int:
+        """How many requests there were."""
+        return self._merged + sys.maxsize - length_hint(self._turns)
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -139,7 +153,7 @@ class DriftMonitor:
         Raises:
             TypeError: a watched array does not hold real numbers.
         """
-        due = self._count()
+        due = self._is_due()
         if due:
             self._look(arrays)
         return due
@@ -152,12 +166,27 @@ class DriftMonitor:
         Raises:
             ModelError: the model fails on ``feeds``.
         """
-        due = self._count()
-        results = list(self._runner(inner=due and bool(self._inner)).run(feeds))
+        due = self._is_due()
+        if due and self._inner:
+            return self._run_inner(feeds)
+        runner = self._runners.get(False) or self._open(inner=False)
+        start = perf_counter()
+        results = runner.run(feeds)
+        self._bare = min(self._bare, perf_counter() - start)
         if due:
-            inner = dict(zip(self._inner, map(joined, results[len(self.outputs) :]), strict=True))
-            self._look({**feeds, **inner})
-        return results[: len(self.outputs)]
+            self._look(feeds)
+        return results
+
+    def _run_inner(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        runner = self._runners.get(True) or self._open(inner=True)
+        start = perf_counter()
+        results = runner.run(feeds)
+        outputs, inner = results[: len(self.outputs)], map(joined, results[len(self.outputs) :])
+        self._look({**feeds, **dict(zip(self._inner, inner, strict=True))})
+        self._looking = min(self._looking, perf_counter() - start)
+        if self._settles and math.isfinite(self._bare):
+            self.every = max(EVERY, math.ceil((self._looking / self._bare - 1) / SHARE))
+        return outputs
 
     def merge(self, other: DriftMonitor) -> None:
         """Take in all that ``other``, a monitor of the same model, has seen.
@@ -173,7 +202,7 @@ class DriftMonitor:
             requests, sampled = other.requests, other.sampled
             parts = {name: watched.copy() for name, watched in other._watched.items()}
         with self._lock:
-            self.requests += requests
+            self._merged += requests
             self.sampled += sampled
             for name, part in parts.items():
                 self._watched.setdefault(name, TensorMonitor(part.frozen)).merge(part)
@@ -220,14 +249,16 @@ class DriftMonitor:
         return counters
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = {"_lock", "_opening", "_runners", "_graph"}
+        hidden = {"_lock", "_opening", "_runners", "_graph", "_turns"}
         with self._lock:
             state = {key: value for key, value in self.__dict__.items() if key not in hidden}
+            state.update(_merged=self.requests, _next=self._next - self.requests + self._merged)
             state["_watched"] = {name: watched.copy() for name, watched in self._watched.items()}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _graph=None, _runners={}, _lock=threading.Lock(), _opening=threading.Lock())
+        self._turns = iter(range(sys.maxsize))
 
     def _seen(self) -> tuple[int, int, dict[str, TensorMonitor]]:
         """Requests, those looked at, and a copy of what was seen of each tensor that was."""
@@ -235,21 +266,25 @@ class DriftMonitor:
             parts = {name: watched.copy() for name, watched in self._watched.items() if watched.statistics.count}
             return self.requests, self.sampled, parts
 
-    def _count(self) -> bool:
+    def _is_due(self) -> bool:
+        turn = next(self._turns)
+        if turn < self._next:
+            return False
         with self._lock:
-            due = self.requests % self.every == 0
-            self.requests += 1
-            self.sampled += due
-        return due
+            if turn < self._next:  # another thread has looked meanwhile
+                return False
+            self._next += self.every
+            self.sampled += 1
+        return True
 
     def _look(self, arrays: Mapping[str, ArrayLike]) -> None:
-        for name in self._watched.keys() & arrays.keys():
-            watched = self._watched[name]
-            part = watched.measured(ops.as_float32(arrays[name]))
-            with self._lock:
-                watched.merge(part)
+        for name, watched in self._watched.items():
+            if name in arrays:
+                x = ops.as_float32(arrays[name])
+                with self._lock:
+                    watched.observe(x)
 
-    def _runner(self, *, inner: bool) -> Runner:
+    def _open(self, *, inner: bool) -> Runner:
         with self._opening:
             if inner not in self._runners:
                 if self._graph is None:
@@ -284,7 +319,7 @@ def _chosen(
         if not own:
             raise ModelError(
                 f"no input of {origin} is quantized with a constant scale",
-                hint=f"name inner tensors, such as {next(iter(frozen))!r}, or all",
+                hint=f"name inner tensors, such as {next(iter(frozen))!r}, or all; `run` reads them",
             )
         return own
     names = tuple(dict.fromkeys([tensors] if isinstance(tensors, str) else tensors))

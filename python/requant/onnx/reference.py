@@ -18,7 +18,7 @@ from requant.onnx.saving import self_contained
 from requant.runtime import as_array
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class ReferenceRunner:
         except Exception as problem:
             raise ModelError(f"onnx.reference cannot load the model: {problem}") from problem
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the model's order, for one batch of feeds.
 
         Raises:
