@@ -155,7 +155,7 @@ fn ranges_that_are_no_intervals() {
 }
 
 #[test]
-fn the_error_over_a_range_is_that_of_each_value() {
+fn what_quantizing_at_run_time_costs_is_the_error_of_each_value() {
     let x: Vec<f32> = (0..5000u16)
         .map(|i| (f32::from(i) * 0.37).sin() * f32::from(i % 97))
         .collect();
@@ -173,16 +173,13 @@ fn the_error_over_a_range_is_that_of_each_value() {
             let q = q.clamp(dtype.min() as f32, dtype.max() as f32);
             expected += f64::from((q - params.zero_point as f32) * params.scale - v).powi(2);
         }
-        let error = affine::squared_error(&x, Range { lo, hi }, dtype).unwrap();
+        let (range, error) = affine::dynamic_error(&x, dtype).unwrap().unwrap();
+        assert_eq!((range.lo, range.hi), (lo, hi));
+        let holed: Vec<f32> = [f32::NAN].iter().chain(&x).chain(&[f32::INFINITY]).copied().collect();
+        assert_eq!(affine::dynamic_error(&holed, dtype), Ok(Some((range, error))));
         assert!((error / expected - 1.0).abs() < 1e-9, "{dtype:?}: {error} {expected}");
     }
-    assert_eq!(
-        affine::squared_error(&[], Range { lo: 0.0, hi: 0.0 }, QuantType::U8),
-        Ok(0.0)
-    );
-    let wrong = Range { lo: 1.0, hi: 0.0 };
-    assert_eq!(
-        affine::squared_error(&x, wrong, QuantType::U8),
-        Err(Error::Range { lo: 1.0, hi: 0.0 })
-    );
+    for none in [&[][..], &[f32::NAN, f32::NEG_INFINITY]] {
+        assert_eq!(affine::dynamic_error(none, QuantType::U8), Ok(None));
+    }
 }
