@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import secrets
@@ -190,7 +191,9 @@ def missing_file(kind: str, path: str | Path) -> MissingFileError:
         siblings = [each.name for each in asked.parent.iterdir()]
     except OSError:
         siblings = []
-    return MissingFileError(f"{kind} {path} does not exist{closest(asked.name, siblings)}", hint="check the path")
+    # A name is not alike because its suffix is.
+    alike = [name for name in siblings if difflib.get_close_matches(asked.stem, [Path(name).stem])]
+    return MissingFileError(f"{kind} {path} does not exist{closest(asked.name, alike)}", hint="check the path")
 
 
 def is_special(path: Path) -> bool:

@@ -204,7 +204,7 @@ def test_pages_are_whole_and_ask_for_nothing(name: str) -> None:
 def test_a_search_shows_its_frontier() -> None:
     line = [*COMMANDS["report"], "--keep", "0.9", "--html", "page.html", "-q"]
     assert main(line) == 0
-    assert "0.9 of 1 - output noise was to be kept" in checked(Path("page.html").read_text("utf-8")).text
+    assert "0.9 of output fidelity was to be kept" in checked(Path("page.html").read_text("utf-8")).text
 
 
 def test_notebooks_show_results_as_they_are() -> None:

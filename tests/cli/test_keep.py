@@ -20,7 +20,7 @@ def test_the_models_walked_and_a_recipe(folder: Path, capsys: pytest.CaptureFixt
     line = ["quantize", MODEL, "--data", CALIB, "--keep", "0.9995", "-o", "a.onnx", "--save-recipe", "r.toml"]
     assert main(line) == 0
     out = capsys.readouterr().out
-    for word in ("Models tried to keep 0.9995", "entropy", "of 1 - output noise", "share", "Left in float: ", "->"):
+    for word in ("Models tried to keep 0.9995", "entropy", "of output fidelity", "share", "Left in float: ", "->"):
         assert word in out
     assert main(["quantize", MODEL, "--data", CALIB, "--recipe", "r.toml", "-o", "b.onnx", "-q"]) == 0
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
@@ -42,7 +42,7 @@ def test_evaluation_samples_tell_whether_the_model_found_is_good(
     line = ["quantize", MODEL, "--data", CALIB, "--eval", EVAL, "--json", "-o", "a.onnx"]
     assert main([*line, "--keep", "0.98"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["keep"]["kept"] == "1 - output noise"
+    assert found["keep"]["kept"] == "output fidelity"
     assert found["keep"]["evaluated"] == found["accuracy"]["quantized_value"] / found["accuracy"]["float_value"]
 
 

@@ -38,7 +38,7 @@ def test_the_default_model_is_tried_first_and_is_all_where_it_will_do(digits: Pa
     kept = requant.quantize_to_keep(*files(digits), 0.99, threads=1)
     plain = requant.quantize(*files(digits), threads=1)
     assert kept.met
-    assert kept.kept == "1 - output noise"
+    assert kept.kept == "output fidelity"
     assert [(step.method, step.options, step.in_float) for step in kept.steps] == [("mse", {}, ())]
     assert kept.model.data == plain.data
     assert kept.config == requant.QuantConfig(threads=1)
@@ -183,7 +183,7 @@ def test_labels_that_are_held_back_judge(metric: Any, name: str) -> None:
 def test_targets_of_another_kind_do_not_fit_the_default_metric() -> None:
     data = labelled(64)
     data["labels"] = np.linspace(0, 1, 64, dtype=np.float32)
-    assert requant.quantize_to_keep(two_gemm(), data, 0.9, threads=1).kept == "1 - output noise"
+    assert requant.quantize_to_keep(two_gemm(), data, 0.9, threads=1).kept == "output fidelity"
 
 
 def test_a_metric_without_labels_compares_with_the_float_model() -> None:

@@ -248,4 +248,6 @@ def open_data(
     if not inputs:
         raise DataError("the model has no inputs, so there is nothing to calibrate with")
     options = options or DataOptions()
+    if options.seed is not None and options.samples is None:
+        raise ConfigError("seed draws samples at random, and all are used", hint="say how many: samples (--samples N)")
     return Dataset(Opener(inputs, options, labels).open(source), inputs, options, hold_back=hold_back)

@@ -40,7 +40,7 @@ SCHEMA = 1
 #: What is kept where no labels are held back: by language models; by models that give maps or sequences; by others.
 OWN_PERPLEXITY = "perplexity of held-back samples"
 COSINE = "cosine of the outputs"
-FIDELITY = "1 - output noise"
+FIDELITY = "output fidelity"
 _DEFAULT_METRIC = "top1"
 
 
@@ -112,7 +112,7 @@ def quantize_to_keep(
     a model that tells the next of the tokens it is fed is judged by its perplexity. Any other is judged by ``noise``,
     the power of its worst output's error over that of the output: where all outputs are maps or sequences (of three
     axes or more) by ``sqrt(1 - noise)``, the least cosine that they can have (0.99 is an SQNR of 17 dB), elsewhere by
-    ``1 - noise`` (20 dB).
+    ``1 - noise``, called output fidelity (20 dB).
 
     With ``weight_only`` the smallest model is looked for instead, however fast it is: weights get more bits than were
     asked for, or stay float, where that serves the quality most for its bytes.

@@ -338,6 +338,19 @@ def test_missing_file(tmp_path: Path) -> None:
     )
 
 
+def test_a_name_with_the_same_suffix_is_not_alike(tmp_path: Path) -> None:
+    npz(tmp_path, input=ones(1, 3, 8, 6)).rename(tmp_path / "q.npz")
+    with pytest.raises(MissingFileError, match=r"z\.npz does not exist\n"):
+        open_data(tmp_path / "z.npz", [X])
+
+
+def test_a_seed_without_a_number_of_samples_chooses_nothing(tmp_path: Path) -> None:
+    path = npz(tmp_path, input=ones(4, 3, 8, 6))
+    with pytest.raises(ConfigError, match=r"all are used\nhelp: say how many: samples \(--samples N\)"):
+        open_data(path, [X], DataOptions(seed=1))
+    assert sum(batch.count for batch in open_data(path, [X], DataOptions(samples=2, seed=1)).batches()) == 2
+
+
 def test_labels_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_data(npz(tmp_path, input=ones(1, 3, 8, 6), classes=ones(1)), [X], labels="class")
