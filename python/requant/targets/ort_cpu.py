@@ -83,6 +83,7 @@ TARGET = Target(
     one_gelu=True,
     joins_biases=True,
     skips_clamps=True,
+    folds_constants=True,
     # ConvInteger takes 3 to 14 times as long as float; GRU has no integer kernel.
     dynamic={"Gemm": 1 << 13, "MatMul": 1 << 13, "LSTM": 1 << 16},
     costs=_COSTS,

@@ -62,6 +62,8 @@ class Target:
             that is added to it (see ``onnx.biases``).
         skips_clamps: whether its optimizer makes a float op of an integer product that gives float and has a clamp
             behind (see ``onnx.bounds``).
+        folds_constants: whether it computes constants from constants once, before it looks for ops to fuse
+            (see ``onnx.terse``).
         dynamic: op types with an integer kernel for activations that are quantized at run time, each with the number
             of weight values from which it is faster than float.
         costs: of op types that may be faster in float, what they cost on floats and on integers. ``depthwise Conv`` is
@@ -94,6 +96,7 @@ class Target:
     one_gelu: bool = False
     joins_biases: bool = False
     skips_clamps: bool = False
+    folds_constants: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)
     costs: Mapping[str, tuple[Cost, Cost]] = field(default_factory=dict)
     crossing: float = 0.0

@@ -1,0 +1,126 @@
+"""What a file need not hold, because each runtime makes it again when it loads the model.
+
+* The scale of an int32 bias is that of its op's input times those of the weights, four bytes a channel:
+
+      input scale, weight scales -> Mul -> DequantizeLinear(bias)
+
+  A runtime that folds constants multiplies once, and to the same bits.
+* The zero points of a convolution's weights, where all are 0, a byte a channel. onnxruntime fuses no Gemm without them.
+* Attributes that say what the op does without them.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from requant.onnx.graph import constant
+from requant.onnx.passes.cleanup import drop_unused
+from requant.uncollected import uncollected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from requant.onnx.graph import Graph
+
+_BIASED = frozenset({"Conv", "Gemm"})
+_BIAS = 2
+#: With as many channels a scale is as large as the node that would compute it.
+_CHANNELS = 8
+#: What attributes that are lists are without being said, at each place; their operators' schemas say it in words only.
+_REPEATED = {"dilations": 1, "pads": 0, "strides": 1}
+_WINDOWS = frozenset({"AveragePool", "Conv", "ConvTranspose", "MaxPool"})
+
+
+@uncollected()
+def drop_implied(graph: Graph, *, folds: bool) -> Graph:
+    """A copy of ``graph`` without what is implied; ``folds``: whether its runtime computes constants once."""
+    copy = graph.copy()
+    if folds:
+        scales = [found for node in copy.all_nodes() for found in _bias_scales(node)]
+        _multiply(copy.model, scales)
+        for node in copy.all_nodes():
+            _drop_zero_points(node)
+        drop_unused(copy.model)
+    for node in copy.all_nodes():
+        _drop_defaults(node, copy.opset)
+    return copy
+
+
+def _bias_scales(node: ir.Node) -> Iterator[tuple[ir.Node, ir.Value, ir.Value]]:
+    """The DequantizeLinear of the bias of ``node``, and the two scales whose product its own is."""
+    if node.op_type not in _BIASED or node.domain != "" or len(node.inputs) <= _BIAS:
+        return
+    operands = [None if value is None else value.producer() for value in node.inputs[: _BIAS + 1]]
+    if any(giver is None or giver.op_type != "DequantizeLinear" or giver.graph is not node.graph for giver in operands):
+        return
+    x_scale, w_scale, b_scale = (giver.inputs[1] for giver in operands if giver is not None)
+    x, w, b = (constant(value) for value in (x_scale, w_scale, b_scale))
+    if x is None or w is None or b is None or x.size != 1 or b.size <= _CHANNELS or w.shape != b.shape:
+        return
+    if x.dtype == w.dtype == b.dtype and np.array_equal(x.reshape(()) * w, b):
+        bias = operands[_BIAS]
+        assert x_scale is not None
+        assert w_scale is not None
+        assert bias is not None
+        yield bias, x_scale, w_scale
+
+
+def _multiply(model: ir.Model, scales: list[tuple[ir.Node, ir.Value, ir.Value]]) -> None:
+    """Let each of these read the product of its two scales, which is computed once for all that have them."""
+    scopes = (model.graph, *model.graph.subgraphs())
+    taken = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
+    names = (name for serial in count(1) if (name := f"m{serial}") not in taken)
+    products: dict[tuple[ir.Graph, ir.Value, ir.Value], ir.Value] = {}
+    for bias, x_scale, w_scale in scales:
+        home, scale = bias.graph, bias.inputs[1]
+        assert isinstance(home, ir.Graph)
+        assert scale is not None
+        key = (home, x_scale, w_scale)
+        if key not in products:
+            output = ir.Value(name=next(names), shape=scale.shape, type=scale.type)
+            product = ir.node("Mul", [x_scale, w_scale], outputs=[output], name=output.name)
+            home.insert_before(home[0], product)
+            products[key] = output
+        bias.replace_input_with(1, products[key])
+
+
+def _drop_zero_points(node: ir.Node) -> None:
+    """Take its zero points from a DequantizeLinear that only convolutions read, as their weight."""
+    if (
+        node.op_type != "DequantizeLinear"
+        or node.domain != ""
+        or len(node.inputs) < 3
+        or constant(node.inputs[0]) is None
+    ):
+        return
+    zero_points, output = constant(node.inputs[2]), node.outputs[0]
+    weighs = all(use.node.op_type == "Conv" and use.idx == 1 for use in output.uses()) and not output.is_graph_output()
+    if weighs and zero_points is not None and not zero_points.any():
+        node.resize_inputs(2)
+
+
+def _drop_defaults(node: ir.Node, opset: int) -> None:
+    if node.domain != "":
+        return
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:  # newer than onnx, which the checker will say
+        return
+    for name, attribute in list(node.attributes.items()):
+        known = schema.attributes.get(name)
+        if known is None or attribute.is_ref():
+            continue
+        if known.default_value.type:
+            implied = onnx.helper.get_attribute_value(ir.serde.serialize_attribute(attribute)) == (
+                onnx.helper.get_attribute_value(known.default_value)
+            )
+        else:
+            repeated = _REPEATED.get(name) if node.op_type in _WINDOWS else None
+            implied = repeated is not None and all(number == repeated for number in attribute.as_ints())
+        if implied:
+            del node.attributes[name]

@@ -1,0 +1,149 @@
+"""What a file need not hold: the model without it is the same to the bit, and runs in the same kernels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from tests.models import MODELS, Net, run, session
+from tests.quantized import Quantized
+
+import requant
+from requant.onnx.graph import Graph
+from requant.onnx.terse import drop_implied
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def wide(*, second: int = 24) -> onnx.ModelProto:
+    """Convolutions that share an input, a depthwise one and a Gemm, of more channels than a scale is worth."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", ["n", 3, 8, 8]), 3, 16))
+    y = net.op("Add", net.conv(x, 16, second), net.conv(net.conv(x, 16, 16, group=16), 16, second, 1))
+    flat = net.op("Flatten", net.op("GlobalAveragePool", y))
+    return net.model(net.gemm(flat, second, 10, trans_b=1, output="y"))
+
+
+def written(data: bytes) -> tuple[onnx.GraphProto, dict[str, Any], dict[str, onnx.NodeProto]]:
+    graph = onnx.load_from_string(data).graph
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    return graph, constants, {out: node for node in graph.node for out in node.output}
+
+
+@pytest.mark.parametrize("name", [*MODELS, "wide"])
+def test_the_model_is_the_same_to_the_bit_in_the_same_kernels(name: str, tmp_path: Path) -> None:
+    q = Quantized(MODELS[name]() if name in MODELS else wide())
+    terse = drop_implied(Graph.load(q.proto), folds=True).to_bytes()
+    onnx.checker.check_model(onnx.load_from_string(terse), full_check=True)
+    for optimize in (False, True):
+        outputs = (run(data, q.feeds, optimize=optimize) for data in (q.data, terse))
+        for before, after in zip(*outputs, strict=True):
+            np.testing.assert_array_equal(before, after)
+    kernels = []
+    for data in (q.data, terse):
+        session(data, save_to=str(tmp_path / "o.onnx"))
+        kernels.append(Counter(node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node))
+    assert kernels[0] == kernels[1]
+
+
+def test_a_reader_of_the_standard_computes_the_same() -> None:
+    q = Quantized(wide())
+    terse = drop_implied(Graph.load(q.proto), folds=True).to_bytes()
+    newer = [onnx.version_converter.convert_version(onnx.load_from_string(data), 21) for data in (q.data, terse)]
+    (before,), (after,) = (ReferenceEvaluator(model).run(None, q.feeds) for model in newer)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_scales_of_biases_are_products_and_zero_points_of_convolutions_are_left_out() -> None:
+    q = Quantized(wide())
+    before = {node.name: node for node in q.proto.graph.node}
+    graph, constants, producer = written(drop_implied(Graph.load(q.proto), folds=True).to_bytes())
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 5
+    _, held, gives = written(q.data)
+    for node in layers:
+        weight, bias = producer[node.input[1]], producer[node.input[2]]
+        product = producer[bias.input[1]]
+        assert product.op_type == "Mul"
+        scales = [constants[name] for name in product.input]
+        np.testing.assert_array_equal(scales[0] * scales[1], held[gives[before[node.name].input[2]].input[1]])
+        assert len(weight.input) == (3 if node.op_type == "Gemm" else 2)  # onnxruntime fuses no Gemm without
+
+
+def test_a_scale_of_few_channels_is_not_worth_a_node() -> None:
+    q = Quantized(wide(second=8))
+    graph, _, producer = written(drop_implied(Graph.load(q.proto), folds=True).to_bytes())
+    given = {
+        producer[node.input[1]].input[0]: node.input[1] in producer
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[1] in producer
+    }
+    assert len(given) == 3  # of 16, 16 and 10 channels, not of 8
+
+
+def test_a_scale_that_is_no_product_stays() -> None:
+    q = Quantized(wide())
+    _, _, producer = written(q.data)
+    biases = {producer[node.input[2]].input[1] for node in q.proto.graph.node if node.op_type in ("Conv", "Gemm")}
+    for tensor in q.proto.graph.initializer:
+        if tensor.name in biases:
+            array = np.nextafter(numpy_helper.to_array(tensor), np.float32(1))
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    left = drop_implied(Graph.load(q.proto), folds=True)
+    assert not any(node.op_type == "Mul" for node in left.nodes)
+
+
+def test_a_runtime_that_folds_nothing_reads_all_of_it() -> None:
+    q = Quantized(wide())
+    kept = drop_implied(Graph.load(q.proto), folds=False)
+    assert [node.op_type for node in kept.nodes] == [node.op_type for node in Graph.load(q.proto).nodes]
+    assert all(len(node.inputs) == 3 for node in kept.nodes if node.inputs[0] and node.op_type == "QuantizeLinear")
+
+
+SAID: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "group of one": ("Conv", {"group": 1}, ()),
+    "groups": ("Conv", {"group": 2}, ("group",)),
+    "steps of one": ("Conv", {"strides": [1, 1], "dilations": [1, 1], "pads": [0, 0, 0, 0]}, ()),
+    "steps": ("Conv", {"strides": [1, 2], "dilations": [2, 1], "pads": [0, 0, 1, 0]}, ("strides", "dilations", "pads")),
+    "the kernel": ("Conv", {"kernel_shape": [1, 1]}, ("kernel_shape",)),
+    "a plain product": ("Gemm", {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}, ()),
+    "a product": ("Gemm", {"alpha": 0.5, "beta": 2.0, "transB": 1}, ("alpha", "beta", "transB")),
+    "last axis": ("Softmax", {"axis": -1}, ()),
+    "first axis": ("Softmax", {"axis": 0}, ("axis",)),
+    "slope": ("LeakyRelu", {"alpha": 0.01}, ()),
+    "unpadded pool": ("MaxPool", {"kernel_shape": [2, 2], "ceil_mode": 0, "strides": [1, 1]}, ("kernel_shape",)),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_attributes_that_say_what_holds_without_them_go(name: str) -> None:
+    op_type, attributes, left = SAID[name]
+    net = Net()
+    x = net.input("x", ["n", 4] if op_type == "Gemm" else ["n", 4, 6, 6])
+    weights = {"Conv": (4, 4 // attributes.get("group", 1), 1, 1), "Gemm": (4, 4)}
+    rest = [net.normal(*weights[op_type])] if op_type in weights else []
+    model = net.model(net.op(op_type, x, *rest, output="y", **attributes))
+    terse = drop_implied(Graph.load(model), folds=False)
+    (node,) = onnx.load_from_string(terse.to_bytes()).graph.node
+    assert {attribute.name for attribute in node.attribute} == set(left)
+    feeds = {
+        "x": np.random.default_rng(0).normal(size=(2, 4) if op_type == "Gemm" else (2, 4, 6, 6)).astype(np.float32)
+    }
+    np.testing.assert_array_equal(run(model, feeds)[0], run(terse.to_bytes(), feeds)[0])
+
+
+@pytest.mark.usefixtures("quick_latency")
+def test_quantized_models_are_written_so() -> None:
+    model = wide()
+    for target, products in (("ort-cpu", True), ("openvino", False)):
+        data = requant.quantize(model, {"x": Quantized(model).feeds["x"]}, target=target).data
+        graph, _, producer = written(data)
+        computed = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[1] in producer]
+        assert bool(computed) is products
+        assert not any(a.name in ("group", "strides") and a.i == 1 for n in graph.node for a in n.attribute)
