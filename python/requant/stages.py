@@ -239,6 +239,6 @@ def source_notes(graph: Graph, dataset: Dataset | None) -> Iterator[str]:
     if retyped := graph.retyped():
         yield f"bfloat16 inputs and outputs became float32: {', '.join(retyped)}"
     if graph.is_rounded():
-        yield "onnxruntime has no convolution of float64: the model is computed in float32, and was compared in it"
+        yield "onnxruntime lacks kernels for this model's float64: it is computed in float32, and was compared in that"
     if dataset is not None:
         yield from dataset.warnings

@@ -18,7 +18,7 @@ from requant.onnx.operators import as_operators, left_between
 from requant.onnx.passes.activations import fuse_gelus
 from requant.onnx.shared import share_constants
 from requant.onnx.storage import Stored, store_half
-from requant.onnx.terse import drop_implied
+from requant.onnx.terse import drop_implied, name_briefly
 from requant.planning.build import nodes_of
 from requant.planning.placement import Candidate
 from requant.planning.selection import left_in_float
@@ -84,7 +84,7 @@ def builder(
         elif given.holds_half():
             model, stored = store_half(model, exactly=True)
         notes += storage_notes(stored)
-        model = drop_implied(share_constants(model), folds=target.folds_constants)
+        model = name_briefly(drop_implied(share_constants(model), folds=target.folds_constants), given)
         return Candidate(part, resolved, weights, model.serialize(), choices, done, tuple(notes), len(stored.half))
 
     return build

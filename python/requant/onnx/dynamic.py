@@ -12,6 +12,7 @@ where it would run DequantizeLinear at each inference.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class _Writer:
         scopes = {graph.model.graph, *(_home(node) for node in graph.all_nodes())}
         self.taken = {name for scope in scopes for name in _names(scope)}
         self.tensor = graph.tensor
+        self.serials: Counter[str] = Counter()
         self.constants: dict[Hashable, ir.Value] = {}
         self.quantized: dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ...]] = {}
         self.reals: dict[tuple[ir.Graph, str, tuple[int, ...]], ir.Value] = {}
@@ -81,13 +83,13 @@ class _Writer:
         scope = _scope(value)
         key = (scope, _name(value), weight.scale.shape)
         if key not in self.reals:
-            data = self._constant(scope, f"{_name(value)}_q", weight.data)
-            scale = self._constant(scope, f"{_name(value)}_scale", weight.scale)
-            cast = self._node("Cast", [data], f"{_name(value)}_cast", [ir.AttrInt64("to", ir.DataType.FLOAT)])
-            chain = [cast, self._node("Mul", [cast.outputs[0], scale], f"{_name(value)}_reals")]
+            data = self._constant(scope, self._numbered("i"), weight.data)
+            scale = self._constant(scope, self._numbered("f"), weight.scale)
+            cast = self._node("Cast", [data], self._numbered("c"), [ir.AttrInt64("to", ir.DataType.FLOAT)])
+            chain = [cast, self._node("Mul", [cast.outputs[0], scale], self._numbered("r"))]
             if weight.gain is not None:
-                gain = self._constant(scope, f"{_name(value)}_gain", weight.gain)
-                chain.append(self._node("Mul", [chain[-1].outputs[0], gain], f"{_name(value)}_gained"))
+                gain = self._constant(scope, self._numbered("g"), weight.gain)
+                chain.append(self._node("Mul", [chain[-1].outputs[0], gain], self._numbered("r")))
             scope.insert_before(scope[0], chain)
             self.reals[key] = chain[-1].outputs[0]
         return self.reals[key]
@@ -197,6 +199,11 @@ class _Writer:
             name = self._unique(name)
             self.constants[key] = add_initializer(scope, name, self.tensor(array, name))
         return self.constants[key]
+
+    def _numbered(self, kind: str) -> str:
+        """A short name: long ones would weigh more than the scales of a small weight."""
+        self.serials[kind] += 1
+        return f"{kind}{self.serials[kind]}"
 
     def _unique(self, name: str) -> str:
         """``name``, or with a number where anything in the model has it already."""

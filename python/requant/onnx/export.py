@@ -8,8 +8,8 @@ a Clip is written to the model's metadata (``requant.clamp.TENSOR``), for those 
 both bounds are, where the saturation is that of a HardSigmoid.
 Integers of 16 bits take onnxruntime's ops where the model's opset is below 21.
 
-Tensors and nodes of the model keep their names. What is added is numbered (``q7``, ``dq7``, ``w7``, ``s7``, ``z7``:
-integers, reals again, weights, scale, zero point): in long names it would weigh a tenth of a small model.
+Tensors and nodes of the model keep their names here. What is added is numbered (``q7``, ``dq7``, ``w7``, ``s7``,
+``z7``: integers, reals again, weights, scale, zero point): in long names it would weigh a tenth of a small model.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from requant.onnx.graph import constant, constant_params
+from requant.onnx.terse import given_by
 
 if TYPE_CHECKING:
     from requant.onnx.graph import Graph
@@ -31,23 +32,27 @@ def match_tensors(reference: Graph, quantized: Graph) -> tuple[Match, ...]:
     """The inner tensors that both models have, in the float model's order.
 
     A tensor that feeds QuantizeLinear is stood for by what DequantizeLinear makes of it; else by its namesake, but an
-    input that was not quantized by nothing. Outputs are left out.
+    input that was not quantized by nothing. One whose name went is known by the node that gives it.
+
+    Outputs are left out.
     """
-    known = ir.convenience.create_value_mapping(quantized.model.graph)
+    known, brief = ir.convenience.create_value_mapping(quantized.model.graph), given_by(quantized, reference)
     outputs = {value.name for value in reference.model.graph.outputs}
     inputs = {value.name for value in reference.model.graph.inputs}
     computed = [value for node in reference.nodes for value in node.outputs if constant(value) is None]
     found = []
     for value in (*reference.model.graph.inputs, *computed):
         name = value.name or ""
-        other = known.get(name)
+        giver = value.producer()
+        place = ((giver.name or "") if giver is not None else "", value.index() or 0)
+        other = known.get(brief.get(place, "") if name not in known else name)
         if other is None or name in outputs or not _may_be_float(value) or not _may_be_float(other):
             continue
         dequantize = _dequantized(other)
         if dequantize is not None:
             found.append(Match(name, dequantize.outputs[0].name or "", *_reach(dequantize)))
         elif name not in inputs and other.producer() is not None:
-            found.append(Match(name, name))
+            found.append(Match(name, other.name or ""))
     return tuple(found)
 
 

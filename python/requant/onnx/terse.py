@@ -7,10 +7,13 @@
   A runtime that folds constants multiplies once, and to the same bits.
 * The zero points of a convolution's weights, where all are 0, a byte a channel. onnxruntime fuses no Gemm without them.
 * Attributes that say what the op does without them.
+* Long names of inner tensors. That a node gives a tensor is said by the node's name, which stays (``name_briefly``).
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -23,7 +26,7 @@ from requant.onnx.passes.cleanup import drop_unused
 from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from requant.onnx.graph import Graph
 
@@ -51,6 +54,64 @@ def drop_implied(graph: Graph, *, folds: bool) -> Graph:
     return copy
 
 
+#: What tensors are called whose names went, a number behind it.
+_BRIEF = "t"
+_LONG = 8
+
+
+@uncollected()
+def name_briefly(graph: Graph, given: Graph) -> Graph:
+    """A copy of ``graph`` where inner tensors have short names, which exporters make of the path of their module.
+
+    Kept are the names of inputs, outputs, constants and tensors that are quantized, which reports and monitors name,
+    and of what was given by another node in the float model ``given``: ``given_by`` finds the others.
+    """
+    copy = graph.copy()
+    known, found = _givers(given), {name for node in given.all_nodes() for name in _names(node)}
+    scopes = (copy.model.graph, *copy.model.graph.subgraphs())
+    taken = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
+    names = _numbered(_BRIEF, taken | found)
+    for node in copy.all_nodes():
+        for index, value in enumerate(node.outputs):
+            name = value.name or ""
+            quantized = any(use.node.op_type == "QuantizeLinear" and use.idx == 0 for use in value.uses())
+            derived = name not in found or known.get((node.name or "", index)) == name
+            if len(name) > _LONG and derived and not quantized and not value.is_graph_output():
+                value.name = next(names)
+    return copy
+
+
+def given_by(graph: Graph, given: Graph) -> Mapping[tuple[str, int], str]:
+    """The tensors of ``graph`` whose names went, by the name of the node that gives them and its output's number.
+
+    What the float model ``given`` calls so is none of them.
+    """
+    own = {name for node in given.all_nodes() for name in _names(node)}
+    return {
+        place: name for place, name in _givers(graph).items() if name not in own and re.fullmatch(rf"{_BRIEF}\d+", name)
+    }
+
+
+def _givers(graph: Graph) -> dict[tuple[str, int], str]:
+    """Names of tensors by that of the node that gives them, where no other has it, and the number of its output."""
+    named = Counter(node.name for node in graph.all_nodes())
+    return {
+        (node.name, index): name
+        for node in graph.all_nodes()
+        if node.name and named[node.name] == 1
+        for index, name in enumerate(_names(node))
+    }
+
+
+def _names(node: ir.Node) -> list[str]:
+    return [value.name or "" for value in node.outputs]
+
+
+def _numbered(prefix: str, taken: set[str]) -> Iterator[str]:
+    """Names that nothing has."""
+    return (name for serial in count(1) if (name := f"{prefix}{serial}") not in taken)
+
+
 def _bias_scales(node: ir.Node) -> Iterator[tuple[ir.Node, ir.Value, ir.Value]]:
     """The DequantizeLinear of the bias of ``node``, and the two scales whose product its own is."""
     if node.op_type not in _BIASED or node.domain != "" or len(node.inputs) <= _BIAS:
@@ -74,7 +135,7 @@ def _multiply(model: ir.Model, scales: list[tuple[ir.Node, ir.Value, ir.Value]])
     """Let each of these read the product of its two scales, which is computed once for all that have them."""
     scopes = (model.graph, *model.graph.subgraphs())
     taken = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
-    names = (name for serial in count(1) if (name := f"m{serial}") not in taken)
+    names = _numbered("m", taken)
     products: dict[tuple[ir.Graph, ir.Value, ir.Value], ir.Value] = {}
     for bias, x_scale, w_scale in scales:
         home, scale = bias.graph, bias.inputs[1]

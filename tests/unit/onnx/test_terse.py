@@ -15,7 +15,8 @@ from tests.quantized import Quantized
 
 import requant
 from requant.onnx.graph import Graph
-from requant.onnx.terse import drop_implied
+from requant.onnx.matching import match_tensors
+from requant.onnx.terse import drop_implied, name_briefly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,3 +148,41 @@ def test_quantized_models_are_written_so() -> None:
         computed = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[1] in producer]
         assert bool(computed) is products
         assert not any(a.name in ("group", "strides") and a.i == 1 for n in graph.node for a in n.attribute)
+
+
+def long_names() -> onnx.ModelProto:
+    """A product between ops in float, all under the names that exporters give."""
+    net = Net()
+    x = net.input("x", ["n", 16])
+    y = net.op("Erf", x, name="/block/act/Erf", output="/block/act/Erf_output_0")
+    y = net.op("MatMul", y, net.normal(16, 24, scale=0.3), name="/block/fc/MatMul", output="/block/fc/MatMul_output_0")
+    y = net.op("Softplus", y, name="/block/end/Softplus", output="/block/end/Softplus_output_0")
+    return net.model(net.op("Tanh", y, name="/block/Tanh", output="/block/Tanh_output_0"))
+
+
+def test_long_names_of_inner_tensors_go_but_of_those_that_are_quantized() -> None:
+    q = Quantized(long_names())
+    graph, given = Graph.load(q.proto), Graph.load(q.model)
+    named = onnx.load_from_string(name_briefly(graph, given).to_bytes()).graph
+    names = {node.name: node.output[0] for node in named.node}
+    assert names["/block/act/Erf"] == "/block/act/Erf_output_0"  # its range is in the file
+    assert names["/block/fc/MatMul"] == "t1"
+    assert names["/block/end/Softplus"] == "t2"
+    assert [output.name for output in named.output] == ["/block/Tanh_output_0"]
+    before = match_tensors(given, graph)
+    after = match_tensors(given, name_briefly(graph, given))
+    assert [match.name for match in after] == [match.name for match in before]
+    assert {match.stand_in for match in after if match.name.startswith("/block/fc")} == {"t1"}
+
+
+def test_names_stay_that_the_node_does_not_tell() -> None:
+    """A node with the name of one that gave another tensor, and one of the model's own names that are short."""
+    q = Quantized(long_names())
+    other = long_names()
+    for node in other.graph.node:
+        if node.op_type == "Softplus":
+            node.name = "elsewhere"
+    other.graph.node[1].output[0] = other.graph.node[2].input[0] = "t1"  # taken there
+    names = {n.name: n.outputs[0].name for n in name_briefly(Graph.load(q.proto), Graph.load(other)).nodes}
+    assert names["/block/end/Softplus"] == "/block/end/Softplus_output_0"
+    assert names["/block/fc/MatMul"] != "t1"

@@ -28,6 +28,49 @@ if TYPE_CHECKING:
 
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _DOUBLE = frozenset({ir.DataType.DOUBLE})
+#: Ops that onnxruntime computes in single precision only, at one opset or another.
+_SINGLE = frozenset(
+    {
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "AveragePool",
+        "Conv",
+        "ConvTranspose",
+        "Cosh",
+        "Elu",
+        "Erf",
+        "GRU",
+        "Gelu",
+        "GlobalAveragePool",
+        "GlobalLpPool",
+        "GlobalMaxPool",
+        "GridSample",
+        "HardSigmoid",
+        "HardSwish",
+        "Hardmax",
+        "InstanceNormalization",
+        "LRN",
+        "LSTM",
+        "LeakyRelu",
+        "LpPool",
+        "Mean",
+        "MeanVarianceNormalization",
+        "Mish",
+        "PRelu",
+        "RNN",
+        "Resize",
+        "Selu",
+        "Sinh",
+        "Softplus",
+        "Softsign",
+        "Tan",
+        "ThresholdedRelu",
+    }
+)
 #: Attributes of the standard ops that hold an element type.
 _TYPE_ATTRIBUTES = ("dtype", "output_datatype", "softmax_precision", "stash_type", "to")
 #: Domains whose ops take float32 wherever they take half floats.
@@ -81,7 +124,7 @@ def _convert(model: ir.Model, kinds: frozenset[ir.DataType]) -> int:
 
 
 def runnable(graph: Graph) -> Graph:
-    """``graph`` in float32 where no CPU runtime runs it as it is: it holds bfloat16, or convolves doubles.
+    """``graph`` in float32 where no CPU runtime runs it as it is: it holds bfloat16, or doubles that lack kernels.
 
     NumPy knows no bfloat16 either: such inputs and outputs become float32, too.
     """
@@ -90,9 +133,17 @@ def runnable(graph: Graph) -> Graph:
     casts = any(_casts_to(node, ir.DataType.BFLOAT16) for node in graph.all_nodes())
     if ir.DataType.BFLOAT16 in kinds or casts:
         return _converted(graph, widen_half, ir.DataType.BFLOAT16)
-    if any(_convolves_double(node) for node in graph.all_nodes()):
-        return _converted(graph, narrow_double)
-    return graph
+    doubles = ir.DataType.DOUBLE in kinds or any(_casts_to(node, ir.DataType.DOUBLE) for node in graph.all_nodes())
+    return _converted(graph, narrow_double) if doubles and _lacks_kernels(graph) else graph
+
+
+def _lacks_kernels(graph: Graph) -> bool:
+    """Whether onnxruntime cannot run a model, because an op in it has no kernel for doubles."""
+    if not any(node.domain == "" and node.op_type in _SINGLE for node in graph.all_nodes()):
+        return False
+    typed = graph.copy()
+    infer(typed.model)
+    return any(node.op_type in _SINGLE and _touches(node, _DOUBLE) for node in typed.all_nodes())
 
 
 def _converted(graph: Graph, convert: Callable[[ir.Model], int], interface: ir.DataType | None = None) -> Graph:
@@ -122,12 +173,6 @@ def _touches(node: ir.Node, kinds: frozenset[ir.DataType]) -> bool:
 def _multiplies(node: ir.Node) -> bool:
     row = row_of(node)
     return (row is not None and row.kind in (Kind.COMPUTE, Kind.RECURRENT)) or node.op_type == "Einsum"
-
-
-def _convolves_double(node: ir.Node) -> bool:
-    """Whether a node is a convolution of doubles, for which onnxruntime has no kernel."""
-    weight = node.inputs[1] if node.op_type in ("Conv", "ConvTranspose") else None
-    return weight is not None and weight.dtype is ir.DataType.DOUBLE
 
 
 def _casts_to_integers(node: ir.Node) -> bool:
