@@ -75,6 +75,8 @@ pub trait BlockedKernel: Send + Sync {
 
 registry_of_inner_loops! { BlockedKernel,
     #[cfg(target_arch = "x86_64")]
+    super::x86_64::avx512vnni_blocked_gemm::probe,
+    #[cfg(target_arch = "x86_64")]
     super::x86_64::avx2_blocked_gemm::probe,
     generic_blocked_gemm::probe,
 }

@@ -60,6 +60,8 @@ pub trait DepthwiseKernel: Send + Sync {
 
 registry_of_inner_loops! { DepthwiseKernel,
     #[cfg(target_arch = "x86_64")]
+    kernels::x86_64::avx512vnni_depthwise::probe,
+    #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_depthwise::probe,
     kernels::generic_depthwise::probe,
 }

@@ -157,6 +157,8 @@ pub trait ElementwiseKernel: Send + Sync {
 
 registry_of_inner_loops! { ElementwiseKernel,
     #[cfg(target_arch = "x86_64")]
+    kernels::x86_64::avx512_elementwise::probe,
+    #[cfg(target_arch = "x86_64")]
     kernels::x86_64::avx2_elementwise::probe,
     kernels::generic_elementwise::probe,
 }

@@ -105,12 +105,12 @@ impl DepthwiseKernel for Avx2Depthwise {
 }
 
 #[target_feature(enable = "avx2")]
-fn finish(strip: Strip<'_, '_>) {
+pub(super) fn finish(strip: Strip<'_, '_>) {
     strip.finish_with::<LANES>(Avx2Lanes::new());
 }
 
 /// Fails unless all taps of so many pixels lie in the pair rows.
-fn check(Row { x, taps, .. }: Row<'_>, pixels: usize) {
+pub(super) fn check(Row { x, taps, .. }: Row<'_>, pixels: usize) {
     let last = taps.iter().max().map_or(0, |tap| tap + pixels);
     assert!(last <= x.len(), "taps beyond the pair rows");
 }

@@ -91,30 +91,6 @@ impl ElementwiseKernel for Avx2Elementwise {
     }
 }
 
-/// Evaluates an expression in which `$formula` is the number of `$rounding`.
-macro_rules! with_formula {
-    ($rounding:expr, $formula:ident => $body:expr) => {
-        match $rounding {
-            Rounding::Onnx => {
-                const $formula: u8 = Rounding::Onnx as u8;
-                $body
-            }
-            Rounding::TorchPerTensor => {
-                const $formula: u8 = Rounding::TorchPerTensor as u8;
-                $body
-            }
-            Rounding::TorchPerChannel => {
-                const $formula: u8 = Rounding::TorchPerChannel as u8;
-                $body
-            }
-            Rounding::TorchFakeQuantize => {
-                const $formula: u8 = Rounding::TorchFakeQuantize as u8;
-                $body
-            }
-        }
-    };
-}
-
 #[target_feature(enable = "avx2,fma,f16c")]
 fn prepare(slices: Slices<'_>, inverse: &mut [f32], min: &mut [f32], max: &mut [f32]) -> bool {
     generic::prepare(slices, inverse, min, max)

@@ -51,7 +51,7 @@ pub(super) trait Map {
 const GROUP: usize = 16;
 
 /// The run of values that all belong to the first slice.
-const WHOLE: usize = usize::MAX;
+pub(super) const WHOLE: usize = usize::MAX;
 
 /// `out[i] = M(x[i], slice of i)`. Short runs are counted by constants; a longer one is worth a loop of its own.
 #[target_feature(enable = "avx2,fma")]

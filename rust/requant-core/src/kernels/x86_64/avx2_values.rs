@@ -144,12 +144,12 @@ impl Lanes {
     }
 }
 
-const PER_TENSOR: u8 = Rounding::TorchPerTensor as u8;
-const PER_CHANNEL: u8 = Rounding::TorchPerChannel as u8;
-const FAKE_QUANTIZE: u8 = Rounding::TorchFakeQuantize as u8;
+pub(super) const PER_TENSOR: u8 = Rounding::TorchPerTensor as u8;
+pub(super) const PER_CHANNEL: u8 = Rounding::TorchPerChannel as u8;
+pub(super) const FAKE_QUANTIZE: u8 = Rounding::TorchFakeQuantize as u8;
 
 /// Whether the formula adds the zero point before it rounds.
-const fn with_origin(formula: u8) -> bool {
+pub(super) const fn with_origin(formula: u8) -> bool {
     matches!(formula, PER_TENSOR | PER_CHANNEL)
 }
 

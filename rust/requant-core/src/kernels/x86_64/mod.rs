@@ -13,6 +13,30 @@ macro_rules! with_rows {
     };
 }
 
+/// Evaluates an expression in which `$formula` is the number of `$rounding`.
+macro_rules! with_formula {
+    ($rounding:expr, $formula:ident => $body:expr) => {
+        match $rounding {
+            Rounding::Onnx => {
+                const $formula: u8 = Rounding::Onnx as u8;
+                $body
+            }
+            Rounding::TorchPerTensor => {
+                const $formula: u8 = Rounding::TorchPerTensor as u8;
+                $body
+            }
+            Rounding::TorchPerChannel => {
+                const $formula: u8 = Rounding::TorchPerChannel as u8;
+                $body
+            }
+            Rounding::TorchFakeQuantize => {
+                const $formula: u8 = Rounding::TorchFakeQuantize as u8;
+                $body
+            }
+        }
+    };
+}
+
 pub(super) mod avx2;
 pub(super) mod avx2_blocked_gemm;
 mod avx2_bytes;
@@ -30,8 +54,11 @@ mod avx2_packing;
 mod avx2_tally;
 mod avx2_values;
 pub(super) mod avx512;
+pub(super) mod avx512_elementwise;
 pub(super) mod avx512_gemm;
 pub(super) mod avx512vnni;
+pub(super) mod avx512vnni_blocked_gemm;
+pub(super) mod avx512vnni_depthwise;
 pub(super) mod avx512vnni_gemm;
 pub(super) mod avxvnni;
 pub(super) mod avxvnni_gemm;
