@@ -6,6 +6,9 @@
 
   A runtime that folds constants multiplies once, and to the same bits.
 * The zero points of a convolution's weights, where all are 0, a byte a channel. onnxruntime fuses no Gemm without them.
+* Numbers in wider types than they need, such as int64 of a table of positions or the floats of a mask:
+
+      integers -> Cast -> readers
 * Attributes that say what the op does without them.
 * Long names of inner tensors. That a node gives a tensor is said by the node's name, which stays (``name_briefly``).
 """
@@ -21,7 +24,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from requant.onnx.graph import constant
+from requant.onnx.graph import add_initializer, constant
 from requant.onnx.passes.cleanup import drop_unused
 from requant.uncollected import uncollected
 
@@ -34,6 +37,16 @@ _BIASED = frozenset({"Conv", "Gemm"})
 _BIAS = 2
 #: With as many channels a scale is as large as the node that would compute it.
 _CHANNELS = 8
+#: Elements from which on a constant is worth a Cast; none of so many is a shape.
+_LEAST = 128
+_INTEGERS = (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.INT16)
+_NARROWER = {
+    ir.DataType.INT64: (*_INTEGERS, ir.DataType.INT32),
+    ir.DataType.INT32: _INTEGERS,
+    ir.DataType.FLOAT: (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.FLOAT16),
+}
+#: What these read belongs to their kernel.
+_PARAMETERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 #: What attributes that are lists are without being said, at each place; their operators' schemas say it in words only.
 _REPEATED = {"dilations": 1, "pads": 0, "strides": 1}
 _WINDOWS = frozenset({"AveragePool", "Conv", "ConvTranspose", "MaxPool"})
@@ -49,6 +62,8 @@ def drop_implied(graph: Graph, *, folds: bool) -> Graph:
         for node in copy.all_nodes():
             _drop_zero_points(node)
         drop_unused(copy.model)
+        if copy.scratch is None:  # what lies in files is not read for it
+            _narrow(copy.model)
     for node in copy.all_nodes():
         _drop_defaults(node, copy.opset)
     return copy
@@ -68,9 +83,7 @@ def name_briefly(graph: Graph, given: Graph) -> Graph:
     """
     copy = graph.copy()
     known, found = _givers(given), {name for node in given.all_nodes() for name in _names(node)}
-    scopes = (copy.model.graph, *copy.model.graph.subgraphs())
-    taken = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
-    names = _numbered(_BRIEF, taken | found)
+    names = _numbered(_BRIEF, _taken(copy.model) | found)
     for node in copy.all_nodes():
         for index, value in enumerate(node.outputs):
             name = value.name or ""
@@ -107,6 +120,13 @@ def _names(node: ir.Node) -> list[str]:
     return [value.name or "" for value in node.outputs]
 
 
+def _taken(model: ir.Model) -> set[str]:
+    """The names of all tensors and nodes."""
+    scopes = (model.graph, *model.graph.subgraphs())
+    tensors = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
+    return tensors | {node.name or "" for node in model.graph.all_nodes()}
+
+
 def _numbered(prefix: str, taken: set[str]) -> Iterator[str]:
     """Names that nothing has."""
     return (name for serial in count(1) if (name := f"{prefix}{serial}") not in taken)
@@ -133,9 +153,7 @@ def _bias_scales(node: ir.Node) -> Iterator[tuple[ir.Node, ir.Value, ir.Value]]:
 
 def _multiply(model: ir.Model, scales: list[tuple[ir.Node, ir.Value, ir.Value]]) -> None:
     """Let each of these read the product of its two scales, which is computed once for all that have them."""
-    scopes = (model.graph, *model.graph.subgraphs())
-    taken = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
-    names = _numbered("m", taken)
+    names = _numbered("m", _taken(model))
     products: dict[tuple[ir.Graph, ir.Value, ir.Value], ir.Value] = {}
     for bias, x_scale, w_scale in scales:
         home, scale = bias.graph, bias.inputs[1]
@@ -163,6 +181,38 @@ def _drop_zero_points(node: ir.Node) -> None:
     weighs = all(use.node.op_type == "Conv" and use.idx == 1 for use in output.uses()) and not output.is_graph_output()
     if weighs and zero_points is not None and not zero_points.any():
         node.resize_inputs(2)
+
+
+def _narrow(model: ir.Model) -> None:
+    """Store large constants in the smallest type that holds their numbers exactly."""
+    names = _numbered("n", _taken(model))
+    for scope in (model.graph, *model.graph.subgraphs()):
+        for value in list(scope.initializers.values()):
+            tensor = value.const_value
+            if tensor is None or tensor.size < _LEAST or tensor.dtype not in _NARROWER or value.is_graph_output():
+                continue
+            narrow = _exact(tensor)
+            if narrow is None or value.is_graph_input() or any(n.op_type in _PARAMETERS for n in value.consumers()):
+                continue
+            name = value.name or ""
+            output = ir.Value(name=next(names), shape=value.shape, type=value.type)
+            ir.convenience.replace_all_uses_with(value, output)
+            del scope.initializers[name]
+            stored = add_initializer(scope, name, narrow)
+            cast = ir.node("Cast", [stored], {"to": tensor.dtype}, outputs=[output], name=output.name)
+            scope.insert_before(scope[0], cast)
+
+
+def _exact(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+    """The same numbers in the first type of those that are smaller and hold them; None if there is none."""
+    array = tensor.numpy()
+    for dtype in _NARROWER[tensor.dtype]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = array.astype(dtype.numpy())
+            back = narrow.astype(array.dtype)
+        if back.tobytes() == array.tobytes():  # -0 and 0 differ
+            return ir.Tensor(narrow, dtype)
+    return None
 
 
 def _drop_defaults(node: ir.Node, opset: int) -> None:

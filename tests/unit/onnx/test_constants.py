@@ -106,3 +106,17 @@ def test_a_normalization_in_training_stays_where_it_is_no_instance_normalization
     y, *running = net.ops("BatchNormalization", x, ones, zeros, zeros, ones, outputs=["a", "b", "c"], training_mode=1)
     model = net.model(y, *(running if used else ()))
     assert op_types(prepare(Graph.load(model))[0]) == {"BatchNormalization": 1}
+
+
+def test_a_small_network_of_constants_is_computed_to_its_end() -> None:
+    """As of relative positions: what lies halfway may be larger than what it gives, and than the weights."""
+    net = Net()
+    positions = net.const(np.random.default_rng(0).normal(size=(15, 15, 2)))
+    hidden = net.op("Relu", net.op("Add", net.op("MatMul", positions, net.normal(2, 128)), net.normal(128)))
+    bias = net.op("Reshape", net.op("MatMul", hidden, net.normal(128, 4)), net.const(np.array([1, -1])))
+    model = net.model(net.op("Add", net.input("x", ["n", 900]), bias, output="y"))
+    prepared, _ = prepare(Graph.load(model))
+    assert op_types(prepared) == {"Add": 1}
+    assert len(prepared.to_bytes()) < 900 * 4 + 300
+    feeds = samples(model, 3)
+    np.testing.assert_allclose(run(prepared.to_bytes(), feeds)[0], run(model, feeds)[0], rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tests.models import MODELS, Net, run, session
 from tests.quantized import Quantized
@@ -186,3 +186,45 @@ def test_names_stay_that_the_node_does_not_tell() -> None:
     names = {n.name: n.outputs[0].name for n in name_briefly(Graph.load(q.proto), Graph.load(other)).nodes}
     assert names["/block/end/Softplus"] == "/block/end/Softplus_output_0"
     assert names["/block/fc/MatMul"] != "t1"
+
+
+TABLES = {
+    "positions": (np.arange(400, dtype=np.int64) % 200, TensorProto.UINT8),
+    "offsets": (np.arange(400, dtype=np.int64) - 390, TensorProto.INT16),
+    "many": (np.arange(400, dtype=np.int64) * 1000, TensorProto.INT32),
+    "too many": (np.arange(400, dtype=np.int64) << 33, TensorProto.INT64),
+    "few": (np.arange(100, dtype=np.int64), TensorProto.INT64),
+    "mask": (np.where(np.arange(400) % 3, 0, -100).astype(np.float32), TensorProto.INT8),
+    "closed mask": (np.where(np.arange(400) % 3, 0, -np.inf).astype(np.float32), TensorProto.FLOAT16),
+    "signed zeros": (np.where(np.arange(400) % 3, 0, -0.0).astype(np.float32), TensorProto.FLOAT16),
+    "reals": (np.linspace(0, 1, 400, dtype=np.float32), TensorProto.FLOAT),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_numbers_are_stored_in_the_smallest_type_that_holds_them(name: str) -> None:
+    array, stored = TABLES[name]
+    net = Net()
+    x = net.input("x", [array.size], onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+    model = net.model(net.op("Add", x, net.const(array, "table"), output="y"))
+    terse = drop_implied(Graph.load(model), folds=True).to_bytes()
+    (tensor,) = onnx.load_from_string(terse).graph.initializer
+    assert (tensor.name, tensor.data_type) == ("table", stored)
+    kept = onnx.load_from_string(drop_implied(Graph.load(model), folds=False).to_bytes()).graph.initializer[0]
+    assert kept.data_type == model.graph.initializer[0].data_type
+    for optimize in (False, True):
+        (got,) = run(terse, {"x": np.zeros_like(array)}, optimize=optimize)
+        np.testing.assert_array_equal(got, array)
+
+
+def test_what_is_added_has_names_of_its_own() -> None:
+    """The runtime refuses two nodes of one name; a tensor of the model may be called so, too."""
+    net = Net()
+    table = net.const(np.arange(400, dtype=np.float32) % 7, "table")
+    x = net.op("Add", net.input("x", ["n", 400]), table, name="n1", output="n2")
+    hidden = net.op("Relu", net.gemm(x, 400, 16, name="m1"), output="m2")
+    q = Quantized(net.model(net.gemm(hidden, 16, 4, output="y")))
+    terse = drop_implied(Graph.load(q.proto), folds=True).to_bytes()
+    nodes = onnx.load_from_string(terse).graph.node
+    assert {"m3", "n3"} <= {node.name for node in nodes}
+    np.testing.assert_array_equal(run(terse, q.feeds)[0], run(q.data, q.feeds)[0])

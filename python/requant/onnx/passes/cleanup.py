@@ -22,7 +22,7 @@ _FOLD_AT_MOST = 1 << 18
 _GROWING = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"})
 #: Ops that only rearrange: behind them stand weights, whatever their size.
 _REARRANGING = frozenset({"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-#: Ops by which weights are scaled, normalized and standardized before a layer reads them.
+#: Ops by which weights are scaled, normalized, standardized or computed by a small network before a layer reads them.
 _SCALING = frozenset(
     {
         "Abs",
@@ -30,10 +30,14 @@ _SCALING = frozenset(
         "BatchNormalization",
         "Cast",
         "Clip",
+        "Cos",
         "Div",
+        "Erf",
         "Exp",
+        "Gather",
         "InstanceNormalization",
         "LayerNormalization",
+        "MatMul",
         "Max",
         "Mul",
         "Neg",
@@ -44,6 +48,9 @@ _SCALING = frozenset(
         "ReduceMean",
         "ReduceSum",
         "ReduceSumSquare",
+        "Relu",
+        "Sigmoid",
+        "Sin",
         "Sqrt",
         "Sub",
         "Tanh",
