@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from requant.errors import ConfigError, closest
 from requant.planning.logarithms import before_logarithms
+from requant.planning.phases import before_sines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,14 +33,14 @@ def insisted(nodes: Iterable[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
 
 
 def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
-    """The nodes, of bodies too, that the rules of ``config`` or logarithms keep in float, each with its reason.
+    """The nodes, of bodies too, that rules of ``config``, logarithms or sines keep in float, each with its reason.
 
     Rules have the last word.
 
     Raises:
         ConfigError: a rule matches nothing.
     """
-    left = before_logarithms(graph.all_nodes())
+    left = {**before_sines(graph.all_nodes()), **before_logarithms(graph.all_nodes())}
     rules = config.ordered_rules
     if not rules:
         return left
