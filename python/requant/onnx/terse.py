@@ -72,11 +72,13 @@ def drop_implied(graph: Graph, *, folds: bool) -> Graph:
 #: What tensors are called whose names went, a number behind it.
 _BRIEF = "t"
 _LONG = 8
+#: Names stay that are less than this share of the file: a reader of the graph knows tensors by them.
+_SHARE = 0.02
 
 
 @uncollected()
 def name_briefly(graph: Graph, given: Graph) -> Graph:
-    """A copy of ``graph`` where inner tensors have short names, which exporters make of the path of their module.
+    """A copy of ``graph`` where inner tensors have short names, if theirs (paths of modules) are 2 % of the file.
 
     Kept are the names of inputs, outputs, constants and tensors that are quantized, which reports and monitors name,
     and of what was given by another node in the float model ``given``: ``given_by`` finds the others.
@@ -84,13 +86,22 @@ def name_briefly(graph: Graph, given: Graph) -> Graph:
     copy = graph.copy()
     known, found = _givers(given), {name for node in given.all_nodes() for name in _names(node)}
     names = _numbered(_BRIEF, _taken(copy.model) | found)
+    brief: dict[ir.Value, str] = {}
     for node in copy.all_nodes():
         for index, value in enumerate(node.outputs):
             name = value.name or ""
             quantized = any(use.node.op_type == "QuantizeLinear" and use.idx == 0 for use in value.uses())
             derived = name not in found or known.get((node.name or "", index)) == name
             if len(name) > _LONG and derived and not quantized and not value.is_graph_output():
-                value.name = next(names)
+                brief[value] = next(names)
+    saved = sum((len(value.name or "") - len(name)) * (1 + len(value.uses())) for value, name in brief.items())
+    scopes = (copy.model.graph, *copy.model.graph.subgraphs())
+    constants = sum(
+        array.nbytes for scope in scopes for value in scope.initializers.values() if (array := value.const_value)
+    )
+    if saved >= _SHARE * (constants + saved):
+        for value, name in brief.items():
+            value.name = name
     return copy
 
 

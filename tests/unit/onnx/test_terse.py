@@ -150,12 +150,14 @@ def test_quantized_models_are_written_so() -> None:
         assert not any(a.name in ("group", "strides") and a.i == 1 for n in graph.node for a in n.attribute)
 
 
-def long_names() -> onnx.ModelProto:
+def long_names(width: int = 24) -> onnx.ModelProto:
     """A product between ops in float, all under the names that exporters give."""
     net = Net()
     x = net.input("x", ["n", 16])
     y = net.op("Erf", x, name="/block/act/Erf", output="/block/act/Erf_output_0")
-    y = net.op("MatMul", y, net.normal(16, 24, scale=0.3), name="/block/fc/MatMul", output="/block/fc/MatMul_output_0")
+    y = net.op(
+        "MatMul", y, net.normal(16, width, scale=0.3), name="/block/fc/MatMul", output="/block/fc/MatMul_output_0"
+    )
     y = net.op("Softplus", y, name="/block/end/Softplus", output="/block/end/Softplus_output_0")
     return net.model(net.op("Tanh", y, name="/block/Tanh", output="/block/Tanh_output_0"))
 
@@ -173,6 +175,13 @@ def test_long_names_of_inner_tensors_go_but_of_those_that_are_quantized() -> Non
     after = match_tensors(given, name_briefly(graph, given))
     assert [match.name for match in after] == [match.name for match in before]
     assert {match.stand_in for match in after if match.name.startswith("/block/fc")} == {"t1"}
+
+
+def test_names_stay_that_are_little_of_the_file() -> None:
+    q = Quantized(long_names(width=2400))
+    assert not any(
+        node.outputs[0].name == "t1" for node in name_briefly(Graph.load(q.proto), Graph.load(q.model)).nodes
+    )
 
 
 def test_names_stay_that_the_node_does_not_tell() -> None:
