@@ -1,7 +1,7 @@
 //! AVX-512 with bytes and words: Skylake-X, Zen 4 and later.
 
-use super::avx2;
-use crate::kernels::{Kernels, generic};
+use super::{avx2, avx512_tally};
+use crate::kernels::{Counters, Kernels, Summary, generic};
 
 /// Proof that AVX-512 was detected: only [`probe`] makes one.
 struct Avx512(());
@@ -12,7 +12,7 @@ pub(in crate::kernels) fn probe() -> Option<&'static dyn Kernels> {
 }
 
 pub(super) fn detected() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("popcnt")
 }
 
 impl Kernels for Avx512 {
@@ -22,5 +22,10 @@ impl Kernels for Avx512 {
 
     fn base(&self) -> &'static dyn Kernels {
         avx2::probe().unwrap_or(&generic::Generic)
+    }
+
+    fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
+        // SAFETY: an `Avx512` exists only where AVX-512 and POPCNT were detected.
+        unsafe { avx512_tally::tally(x, inv_width, step, counters) }
     }
 }

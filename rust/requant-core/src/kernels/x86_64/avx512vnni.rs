@@ -1,6 +1,6 @@
 //! AVX-512 VNNI: Cascade Lake, Ice Lake, Zen 4 and later.
 
-use super::avx2;
+use super::avx512;
 use crate::kernels::{Kernels, generic};
 
 /// Proof that AVX-512 VNNI was detected: only [`probe`] makes one.
@@ -21,6 +21,6 @@ impl Kernels for Avx512Vnni {
     }
 
     fn base(&self) -> &'static dyn Kernels {
-        avx2::probe().unwrap_or(&generic::Generic)
+        avx512::probe().unwrap_or(&generic::Generic)
     }
 }

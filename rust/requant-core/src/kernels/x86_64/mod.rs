@@ -56,6 +56,7 @@ mod avx2_values;
 pub(super) mod avx512;
 pub(super) mod avx512_elementwise;
 pub(super) mod avx512_gemm;
+mod avx512_tally;
 pub(super) mod avx512vnni;
 pub(super) mod avx512vnni_blocked_gemm;
 pub(super) mod avx512vnni_depthwise;
