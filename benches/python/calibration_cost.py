@@ -2,10 +2,10 @@
 
     python benches/python/calibration_cost.py [MODEL.onnx DATA.npz ...]
 
-Without arguments it measures the shipped digits model and two generated networks. Each measurement runs in a process of
-its own, pinned to one core or to two. The ratio is (statistics of every planned tensor and the ranges of all ten
-methods) / (onnxruntime running the prepared float model over the same batches), the median of interleaved rounds; on
-one core of CPU time, so that other work on the machine counts less.
+Without arguments it measures the shipped digits model and four generated networks, the last two as large as real ones.
+Each measurement runs in a process of its own, pinned to one core or to two. The ratio is (statistics of every planned
+tensor and the ranges of all ten methods) / (onnxruntime running the prepared float model over the same batches), the
+median of interleaved rounds; on one core of CPU time, so that other work on the machine counts less.
 """
 
 from __future__ import annotations
@@ -19,59 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
+import networks
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 3
 SAMPLES = 256
-
-
-def network(path: Path, channels: int, size: int, blocks: int, *, depthwise: bool) -> dict[str, np.ndarray]:
-    """Write a convolutional network with random weights; returns calibration samples for it."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(0)
-    nodes, weights, x = [], [], "x"
-
-    def conv(name: str, source: str, out: int, into: int, kernel: int, *, group: int = 1, stride: int = 1) -> str:
-        w = rng.normal(0, (2 / (into // group * kernel * kernel)) ** 0.5, (out, into // group, kernel, kernel))
-        weights.append(numpy_helper.from_array(w.astype(np.float32), f"{name}.w"))
-        weights.append(numpy_helper.from_array(np.zeros(out, np.float32), f"{name}.b"))
-        pad = kernel // 2
-        nodes.append(
-            helper.make_node(
-                "Conv",
-                [source, f"{name}.w", f"{name}.b"],
-                [f"{name}.y"],
-                name=name,
-                group=group,
-                kernel_shape=[kernel, kernel],
-                pads=[pad] * 4,
-                strides=[stride] * 2,
-            )
-        )
-        nodes.append(helper.make_node("Relu", [f"{name}.y"], [name]))
-        return name
-
-    x = conv("stem", x, channels, 3, 3, stride=2)
-    for i in range(blocks):
-        y = conv(f"{i}.a", x, channels, channels, 3, group=channels if depthwise else 1)
-        y = conv(f"{i}.b", y, channels, channels, 1)
-        nodes.append(helper.make_node("Add", [x, y], [f"{i}.sum"], name=f"{i}.add"))
-        x = f"{i}.sum"
-    nodes.append(helper.make_node("GlobalAveragePool", [x], ["y"]))
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return {"x": rng.normal(size=(SAMPLES, 3, size, size)).astype(np.float32)}
+NETWORKS = {
+    "dense": partial(networks.plain, channels=32, blocks=6, depthwise=False),
+    "depthwise": partial(networks.plain, channels=64, blocks=6, depthwise=True),
+    "residual": networks.residual,
+    "inverted": networks.inverted,
+}
 
 
 def measure(model: str, data: str, cores: int, samples: int) -> dict[str, float]:
@@ -138,10 +100,11 @@ def main() -> None:
         pairs = [(Path(m), Path(d)) for m, d in zip(args.files[::2], args.files[1::2], strict=True)]
         if not pairs:
             pairs = [(ROOT / "examples/digits/digits.onnx", ROOT / "examples/digits/calib.npz")]
-            for name, shape, depthwise in (("dense", (32, 112, 6), False), ("depthwise", (64, 112, 6), True)):
+            for name, write in NETWORKS.items():
                 path = Path(folder, f"{name}.onnx")
-                data = network(path, *shape, depthwise=depthwise)
-                np.savez(Path(folder, f"{name}.npz"), **data)
+                size = write(path)
+                images = np.random.default_rng(0).standard_normal((SAMPLES, 3, size, size), np.float32)
+                np.savez(path.with_suffix(".npz"), x=images)
                 pairs.append((path, path.with_suffix(".npz")))
         print(f"{'model':24}{'tensors':>8}{'ms/sample':>11}{'1 core':>8}{'2 cores':>9}{'MB 512/32':>11}")
         for model, data in pairs:
