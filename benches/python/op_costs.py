@@ -3,9 +3,11 @@
     .venv/bin/python benches/python/op_costs.py
 
 A line for each op and shape: microseconds in onnxruntime's profile on one thread, float and integer, between ops of
-the same side. After the convolutions, the costs fitted to their lines, relative errors squared: microseconds of a
-call, then nanoseconds for each element of the output, tap, group at a tap, element of a window, and product (lanes of 8
-and 16; see ``Cost``).
+the same side; of an activation that a float convolution takes along (Sigmoid, LeakyRelu), with that convolution. After
+the convolutions, dense, grouped and depthwise, the costs fitted to their lines, and the relative error that is left:
+microseconds of a call, then nanoseconds for each element of the output, tap, row and group at a tap, element of a
+window, and product; of depthwise ones element of the output, tap, element of a window, and such an element in channels
+beyond whole lanes (see ``Cost``). A profile takes one to two microseconds of each call itself.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ RUNS = 25
 SIZES = (14, 28, 56)
 PRODUCTS = ((1, 512, 512), (64, 256, 256), (128, 128, 512), (128, 512, 128), (128, 512, 512), (196, 192, 768))
 GROUPED = ((32, 64, 4), (64, 64, 8), (64, 128, 16), (96, 96, 24), (64, 64, 32), (64, 128, 64))
-CHANNELS = ((1, 16), (3, 16), (3, 32), (8, 8), (8, 32), (16, 4), (16, 64), (32, 1), (32, 32), (64, 16), (64, 64))
+CHANNELS = (
+    *((1, 16), (3, 16), (3, 32), (8, 8), (8, 32), (16, 4), (16, 64), (32, 1), (32, 32), (64, 16), (64, 64)),
+    *((40, 160), (192, 96), (128, 256)),
+)
 OPS: dict[str, Callable[[Net, str, int], str]] = {
     "Add": lambda net, x, c: net.op("Add", x, net.conv(x, c, c, 1), name="it"),
     "Mul": lambda net, x, c: net.op("Mul", x, net.conv(x, c, c, 1), name="it"),
@@ -76,37 +81,45 @@ def both(op: Callable[[Net, str, int], str], channels: int, size: int) -> tuple[
 
 
 def fitted(rows: list[tuple[list[float], float]]) -> str:
-    """Coefficients that fit, none of them negative."""
+    """Coefficients that fit, none of them negative, and the relative error that is left, root mean square."""
     sizes = np.array([row for row, _ in rows]) / np.array([time for _, time in rows])[:, None]
-    kept = list(range(sizes.shape[1]))
+    kept = [i for i in range(sizes.shape[1]) if sizes[:, i].any()]
     while True:
         found = np.linalg.lstsq(sizes[:, kept], np.ones(len(rows)), rcond=None)[0]
         if found.min() >= 0:
             break
         del kept[int(found.argmin())]
-    return " ".join(f"{dict(zip(kept, found, strict=True)).get(i, 0.0):.4f}" for i in range(sizes.shape[1]))
+    error = float(np.sqrt(np.mean((sizes[:, kept] @ found - 1) ** 2)))
+    coefficients = dict(zip(kept, found, strict=True))
+    return f"{' '.join(f'{coefficients.get(i, 0.0):.4f}' for i in range(sizes.shape[1]))}, error {error:.2f}"
 
 
 def convolutions(shapes: Sequence[tuple[int, int, int]], kernels: Sequence[int]) -> None:
     """Convolutions of ``shapes``: input channels, output channels and groups of each."""
-    depthwise = all(c == n == group for c, n, group in shapes)
-    rows: tuple[list[Any], list[Any]] = ([], [])
-    for c, n, group in shapes:
+    rows: dict[tuple[int, int], list[Any]] = {(side, lanes): [] for side in (0, 1) for lanes in (8, 16)}
+    for shape in shapes:
+        c, n, group = shape
         for k in kernels:
             for size in SIZES:
                 times = both(lambda net, x, _: net.conv(x, c, n, k, group=group, name="it"), c, size)  # noqa: B023
                 what = f"Conv {c:4} -> {n:4}, {k} x {k}, group {group:3}, {size} x {size}"
                 print(f"{what}: {times[0]:.0f} {times[1]:.0f}")
-                places, taps = size**2 / 1e3, size**2 * k**2 / 1e3
-                copies = taps * group if group > 1 else 0.0
-                for side, lanes in enumerate((8, 16)):
-                    products = taps * (c // group) * -(-n // group // lanes) * lanes * group
-                    sizes = (
-                        [1, places * n, taps * c] if depthwise else [1, places * n, taps, copies, taps * c, products]
-                    )
+                for (side, lanes), each in rows.items():
                     if times[side]:
-                        rows[side].append((sizes, times[side]))
-    print("float:", fitted(rows[0]), "integer:", fitted(rows[1]), flush=True)
+                        each.append((terms(shape, k, size, lanes), times[side]))
+    for (side, lanes), each in rows.items():
+        print(("float", "integer")[side], f"with {lanes} lanes:", fitted(each), flush=True)
+
+
+def terms(shape: tuple[int, int, int], k: int, size: int, lanes: int) -> list[float]:
+    """What the time of a convolution is linear in."""
+    c, n, group = shape
+    places, taps = size**2 / 1e3, size**2 * k**2 / 1e3
+    if c == n == group:
+        return [1, places * n, taps, taps * c, taps * (c % lanes)]
+    several = group > 1
+    products = taps * (c // group) * -(-n // group // lanes) * lanes * group
+    return [1, places * n, taps, several * taps / size * c, several * taps * group, taps * c, products]
 
 
 def products(shapes: Sequence[tuple[int, int, int]]) -> None:
@@ -129,8 +142,9 @@ def products(shapes: Sequence[tuple[int, int, int]]) -> None:
 
 def main() -> None:
     products(PRODUCTS)
-    convolutions((*((c, n, 1) for c, n in CHANNELS), *GROUPED), (1, 3, 5))
-    convolutions([(c, c, c) for c in (16, 64, 128)], (3, 5, 7))
+    convolutions([(c, n, 1) for c, n in CHANNELS], (1, 3, 5))
+    convolutions(GROUPED, (1, 3, 5))
+    convolutions([(c, c, c) for c in (16, 24, 64, 72, 128)], (3, 5, 7))
     for name, op in OPS.items():
         for channels, size in ((16, 14), (16, 56), (64, 28), (64, 56)):
             times = both(op, channels, size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from requant.errors import ConfigError, closest
 from requant.recipe import read_recipe, to_toml
 from requant.rules import Rule, as_rules
-from requant.targets import TARGETS, get_target
+from requant.targets import CPUS, TARGETS, get_target
 from requant.types import PerTensor, QuantScheme, QuantType
 from requant.values import check_choice, check_type, plain, strings
 
@@ -28,6 +28,7 @@ STATIC_ONLY = frozenset(
         "symmetric",
         "percentile",
         "activations",
+        "cpu",
         "optimize",
         "rest",
         "smooth",
@@ -87,6 +88,8 @@ class QuantConfig:
         smooth: move the magnitude of activations into the weights behind them (SmoothQuant): ``auto`` where it clearly
             lowers the error of the layers' outputs, ``none``, or everywhere with this alpha, from 0 to 1.
         target: where the model will run; decides which ops are quantized.
+        cpu: the kind of CPU that it will run on, by whose costs nodes that are faster there in float stay so: ``vnni``,
+            or ``avx2``, x86 before VNNI; unset: any, and a search takes the kind of this machine.
         format: how a static model is written: ``qdq`` (default), ops between QuantizeLinear and DequantizeLinear that
             a runtime fuses, or ``qoperator``, onnxruntime's quantized operators. Weights alone are written for
             ``matmulnbits`` (default), onnxruntime's own op, or in ``qdq``, with standard DequantizeLinear.
@@ -128,6 +131,7 @@ class QuantConfig:
     balance: bool = True
     smooth: str | float = "auto"
     target: str = "ort-cpu"
+    cpu: str | None = None
     format: str | None = None
     dynamic: bool = False
     weight_only: str | None = None
@@ -342,6 +346,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": ("reconstruct", "nearest"),
     "rest": ("int8", "float16", "bfloat16", "keep"),
     "target": tuple(TARGETS),
+    "cpu": CPUS,
     "format": ("qdq", "qoperator", "matmulnbits"),
     "optimize": ("none", "latency"),
     "weight_only": ("int2", "int3", "int4", "int8"),

@@ -127,6 +127,13 @@ def saturates() -> bool:
     return bool(cpu["arch"] == "x86_64" and not _VNNI & set(cpu["features"]))
 
 
+def cpu_kind() -> str | None:
+    """The kind of CPU that this is (``targets.CPUS``); None where costs of its kernels are not known."""
+    if ops.cpu_info()["arch"] != "x86_64":
+        return None
+    return "avx2" if saturates() else "vnni"
+
+
 def open_runner(
     model: SerializedModel | bytes, *, threads: int = 0, shared: bool = False, ordered: bool = True
 ) -> Runner:

@@ -10,7 +10,7 @@ from tests.models import Net, samples
 
 import requant
 from requant.planning.placement import Race
-from requant.search import walk
+from requant.search import keeping, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,16 +52,36 @@ def depthwise(count: int, *last: int) -> onnx.ModelProto:
     return net.model(net.conv(x, 64, *last, name="last"))
 
 
+def dense() -> onnx.ModelProto:
+    """Convolutions that integers make faster, by costs of any kind of CPU."""
+    net = Net()
+    x = net.input("x", [1, 64, 14, 14])
+    for _ in range(3):
+        x = net.op("Relu", net.conv(x, 64, 64))
+    return net.model(net.conv(x, 64, 64, name="last"))
+
+
 @pytest.mark.parametrize(
     "speeds", [(2.0,), (0.5, 1.3, 0.6, 0.98), (0.98, 0.2), (0.97,), (0.6, 0.7, 0.8, 0.9, 0.97), (1.0, 0.0)]
 )
-def test_contradictory_races_change_nothing(speeds: tuple[float, ...], digits: Path, races: Racing) -> None:
+def test_contradictory_races_change_nothing(speeds: tuple[float, ...], races: Racing) -> None:
     races(*speeds)
-    kept = keep(digits)
+    model = dense()
+    data = samples(model, 32)
+    kept = requant.quantize_to_keep(model, data, 0.9, threads=1)
     assert kept.met
     assert not kept.measured
     assert [step.in_float for step in kept.steps] == [()]
-    assert kept.model.data == requant.quantize(digits / "digits.onnx", digits / "calib.npz", threads=1).data
+    assert kept.model.data == requant.quantize(model, data, threads=1).data
+
+
+def test_a_model_of_calls_goes_to_float_by_costs_where_these_are_known(digits: Path, races: Racing) -> None:
+    """Of a few microseconds each, which the costs of kind ``vnni`` have."""
+    races(9.0)
+    kept = keep(digits, cpu="vnni")
+    assert kept.met
+    assert not kept.measured
+    assert kept.steps[kept.chosen].integer_nodes == 0
 
 
 @pytest.mark.parametrize("speeds", [(9.0,), (0.1,), (0.1, 9.0)])
@@ -85,9 +105,11 @@ def test_only_what_is_faster_in_float_goes_there_where_the_rest_pays(races: Raci
     assert [node.name for node in kept.model.plan.nodes] == ["last"]
 
 
-def test_a_model_that_is_slower_in_every_race_is_left_in_float(digits: Path, races: Racing) -> None:
+def test_a_model_that_is_slower_in_every_race_is_left_in_float(races: Racing) -> None:
     races(0.9, 0.96, 0.8, 0.96, 0.95)
-    kept = keep(digits)
+    model = dense()
+    data = samples(model, 32)
+    kept = requant.quantize_to_keep(model, data, 0.9, threads=1)
     assert kept.met
     assert kept.measured
     assert kept.to_dict()["measured"] is True
@@ -95,7 +117,27 @@ def test_a_model_that_is_slower_in_every_race_is_left_in_float(digits: Path, rac
     reasons = {skip.node: skip.reason for skip in kept.model.plan.skipped}
     assert all("slower in integers on this machine" in reasons[name] for name in kept.config.in_float)
     assert "another run may choose another one" in kept.to_html()
-    assert requant.quantize(digits / "digits.onnx", digits / "calib.npz", kept.config).data == kept.model.data
+    assert requant.quantize(model, data, kept.config).data == kept.model.data
+
+
+@pytest.mark.parametrize("kind", ["avx2", "vnni", None])
+def test_the_costs_of_this_kind_of_cpu_decide_and_the_recipe_names_it(
+    kind: str | None, races: Racing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    races(9.0)
+    monkeypatch.setattr(keeping, "cpu_kind", lambda: kind)
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", [1, 64, 14, 14]), 64, 64, name="first"))
+    model = net.model(net.conv(net.op("Relu", net.conv(x, 64, 64, name="it", group=8)), 64, 64, name="last"))
+    data = samples(model, 32)
+    kept = requant.quantize_to_keep(model, data, 0.9, threads=1)
+    assert kept.config.cpu == kind
+    assert ("it" in {node.name for node in kept.model.plan.nodes}) == (kind == "vnni")
+    monkeypatch.undo()
+    assert requant.quantize(model, data, kept.config).data == kept.model.data
+    named = requant.quantize_to_keep(model, data, 0.9, threads=1, cpu="vnni")
+    assert named.config.cpu == "vnni"
+    assert requant.quantize_to_keep(model, data, 0.9, threads=1, target="generic").config.cpu is None
 
 
 def test_latency_may_be_asked_for(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
 from requant.onnx.passes.shapes import assumed
 from requant.planning.build import build_plan
-from requant.planning.worth import estimate, is_presumably_slower, presumably_slower
-from requant.runtime import optimized
+from requant.planning.worth import estimate, is_presumably_slower, presumably_slower, whole_times
+from requant.runtime import cpu_kind, optimized
 from requant.serialized import SerializedModel
-from requant.targets import Cost, get_target
+from requant.targets import CPUS, Cost, get_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def stem(size: int | str, channels: int = 3, out: int = 16) -> onnx.ModelProto:
     [
         ({"size": 96}, {}, True),
         ({"size": 96, "channels": 1}, {}, True),
-        ({"size": 16}, {}, False),
+        ({"size": 8}, {}, False),
         ({"size": "h"}, {}, True),
         ({"size": 96, "channels": 16}, {}, False),
         ({"size": 96, "out": 96}, {}, False),
@@ -115,6 +115,62 @@ def test_what_loses_more_than_its_conversions_cost_stays_float(
     assert ("it" in skipped(between_convolutions(op, size))) == in_float
 
 
+def wide_groups(net: Net, x: str) -> str:
+    """A convolution of few groups, whose products weigh more before VNNI than what is done group by group."""
+    return net.op("Relu", net.conv(x, 64, 64, name="it", group=8))
+
+
+@pytest.mark.parametrize(
+    ("options", "in_float"), [({}, True), ({"cpu": "avx2"}, True), ({"cpu": "vnni"}, False), ({"cpu": None}, True)]
+)
+def test_what_is_faster_in_float_depends_on_the_kind_of_cpu_that_was_named(
+    options: dict[str, Any], *, in_float: bool
+) -> None:
+    assert ("it" in skipped(between_convolutions(wide_groups, 14), **options)) == in_float
+
+
+@pytest.mark.parametrize("features", [["avx2"], ["avx2", "avxvnni"]])
+def test_where_no_cpu_is_named_that_of_this_machine_does_not_matter(
+    features: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [between_convolutions(wide_groups, 14), between_convolutions(chained), stem(96)]
+    here = [build_plan(prepare(Graph.load(model))[0], QuantConfig()) for model in models]
+    monkeypatch.setattr("requant.ops.cpu_info", lambda: {"arch": "x86_64", "features": features})
+    assert [build_plan(prepare(Graph.load(model))[0], QuantConfig()) for model in models] == here
+
+
+@pytest.mark.parametrize(
+    ("arch", "features", "kind"),
+    [
+        ("x86_64", ["avx2"], "avx2"),
+        ("x86_64", ["avx2", "avx512"], "avx2"),
+        ("x86_64", ["avx2", "avxvnni"], "vnni"),
+        ("x86_64", ["avx2", "avx512", "avx512vnni"], "vnni"),
+        ("aarch64", ["neon"], None),
+    ],
+)
+def test_kinds_of_cpus_are_told_by_their_features(
+    arch: str, features: list[str], kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("requant.ops.cpu_info", lambda: {"arch": arch, "features": features})
+    assert cpu_kind() == kind
+
+
+def test_all_kinds_have_costs_of_the_same_ops_at_least() -> None:
+    costs = get_target("ort-cpu").costs
+    assert tuple(costs) == CPUS
+    assert costs["avx2"].ops.keys() <= costs["vnni"].ops.keys()
+
+
+def test_a_plan_for_any_cpu_costs_the_average() -> None:
+    model = between_convolutions(wide_groups, 14)
+    graph, target = prepare(Graph.load(model))[0], get_target("ort-cpu")
+    plan, fed = build_plan(graph, QuantConfig(optimize="latency")), {"x": (1, 64, 14, 14)}
+    times = [whole_times(graph, plan, target, cpu, fed) for cpu in (*CPUS, None)]
+    for first, second, mean in zip(*times, strict=True):
+        assert mean == pytest.approx((first + second) / 2)
+
+
 def test_a_part_never_has_more_than_the_whole() -> None:
     model = stem(96, out=8)
     graph = prepare(Graph.load(model))[0]
@@ -140,6 +196,27 @@ def test_costs_are_those_of_the_shapes() -> None:
     assert estimate(node, cost, sizes) == pytest.approx(expected / 1e3)
 
 
+@pytest.mark.parametrize(
+    ("channels", "out", "group", "cost", "expected"),
+    [
+        (12, 10, 2, Cost(call=500.0), 500.0),
+        (12, 10, 2, Cost(row=2.0), 2.0 * 8 * 9 * 12),
+        (20, 20, 20, Cost(rest=0.5, lanes=16), 0.5 * 64 * 9 * 4),
+        (32, 32, 32, Cost(rest=0.5, lanes=16), 0.0),
+    ],
+)
+def test_costs_of_calls_rows_and_channels_beside_whole_lanes(
+    channels: int, out: int, group: int, cost: Cost, expected: float
+) -> None:
+    """By hand: 8 rows of 8 places, 9 taps."""
+    net = Net()
+    graph = prepare(Graph.load(net.model(net.conv(net.input("x", ["n", channels, 8, 8]), channels, out, group=group))))[
+        0
+    ]
+    (node,) = graph.nodes
+    assert estimate(node, cost, assumed(graph.model)) == pytest.approx(expected / 1e3)
+
+
 def test_a_product_costs_its_products() -> None:
     net = Net()
     graph = prepare(Graph.load(net.model(net.gemm(net.input("x", ["n", 48]), 48, 20))))[0]
@@ -161,14 +238,14 @@ def test_a_plan_is_slower_where_its_parts_lose_more_than_they_gain() -> None:
     plan = build_plan(graph, config)
     assert {node.op_type for node in plan.nodes} >= {"Conv", "MatMul"}
     fed = {"x": (1, 32, 28, 28)}
-    assert is_presumably_slower(graph, plan, target, fed)
-    assert not is_presumably_slower(graph, plan, get_target("generic"), fed)
-    left = presumably_slower(graph, plan, target, fed, certain=False)
+    assert is_presumably_slower(graph, plan, target, "avx2", fed)
+    assert not is_presumably_slower(graph, plan, get_target("generic"), "avx2", fed)
+    left = presumably_slower(graph, plan, target, "avx2", fed, certain=False)
     assert {node.name for node in plan.nodes if node.op_type == "Conv"} <= set(left)
     part = build_plan(graph, config, dict.fromkeys(left, "a test"))
-    assert not is_presumably_slower(graph, part, target, fed)
+    assert not is_presumably_slower(graph, part, target, "avx2", fed)
     none = build_plan(graph, config, dict.fromkeys((node.name for node in plan.nodes), "a test"))
-    assert not is_presumably_slower(graph, none, target, fed)
+    assert not is_presumably_slower(graph, none, target, "avx2", fed)
 
 
 def shrinking(*shape: int | str) -> onnx.ModelProto:

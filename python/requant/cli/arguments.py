@@ -118,6 +118,12 @@ def _add_placement(group: Any) -> None:
         help="quantize activations at run time: needs no data (--data then only serves to compare the models)",
     )
     group.add_argument(
+        "--cpu",
+        choices=choices("cpu"),
+        help="kind of CPU that it will run on, x86 before VNNI (avx2) or with it: what is faster in float there stays "
+        "so (default: any; with --keep this machine's)",
+    )
+    group.add_argument(
         "--optimize",
         choices=choices("optimize"),
         help="latency: measure here what is faster in integers, the rest stays float; none: all that can be (default)",

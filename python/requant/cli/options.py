@@ -33,6 +33,7 @@ CONFIG_OPTIONS = (
     "balance",
     "smooth",
     "target",
+    "cpu",
     "format",
     "optimize",
     "include",

@@ -68,7 +68,7 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
     if config.optimize == "latency":
         return []
     meant = insisted(graph.all_nodes(), config.ordered_rules)
-    return [name for name in presumably_slower(graph, whole, target) if name not in meant]
+    return [name for name in presumably_slower(graph, whole, target, config.cpu) if name not in meant]
 
 
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:

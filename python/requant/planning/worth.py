@@ -11,13 +11,13 @@ from requant.onnx.passes.shapes import assumed, is_size
 from requant.planning.partition import Times, partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
     from requant.onnx.graph import Graph
     from requant.planning.plan import QuantPlan
-    from requant.targets import Cost, Target
+    from requant.targets import Cost, Costs, Target
 
     #: Shapes of tensors by name.
     Shapes = Mapping[str, tuple[int, ...]]
@@ -25,27 +25,33 @@ if TYPE_CHECKING:
 _SPATIAL = 2  # the first axis behind batch and channels
 #: What is assumed of a tensor of unknown rank.
 _UNKNOWN = (64, 64)
-#: Microseconds that a conversion takes however small the tensor is.
-_CALL = 8.0
 #: What integers may lose on a node, in microseconds and as a share, before it counts: what no estimate can tell.
-_DOUBT, _SHARE = 5.0, 0.1
-#: And in microseconds on a whole model.
-_DOUBT_WHOLE = 10.0
-DEPTHWISE = "depthwise Conv"
+_DOUBT, _SHARE = 1.0, 0.1
+#: What integers may lose on a whole model.
+_SLOWER = 1.02
+DEPTHWISE, GROUPED, NARROW = "depthwise Conv", "grouped Conv", "narrow Conv"
+#: Input channels from which on a convolution is not narrow.
+_NARROW = 4
 _PRODUCTS = ("Gemm", "MatMul")
 
 
 def presumably_slower(
-    graph: Graph, plan: QuantPlan, target: Target, fed: Shapes = MappingProxyType({}), *, certain: bool = True
+    graph: Graph,
+    plan: QuantPlan,
+    target: Target,
+    cpu: str | None,
+    fed: Shapes = MappingProxyType({}),
+    *,
+    certain: bool = True,
 ) -> tuple[str, ...]:
     """The nodes of ``plan`` that ``target`` presumably runs faster in float, conversions included.
 
-    Estimated from shapes alone (``assumed``), those that inputs are ``fed`` in among them. ``certain`` are only nodes
-    that lose more than an estimate can be wrong, and no products.
+    Estimated from shapes alone (``assumed``), those that inputs are ``fed`` in among them, for one kind of CPU, or for
+    all kinds alike. ``certain`` are only nodes that lose more than an estimate can be wrong, and no products.
     """
     if not target.costs:
         return ()
-    times, crossing = _estimates(graph, plan, target, fed)
+    times, crossing = _estimates(graph, plan, _costs_for(target, cpu), fed)
     if certain:
         products = {node.name for node in graph.nodes if node.op_type in _PRODUCTS}
         in_float = {name: math.inf if name in products else time for name, time in times.in_float.items()}
@@ -54,21 +60,35 @@ def presumably_slower(
     return partition(graph, plan, times, crossing).in_float
 
 
-def is_presumably_slower(graph: Graph, plan: QuantPlan, target: Target, fed: Shapes) -> bool:
+def is_presumably_slower(graph: Graph, plan: QuantPlan, target: Target, cpu: str | None, fed: Shapes) -> bool:
     """Whether ``plan`` as a whole, conversions included, presumably makes the model slower on ``target``.
 
-    Estimated from shapes alone, those that inputs are ``fed`` in among them.
+    Estimated from shapes alone, those that inputs are ``fed`` in among them, for one kind of CPU, or for all alike.
     """
     if not target.costs:
         return False
-    times, crossing = _estimates(graph, plan, target, fed)
+    in_float, in_integers = whole_times(graph, plan, target, cpu, fed)
+    return in_integers > in_float * _SLOWER
+
+
+def whole_times(graph: Graph, plan: QuantPlan, target: Target, cpu: str | None, fed: Shapes) -> tuple[float, float]:
+    """Microseconds that the nodes of ``plan`` presumably take in float, and as planned with all conversions."""
+    times, crossing = _estimates(graph, plan, _costs_for(target, cpu), fed)
     in_float = sum(time for time in times.in_float.values() if time != math.inf)
     all_integer = Times({node.name: math.inf for node in plan.nodes}, times.quantized)
-    return partition(graph, plan, all_integer, crossing).microseconds > in_float * (1 + _SHARE) + _DOUBT_WHOLE
+    return in_float, partition(graph, plan, all_integer, crossing).microseconds
 
 
-def _estimates(graph: Graph, plan: QuantPlan, target: Target, fed: Shapes) -> tuple[Times, Callable[[ir.Value], float]]:
-    """What the nodes of ``plan`` and the conversions of tensors take by the costs of ``target``."""
+def _costs_for(target: Target, cpu: str | None) -> tuple[Costs, ...]:
+    """Those of a kind of CPU, or those of all kinds, for a model that may run on any."""
+    known = target.costs.get(cpu or "")
+    return tuple(target.costs.values()) if known is None else (known,)
+
+
+def _estimates(
+    graph: Graph, plan: QuantPlan, kinds: Sequence[Costs], fed: Shapes
+) -> tuple[Times, Callable[[ir.Value], float]]:
+    """What the nodes of ``plan`` and the conversions of tensors take, on average of some ``kinds`` of CPUs."""
     sizes = assumed(graph.model, fed)
     in_float, quantized = {}, {}
     by_name = {node.name: node for node in graph.nodes}
@@ -76,21 +96,30 @@ def _estimates(graph: Graph, plan: QuantPlan, target: Target, fed: Shapes) -> tu
         node = by_name.get(planned.name)
         if node is None:  # it stands in a body
             continue
-        costs = target.costs.get(_kind(node))
-        if costs is None:
+        known = [pair for costs in kinds if (pair := _costs_of(node, costs)) is not None]
+        if not known:
             # Nothing says that it is slower: with a weight it never is, and what moves values costs little either way.
             in_float[planned.name] = math.inf if planned.weight is not None else 0.0
             continue
-        in_float[planned.name], quantized[planned.name] = (estimate(node, cost, sizes) for cost in costs)
+        in_float[planned.name], quantized[planned.name] = (
+            sum(estimate(node, cost, sizes) for cost in side) / len(known) for side in zip(*known, strict=True)
+        )
 
     def crossing(value: ir.Value) -> float:
-        return _CALL + 1e-3 * target.crossing * math.prod(sizes.get(value.name or "", _UNKNOWN))
+        elements = math.prod(sizes.get(value.name or "", _UNKNOWN))
+        each = (costs.conversion.call + costs.conversion.output * elements for costs in kinds)
+        return 1e-3 * sum(each) / len(kinds)
 
     return Times(in_float, quantized), crossing
 
 
 def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) -> float:
-    """Microseconds that ``node`` takes by ``cost``, apart from the call, where its tensors have these ``sizes``."""
+    """Microseconds that ``node`` takes by ``cost``, where its tensors have these ``sizes``."""
+    return 1e-3 * (cost.call + _by_size(node, cost, sizes))
+
+
+def _by_size(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) -> float:
+    """Its nanoseconds apart from the call."""
 
     def size(value: ir.Value | None) -> tuple[int, ...]:
         return sizes.get((value and value.name) or "", _UNKNOWN)
@@ -98,11 +127,11 @@ def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) ->
     output = size(node.outputs[0])
     elements = math.prod(output)
     if node.op_type == "GlobalAveragePool":
-        return 1e-3 * cost.window * math.prod(size(node.inputs[0]))
+        return cost.window * math.prod(size(node.inputs[0]))
     if node.op_type in _PRODUCTS:
-        return 1e-3 * (cost.output + cost.product * size(node.inputs[0])[-1]) * elements
+        return (cost.output + cost.product * size(node.inputs[0])[-1]) * elements
     if node.op_type != "Conv":
-        return 1e-3 * (cost.output * elements + cost.window * elements * math.prod(_kernel(node)))
+        return (cost.output + cost.window * math.prod(_kernel(node))) * elements
     weight = size(node.inputs[1])
     channels = weight[0]
     taps = elements // channels * math.prod(weight[_SPATIAL:])  # positions of all windows
@@ -110,16 +139,25 @@ def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) ->
     together = -(-channels // group // cost.lanes) * cost.lanes * group
     copies = cost.group * group if group > 1 else 0.0
     per_tap = cost.tap + copies + weight[1] * (cost.window * group + cost.product * together)
-    return 1e-3 * (cost.output * elements + taps * per_tap)
+    per_tap += cost.rest * (channels % cost.lanes)
+    rows = taps // max(output[-1], 1) * weight[1] * group
+    return cost.output * elements + taps * per_tap + cost.row * rows
+
+
+def _costs_of(node: ir.Node, costs: Costs) -> tuple[Cost, Cost] | None:
+    """What is known of ``node``; of a convolution what is known of any, where nothing else is."""
+    kind = _kind(node)
+    return costs.ops.get(kind) or (costs.ops.get("Conv") if kind in (GROUPED, NARROW) else None)
 
 
 def _kind(node: ir.Node) -> str:
     """Under which name costs are known."""
     if node.op_type == "Conv":
-        weight = node.inputs[1]
-        group = int_attribute(node, "group", 1)
-        lone = weight is not None and weight.shape is not None and list(weight.shape[:2]) == [group, 1]
-        return DEPTHWISE if lone and group > 1 else "Conv"
+        group, weight = int_attribute(node, "group", 1), node.inputs[1]
+        shape = None if weight is None or weight.shape is None else list(weight.shape)
+        if group > 1:
+            return DEPTHWISE if shape is not None and shape[:2] == [group, 1] else GROUPED
+        return NARROW if shape is not None and isinstance(shape[1], int) and shape[1] < _NARROW else "Conv"
     if node.op_type == "Softmax" and int_attribute(node, "axis", -1) not in (-1, (rank(node.inputs[0]) or 0) - 1):
         return "Softmax across"
     return node.op_type

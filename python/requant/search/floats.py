@@ -254,16 +254,17 @@ class Search(ModelWalk):
         The target's costs say how many that takes. Only where a model is clearly slower all the same, more are left.
         """
         variant, target = self._variants.make(recipe.options), get_target(self._variants.config.target)
+        cpu = self._variants.config.cpu
         graph, whole = variant.observed.graph, variant.build(recipe.left)
         fed = {name: array.shape for name, array in self._held.feeds.items()}
-        slower = presumably_slower(graph, whole.plan, target, fed, certain=False)
+        slower = presumably_slower(graph, whole.plan, target, cpu, fed, certain=False)
         every = _on_integers(whole.plan)
         ways = dict.fromkeys([(), slower, every])
         self._plan(len(ways))
         for nodes in ways:
             left = {**recipe.left, **dict.fromkeys(nodes, _MEASURED if self.measured else _PRESUMED)}
             built = variant.build(left) if nodes else whole
-            if is_presumably_slower(graph, built.plan, target, fed):
+            if is_presumably_slower(graph, built.plan, target, cpu, fed):
                 continue
             step = self._try(recipe.options, left)
             if step is None or not self.meets(self.steps[step]):

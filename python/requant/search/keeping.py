@@ -14,13 +14,14 @@ from requant.evaluation.evaluate import check_labels, measure
 from requant.metrics import Against, get_metric
 from requant.pages.page import fragment
 from requant.pages.results import quantization
-from requant.runtime import open_runner
+from requant.runtime import cpu_kind, open_runner
 from requant.search.bits import BitSearch
 from requant.search.floats import Search
 from requant.search.trials import Judge, Recorded, Trials, refuse_dynamic, refuse_iterator, set_up
 from requant.search.variants import Variants
 from requant.stages import configured, open_judged, with_data_options
 from requant.stopwatch import Stopwatch
+from requant.targets import get_target
 from requant.weightonly import read_samples, refuse_executor
 
 if TYPE_CHECKING:
@@ -209,8 +210,10 @@ def _prepare_search(
     """Read the calibration samples; what starts the walk then."""
     if config.weight_only is not None:
         return partial(BitSearch, given, config, read_samples(given.dataset, config))
-    # The recipe of what is found shall not measure again, and plans are others where latency is to be measured.
-    variants = Variants(given, replace(config, optimize="none"), progress, executor)
+    # The recipe of what is found shall not measure again, and plans are others where latency is to be measured. Nor
+    # shall it depend on the machine: for which kind it was made stands in it.
+    cpu = config.cpu or (cpu_kind() if get_target(config.target).costs else None)
+    variants = Variants(given, replace(config, optimize="none", cpu=cpu), progress, executor)
     return partial(Search, given, variants, latency=config.optimize == "latency", executor=executor)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from requant.errors import ConfigError, closest
-from requant.targets.spec import Cost, Target
+from requant.targets.spec import CPUS, Cost, Costs, Target
 
 #: Name of each target and the module that describes it.
 TARGETS = {
@@ -33,4 +33,4 @@ def get_target(name: str) -> Target:
     return target
 
 
-__all__ = ["TARGETS", "Cost", "Target", "get_target"]
+__all__ = ["CPUS", "TARGETS", "Cost", "Costs", "Target", "get_target"]

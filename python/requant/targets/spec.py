@@ -10,26 +10,51 @@ if TYPE_CHECKING:
 
     from requant.types import FixedParams
 
+#: Kinds of CPUs whose kernels cost differently: x86 before VNNI, and with it.
+CPUS = ("avx2", "vnni")
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Nanoseconds that a kernel takes, apart from the call: linear in its sizes.
+    """Nanoseconds that a kernel takes: linear in its sizes.
 
     Attributes:
+        call: however small they are.
         output: for each element of the output.
         tap: for each position of the window at each output position of a convolution.
         group: for each group there in addition, of a convolution that has several.
+        row: for each row of the output of a convolution and each element that a window holds, of all channels.
         window: for each element that a window holds there: a tap has one to each input channel.
+        rest: for those in addition, of a depthwise convolution, that belong to channels beyond whole ``lanes``.
         product: for each product.
         lanes: output channels that are computed together: products are those of the next multiple.
     """
 
     output: float = 0.0
+    call: float = 0.0
     tap: float = 0.0
     group: float = 0.0
+    row: float = 0.0
     window: float = 0.0
+    rest: float = 0.0
     product: float = 0.0
     lanes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the kernels of one kind of CPU cost.
+
+    Attributes:
+        ops: of op types that may be faster in float, what they cost on floats and on integers. ``depthwise Conv``,
+            ``grouped Conv`` and ``narrow Conv`` (of less than four input channels) are some too, and ``Softmax across``
+            one along another axis than the last.
+        conversion: of a tensor that is quantized or dequantized, with what that does to its layout: ``call``, and
+            ``output`` for each element.
+    """
+
+    ops: Mapping[str, tuple[Cost, Cost]]
+    conversion: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +91,7 @@ class Target:
             (see ``onnx.terse``).
         dynamic: op types with an integer kernel for activations that are quantized at run time, each with the number
             of weight values from which it is faster than float.
-        costs: of op types that may be faster in float, what they cost on floats and on integers. ``depthwise Conv`` is
-            one too, and ``Softmax across`` one along another axis than the last.
-        crossing: nanoseconds for each element of a tensor that is quantized or dequantized, with what that does to its
-            layout.
+        costs: what its kernels cost, by the kind of CPU (``CPUS``).
         behind_convolutions: op types whose integer kernel is fast only in the layout that integer convolutions give,
             each with the number of elements from which they stay float elsewhere, between DequantizeLinear and
             QuantizeLinear with one scale for each channel.
@@ -98,7 +120,6 @@ class Target:
     skips_clamps: bool = False
     folds_constants: bool = False
     dynamic: Mapping[str, int] = field(default_factory=dict)
-    costs: Mapping[str, tuple[Cost, Cost]] = field(default_factory=dict)
-    crossing: float = 0.0
+    costs: Mapping[str, Costs] = field(default_factory=dict)
     behind_convolutions: Mapping[str, int] = field(default_factory=dict)
     keeps_layout: frozenset[str] = frozenset()
