@@ -9,7 +9,7 @@ use crate::{
     error::check_length,
     kernels::{
         finish::{Correction, Rows, Strip, Sums, Target},
-        gemm::Tile,
+        gemm::{GemmKernel, Tile},
     },
     threads,
 };
@@ -24,6 +24,10 @@ const WORK: usize = 4 << 20;
 /// Pieces to a thread, so that one that is held up is helped.
 const PIECES: usize = 4;
 
+/// Steps along K after which sums become results of as many bytes: so many that what this takes at its beginning does not matter,
+/// and so few that results are on their way to memory while the next are summed. Bytes do not fill the way.
+const STRIP: usize = 256;
+
 /// Where rows of A come from: a matrix as it lies, or rows that are put together when they are wanted.
 pub(crate) trait Source: Sync {
     /// How many rows.
@@ -34,7 +38,13 @@ pub(crate) trait Source: Sync {
 
     /// A matrix that holds `rows`, and which rows of it they are. `group` counts the weights, each of which may have an A
     /// of its own.
-    fn gather<'s>(&'s self, group: usize, rows: Range<usize>, space: &'s mut Gathered) -> (Matrix<'s>, Range<usize>);
+    fn gather<'s>(
+        &'s self,
+        kernel: &dyn GemmKernel,
+        group: usize,
+        rows: Range<usize>,
+        space: &'s mut Gathered,
+    ) -> (Matrix<'s>, Range<usize>);
 }
 
 /// Memory for rows that are put together.
@@ -53,7 +63,13 @@ impl Source for Matrix<'_> {
         self.dtype()
     }
 
-    fn gather<'s>(&'s self, _: usize, rows: Range<usize>, _: &'s mut Gathered) -> (Matrix<'s>, Range<usize>) {
+    fn gather<'s>(
+        &'s self,
+        _: &dyn GemmKernel,
+        _: usize,
+        rows: Range<usize>,
+        _: &'s mut Gathered,
+    ) -> (Matrix<'s>, Range<usize>) {
         (*self, rows)
     }
 }
@@ -200,16 +216,10 @@ impl<S: Source> Product<'_, S> {
         let height = (BLOCK_BYTES / 4 / depth.max(1) / rows).max(1) * rows;
         for top in m.clone().step_by(height) {
             let block = top..m.end.min(top + height);
-            let tiles = || {
-                block
-                    .clone()
-                    .step_by(rows)
-                    .map(|first| first..block.end.min(first + rows))
-            };
             let a = prepared(&mut space.a, depth * block.len());
             space.a_sums.clear();
-            for (tile, a) in tiles().zip(a.chunks_mut((depth * rows).max(1))) {
-                let (matrix, tile) = self.a.gather(group, tile, &mut space.gathered);
+            for (tile, a) in cut(&block, rows).zip(a.chunks_mut((depth * rows).max(1))) {
+                let (matrix, tile) = self.a.gather(kernel, group, tile, &mut space.gathered);
                 if !correction.b_zero_point.is_empty() {
                     let sums = tile
                         .clone()
@@ -218,29 +228,46 @@ impl<S: Source> Product<'_, S> {
                 }
                 kernel.pack_rows(matrix, tile, a);
             }
-            let sums = prepared(&mut space.sums, block.len() * columns);
+            let strip = match target {
+                Target::I32(_) | Target::F32(..) => (STRIP / depth.max(1)).max(1) * rows,
+                Target::U8(..) | Target::I8(..) => height,
+            };
+            let sums = prepared(&mut space.sums, block.len().min(strip) * columns);
             for first in n.clone().step_by(columns) {
                 let panel = b.panel(first / columns);
-                for (tile, sums) in tiles().zip(sums.chunks_mut(rows * columns)) {
-                    let start = (tile.start - top) * depth;
-                    let a = &space.a[start..start + tile.len() * depth];
-                    kernel.multiply(tile.len(), a, panel, sums);
+                for lines in block.clone().step_by(strip) {
+                    let lines = lines..block.end.min(lines + strip);
+                    let sums = &mut sums[..lines.len() * columns];
+                    for (tile, sums) in cut(&lines, rows).zip(sums.chunks_mut(rows * columns)) {
+                        let start = (tile.start - top) * depth;
+                        let a = &space.a[start..start + tile.len() * depth];
+                        kernel.multiply(tile.len(), a, panel, sums);
+                    }
+                    let a_sums = space.a_sums.get(lines.start - top..lines.end - top);
+                    kernel.finish(Strip {
+                        sums: Sums {
+                            data: sums,
+                            width: columns,
+                            rows: lines,
+                            columns: first..n.end.min(first + columns),
+                            origin,
+                            a_sums: a_sums.unwrap_or_default(),
+                            correction: Some(correction),
+                        },
+                        target,
+                    });
                 }
-                kernel.finish(Strip {
-                    sums: Sums {
-                        data: sums,
-                        width: columns,
-                        rows: block.clone(),
-                        columns: first..n.end.min(first + columns),
-                        origin,
-                        a_sums: &space.a_sums,
-                        correction: Some(correction),
-                    },
-                    target,
-                });
             }
         }
     }
+}
+
+/// Rows as tiles of `height`, of which the last may be lower.
+fn cut(rows: &Range<usize>, height: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let Range { start, end } = *rows;
+    (start..end)
+        .step_by(height)
+        .map(move |first| first..end.min(first + height))
 }
 
 /// The first `length` elements, there being at least so many.

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::{
-    arrays::{Bytes, Matrix},
+    arrays::{Bytes, Integers, IntegersMut, Matrix},
     kernels::{self, finish::Strip},
 };
 
@@ -46,6 +46,11 @@ pub trait GemmKernel: Send + Sync {
     /// packed, and all columns of a panel.
     fn multiply(&self, rows: usize, a: &[i32], panel: &[i8], sums: &mut [i32]);
 
+    /// [`Pieces::copy`]; overridden as [`Self::finish`] is.
+    fn copy(&self, pieces: Pieces<'_>) {
+        pieces.copy();
+    }
+
     /// The sum of a row of A, modulo 2^32; overridden as [`Self::finish`] is.
     fn sum(&self, row: Bytes<'_>) -> i32 {
         row.sum()
@@ -55,6 +60,43 @@ pub trait GemmKernel: Send + Sync {
     /// wide as its panels.
     fn finish(&self, strip: Strip<'_, '_>) {
         strip.finish::<8>();
+    }
+}
+
+/// What is to be copied between bytes of one type: piece `i` of `length` bytes from `i * from_step` of one to `i * to_step` of the other, whose last one ends
+/// it.
+#[derive(Debug)]
+pub struct Pieces<'a> {
+    pub(crate) from: Integers<'a>,
+    pub(crate) from_step: usize,
+    pub(crate) to: IntegersMut<'a>,
+    pub(crate) to_step: usize,
+    pub(crate) length: usize,
+}
+
+impl Pieces<'_> {
+    /// Copies them, 64 bytes at a time: a call for each would cost more.
+    #[inline(always)]
+    pub fn copy(self) {
+        let steps = [self.from_step, self.to_step];
+        match (self.from, self.to) {
+            (Integers::U8(from), IntegersMut::U8(to)) => copy(from, to, steps, self.length),
+            (Integers::I8(from), IntegersMut::I8(to)) => copy(from, to, steps, self.length),
+            _ => unreachable!("integers of two types, or wider ones"),
+        }
+    }
+}
+
+#[inline(always)]
+fn copy<T: Copy>(from: &[T], to: &mut [T], [from_step, to_step]: [usize; 2], length: usize) {
+    for (i, to) in to.chunks_mut(to_step).enumerate() {
+        let from = &from[i * from_step..][..length];
+        for (from, to) in from.chunks(64).zip(to[..length].chunks_mut(64)) {
+            match (from.first_chunk::<64>(), to.first_chunk_mut::<64>()) {
+                (Some(from), Some(to)) => *to = *from,
+                _ => to.copy_from_slice(from),
+            }
+        }
     }
 }
 

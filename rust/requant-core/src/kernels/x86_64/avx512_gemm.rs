@@ -21,7 +21,7 @@ use crate::{
     arrays::{Bytes, Matrix},
     kernels::{
         finish::Strip,
-        gemm::{GemmKernel, Tile},
+        gemm::{GemmKernel, Pieces, Tile},
     },
 };
 
@@ -63,6 +63,11 @@ impl GemmKernel for Avx512Gemm {
         unsafe {
             with_rows!(rows, R in [1 2 3 4 5 6 7 8 9 10 11 12] => multiply::<R>(a, panel, sums));
         }
+    }
+
+    fn copy(&self, pieces: Pieces<'_>) {
+        // SAFETY: an `Avx512Gemm` exists only where AVX-512 was detected.
+        unsafe { zmm::copy(pieces) }
     }
 
     fn sum(&self, row: Bytes<'_>) -> i32 {

@@ -24,7 +24,7 @@ use crate::{
     arrays::{Bytes, Matrix},
     kernels::{
         finish::Strip,
-        gemm::{GemmKernel, Tile},
+        gemm::{GemmKernel, Pieces, Tile},
     },
 };
 
@@ -73,6 +73,11 @@ impl GemmKernel for Avx512VnniGemm {
         unsafe {
             with_rows!(rows, R in [1 2 3 4 5 6 7 8 9 10 11 12] => multiply::<R, { sets(R) }>(a, panel, sums));
         }
+    }
+
+    fn copy(&self, pieces: Pieces<'_>) {
+        // SAFETY: an `Avx512VnniGemm` exists only where AVX-512 VNNI was detected.
+        unsafe { zmm::copy(pieces) }
     }
 
     fn sum(&self, row: Bytes<'_>) -> i32 {

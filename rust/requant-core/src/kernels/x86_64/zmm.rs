@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::zmm_lanes::ZmmLanes;
 use crate::arrays::{Bytes, Matrix};
-use crate::kernels::finish::Strip;
+use crate::kernels::{finish::Strip, gemm::Pieces};
 
 /// Dwords in a register.
 pub(super) const LANES: usize = 16;
@@ -24,6 +24,11 @@ pub(super) fn sum(row: Bytes<'_>) -> i32 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn copy(pieces: Pieces<'_>) {
+    pieces.copy();
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn finish(strip: Strip<'_, '_>) {
     strip.finish_with::<COLUMNS>(ZmmLanes::new());
 }
@@ -33,58 +38,44 @@ pub(super) fn finish(strip: Strip<'_, '_>) {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn pack_rows<const R: usize, const GROUP: usize>(a: Matrix<'_>, rows: Range<usize>, out: &mut [i32]) {
     let lines: [Bytes<'_>; R] = std::array::from_fn(|i| a.row(rows.start + i));
+    let signed = lines.iter().any(|line| matches!(line, Bytes::I8(_)));
+    let lines = lines.map(|line| match line {
+        Bytes::U8(line) => line.as_ptr().cast(),
+        Bytes::I8(line) => line.as_ptr(),
+    });
     for (out, first) in out.chunks_mut(LANES * R).zip((0..).step_by(LANES * GROUP)) {
+        let left = a.columns().saturating_sub(first).min(LANES * GROUP);
+        let mask = if left < 64 { (1 << left) - 1 } else { u64::MAX };
         let mut block = [_mm512_setzero_si512(); LANES];
         for (dwords, line) in block.iter_mut().zip(lines) {
-            *dwords = match GROUP {
-                2 => pairs(line, first),
-                _ => quads(line, first),
+            // SAFETY: `left` bytes of a row are readable from `first` on, the mask leaves out what comes after, and
+            // `loadu` needs no alignment.
+            let bytes = unsafe { _mm512_maskz_loadu_epi8(mask, line.wrapping_add(first)) };
+            *dwords = match (GROUP, signed) {
+                // Two values as i16 to a dword.
+                (2, false) => _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes)),
+                (2, true) => _mm512_cvtepi8_epi16(_mm512_castsi512_si256(bytes)),
+                // Four values as uint8; int8 with 128 added.
+                (_, false) => bytes,
+                (_, true) => _mm512_xor_si512(bytes, _mm512_set1_epi8(i8::MIN)),
             };
         }
-        for (dwords, out) in transpose(block).into_iter().zip(out.as_chunks_mut::<R>().0) {
-            store_first(dwords, out);
+        store_columns::<R>(transpose(block), out);
+    }
+}
+
+/// Writes the first `R` dwords of each vector, one after another, as many as fit.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_columns<const R: usize>(block: [__m512i; LANES], out: &mut [i32]) {
+    const { assert!(R < LANES) };
+    let whole = out.len() == LANES * R;
+    for (i, dwords) in block.into_iter().enumerate() {
+        if whole || (i + 1) * R <= out.len() {
+            // SAFETY: `out` has the `R` dwords of the mask from there on, and `storeu` needs no alignment.
+            unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().add(i * R), (1 << R) - 1, dwords) }
         }
     }
-}
-
-/// Two values as i16 to a dword.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pairs(line: Bytes<'_>, first: usize) -> __m512i {
-    let bytes = _mm512_castsi512_si256(load::<32>(line, first));
-    match line {
-        Bytes::U8(_) => _mm512_cvtepu8_epi16(bytes),
-        Bytes::I8(_) => _mm512_cvtepi8_epi16(bytes),
-    }
-}
-
-/// Four values as uint8 to a dword; int8 with 128 added.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn quads(line: Bytes<'_>, first: usize) -> __m512i {
-    let bytes = load::<64>(line, first);
-    match line {
-        Bytes::U8(_) => bytes,
-        Bytes::I8(_) => _mm512_xor_si512(bytes, _mm512_set1_epi8(i8::MIN)),
-    }
-}
-
-/// `N` bytes, or those that are left and zeros.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn load<const N: usize>(line: Bytes<'_>, first: usize) -> __m512i {
-    let (start, left) = match line {
-        Bytes::U8(line) => (line[first..].as_ptr().cast(), line.len() - first),
-        Bytes::I8(line) => (line[first..].as_ptr(), line.len() - first),
-    };
-    let mask = if left < N {
-        (1 << left) - 1
-    } else {
-        u64::MAX >> (64 - N)
-    };
-    // SAFETY: `left` bytes are readable from `start` on, the mask leaves out what comes after, and `loadu` needs no
-    // alignment.
-    unsafe { _mm512_maskz_loadu_epi8(mask, start) }
 }
 
 #[inline]
@@ -113,14 +104,6 @@ fn transpose(r: [__m512i; LANES]) -> [__m512i; LANES] {
         t[j + 12] = _mm512_shuffle_i32x4::<0xdd>(odd, also_odd);
     }
     t
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_first<const R: usize>(v: __m512i, out: &mut [i32; R]) {
-    const { assert!(R < LANES) };
-    // SAFETY: the mask is `R` dwords, which `out` has, and `storeu` needs no alignment.
-    unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr(), (1 << R) - 1, v) }
 }
 
 /// The sums of a tile of `R` rows.
