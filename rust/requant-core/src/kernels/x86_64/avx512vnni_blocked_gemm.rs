@@ -96,14 +96,21 @@ fn multiply_int8<const R: usize>(a: QuantizedTile<'_>, b: Panel<'_>, sums: &mut 
     let of_rows = a.scales.as_chunks::<R>().0.iter().zip(a.corrections.as_chunks::<R>().0);
     let all = blocks.zip(groups).zip(scales).zip(of_rows).enumerate();
     for (at, (((octets, groups), scales), (a_scales, corrections))) in all {
-        let mut dots = match b.zero_points {
-            ZeroPoints::Common(_) => corrections.map(|correction| [_mm512_set1_epi32(correction); 2]),
-            ZeroPoints::Each(each) => {
-                let zero_points = widen(&each.as_chunks::<COLUMNS>().0[at]);
+        let mut dots = [[_mm512_setzero_si512(); 2]; R];
+        // Loops, since closures would not be inlined into this instruction set.
+        if let ZeroPoints::Each(each) = b.zero_points {
+            let zero_points = widen(&each.as_chunks::<COLUMNS>().0[at]);
+            for i in 0..R {
+                let correction = _mm512_set1_epi32(corrections[i]);
                 // The upper halves of the zero points' lanes are 0, and both factors fit i16: a product of i32, cheaply.
-                corrections.map(|correction| zero_points.map(|z| _mm512_madd_epi16(z, _mm512_set1_epi32(correction))))
+                dots[i][0] = _mm512_madd_epi16(zero_points[0], correction);
+                dots[i][1] = _mm512_madd_epi16(zero_points[1], correction);
             }
-        };
+        } else {
+            for i in 0..R {
+                dots[i] = [_mm512_set1_epi32(corrections[i]); 2];
+            }
+        }
         if let (Ok(octets), Ok(groups)) = (<&[_; 4]>::try_from(octets), <&[_; 4]>::try_from(groups)) {
             // Blocks of 32 are the most usual, and short.
             for (octet, groups) in octets.iter().zip(groups) {
@@ -141,8 +148,11 @@ fn add_octet<const R: usize>(dots: &mut [[__m512i; 2]; R], b: &[u8; STEP], a: &[
     }
     let nibble = _mm512_set1_epi8(15);
     let b = load_bytes(b);
-    let low = b.map(|b| _mm512_and_si512(b, nibble));
-    let high = b.map(|b| _mm512_and_si512(_mm512_srli_epi16::<4>(b), nibble));
+    let low = [_mm512_and_si512(b[0], nibble), _mm512_and_si512(b[1], nibble)];
+    let high = [
+        _mm512_and_si512(_mm512_srli_epi16::<4>(b[0]), nibble),
+        _mm512_and_si512(_mm512_srli_epi16::<4>(b[1]), nibble),
+    ];
     for (b, a) in [low, high].into_iter().zip(a) {
         for (dots, &a) in dots.iter_mut().zip(a) {
             let a = _mm512_set1_epi32(a);
