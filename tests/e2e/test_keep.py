@@ -14,6 +14,7 @@ import requant
 from requant.config import AUTO, METHODS
 from requant.errors import ConfigError, DataError, RequantError
 from requant.evaluation.distance import Distance, pooled
+from requant.runtime import cpu_kind
 from requant.search import walk
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def test_the_default_model_is_tried_first_and_is_all_where_it_will_do(digits: Pa
     assert kept.kept == "output fidelity"
     assert [(step.method, step.options, step.in_float) for step in kept.steps] == [("mse", {}, ())]
     assert kept.model.data == plain.data
-    assert kept.config == requant.QuantConfig(threads=1)
+    assert kept.config == requant.QuantConfig(cpu=cpu_kind(), threads=1)
     assert kept.share == pytest.approx(fidelity(plain))
 
 
