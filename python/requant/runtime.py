@@ -255,9 +255,17 @@ def _take_ops(options: Any, library: str) -> None:
 
 
 def as_array(output: object) -> NDArray[Any]:
-    """What a runtime gives for an output; sequences, maps and absent optionals as an array of one Python object."""
+    """What a runtime gives for an output; sequences and absent optionals as an array of one Python object.
+
+    Maps from the same keys to reals, which classifiers give, one for each sample, are a row of their values each.
+    """
     if isinstance(output, np.ndarray):
         return output
+    if isinstance(output, list) and output and all(isinstance(each, dict) for each in output):
+        first, *rest = output
+        reals = all(isinstance(value, float) for each in output for value in each.values())
+        if reals and all(each.keys() == first.keys() for each in rest):
+            return np.array([[each[key] for key in first] for each in output], np.float32)
     boxed = np.empty((), object)
     boxed[()] = output
     return boxed
@@ -266,7 +274,7 @@ def as_array(output: object) -> NDArray[Any]:
 def held(output: NDArray[Any]) -> list[NDArray[Any]]:
     """The arrays in an output: itself, or those of a sequence that hold anything, stacked where all have one shape.
 
-    Maps have none.
+    Other Python objects have none.
     """
     if output.dtype != object:
         return [output]

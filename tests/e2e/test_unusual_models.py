@@ -168,7 +168,11 @@ def test_a_classifier_that_gives_maps(dynamic: bool, caplog: pytest.LogCaptureFi
     result = requant.quantize(model, None if dynamic else feeds, dynamic=dynamic, threads=1)
     assert result.report.quantized == {"MatMul": 2}
     assert not caplog.records
+    assert [10 < (each.sqnr_db or 0) < 80 for each in result.report.outputs] == [True] * (not dynamic)
     wanted, got = (session(each).run(None, feeds)[0] for each in (model, result.data))
     assert onnx.load_model_from_string(result.data).graph.output[0] == maps
     for real, found in zip(wanted, got, strict=True):
         np.testing.assert_allclose([found[i] for i in range(64)], [real[i] for i in range(64)], atol=0.05)
+    assert len(requant.quantize(model, weight_only="int4", threads=1).data) < len(model.SerializeToString()) / 3
+    if not dynamic:  # the values of the maps are what is kept
+        assert requant.quantize_to_keep(model, feeds, 0.9, threads=1).met

@@ -74,7 +74,7 @@ class Graph:
         file = read_model(source)
         outside = sum(tensor.nbytes for tensor in file.mapped.values())
         try:
-            model = ir.serde.deserialize_model(_without_maps(file.proto))
+            model = ir.serde.deserialize_model(without_maps(file.proto))
             for value in initializers(model):
                 if isinstance(value.const_value, ir.ExternalTensor):
                     value.const_value = file.mapped[key_of(value.const_value)]
@@ -247,7 +247,7 @@ class Graph:
         return self_contained(self.serialize(fetch))
 
 
-def _without_maps(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_maps(proto: onnx.ModelProto) -> onnx.ModelProto:
     """``proto`` where no output is said to hold maps, as those of ZipMap do: their types cannot be represented."""
     if not any(_holds_map(output.type) for output in proto.graph.output):
         return proto

@@ -18,7 +18,15 @@ import onnx
 import onnx_ir as ir
 
 from requant.errors import ModelError, first_line
-from requant.onnx.graph import add_initializer, constant, free_name, initializers, int_attribute, is_transposed
+from requant.onnx.graph import (
+    add_initializer,
+    constant,
+    free_name,
+    initializers,
+    int_attribute,
+    is_transposed,
+    without_maps,
+)
 from requant.onnx.mapped import MappedTensor
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.reading import key_of
@@ -268,7 +276,7 @@ def multiplications(model: bytes) -> Counter[tuple[int, str]]:
     left, which makes float weights at each run.
     """
     found: Counter[tuple[int, str]] = Counter()
-    loaded = ir.serde.deserialize_model(onnx.ModelProto.FromString(model))
+    loaded = ir.serde.deserialize_model(without_maps(onnx.ModelProto.FromString(model)))
     for node in loaded.graph.all_nodes():
         if node.op_type == "MatMulNBits":
             level = int_attribute(node, "accuracy_level", 0)
