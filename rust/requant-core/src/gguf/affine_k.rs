@@ -11,10 +11,12 @@
 //!   8..12  s4-s7 & 15 | m4-m7 << 4
 //! ```
 
+use std::array;
+
 use super::{
     SUPER,
     bytes::{nearest, pack_2, pack_4, pack_bit, read_half, unpack_2, unpack_4, unpack_bit, write_half},
-    integers::{self, LANES, Vectors},
+    integers::{self, Vectors},
     lanes::{V, side_by_side},
     search::{self, Affine},
     simple::{mean_square, weigh},
@@ -32,14 +34,8 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
     /// The multiples nearest to what was found, up to `most`; what they are multiples of is written to two float16.
     #[inline(always)]
     fn choose(found: Affine<BLOCKS>, weights: Option<V<BLOCKS>>, most: f32, halves: &mut [u8]) -> Self {
-        let round = |values| match weights {
-            Some(weights) => {
-                let unit = search::positive(values, weights, most);
-                (unit, multiples_of(values, unit, most))
-            }
-            None => multiples(values, most),
-        };
-        let ((d, scales), (dmin, mins)) = (round(found.scale), round(found.min));
+        let (d, scales) = rounded(found.scale, weights, most);
+        let (dmin, mins) = rounded(found.min, weights, most);
         Self {
             d: write_half(halves, d),
             dmin: write_half(&mut halves[2..], dmin),
@@ -77,6 +73,18 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
                 *out = d * f32::from(l) - m;
             }
         }
+    }
+}
+
+/// Integers in the ratio of values, and what they are multiples of: by weights, where there are some.
+#[inline(always)]
+fn rounded<const BLOCKS: usize>(values: V<BLOCKS>, weights: Option<V<BLOCKS>>, most: f32) -> (f32, [u8; BLOCKS]) {
+    match weights {
+        Some(weights) => {
+            let unit = search::positive(values, weights, most);
+            (unit, multiples_of(values, unit, most))
+        }
+        None => multiples(values, most),
     }
 }
 
@@ -118,32 +126,71 @@ fn weighed<const N: usize, const BLOCKS: usize>(
     (weights, sums)
 }
 
-/// What is found where all values weigh the same.
+/// Calls `$store` with each super-block of a row, the scales and mins of its blocks, and its bytes; true where it always is.
+/// Where all values weigh the same, two super-blocks are searched at a time.
+macro_rules! each_searched {
+    ($vectors:expr, $n:expr, $x:expr, $out:expr, $bytes:expr, $size:literal, $store:expr) => {{
+        const BLOCKS: usize = SUPER / $size;
+        let mut finite = true;
+        let next = $x.len(); // rows lie one behind the other
+        for (x, out) in $x.chunks(2 * SUPER).zip($out.chunks_mut(2 * $bytes)) {
+            $vectors.fetch(x.as_ptr().wrapping_add(next), size_of_val(x));
+            let (mut scales, mut mins) = ([0f32; 2 * BLOCKS], [0f32; 2 * BLOCKS]);
+            let params = scales
+                .as_chunks_mut::<LANES>()
+                .0
+                .iter_mut()
+                .zip(mins.as_chunks_mut::<LANES>().0);
+            for (blocks, (scales, mins)) in x.as_chunks::<$size>().0.chunks(LANES).zip(params) {
+                let none = [0f32; $size];
+                let found = integers::affine($vectors, array::from_fn(|c| blocks.get(c).unwrap_or(&none)), $n);
+                (*scales, *mins) = (found.scale.0, found.min.0);
+            }
+            let params = scales.as_chunks::<BLOCKS>().0.iter().zip(mins.as_chunks::<BLOCKS>().0);
+            let blocks = x.as_chunks::<SUPER>().0.iter().zip(out.chunks_exact_mut($bytes));
+            for ((x, out), (scale, min)) in blocks.zip(params) {
+                finite &= $store(
+                    x,
+                    Affine {
+                        scale: V(*scale),
+                        min: V(*min),
+                    },
+                    None,
+                    out,
+                );
+            }
+        }
+        finite
+    }};
+}
+
+/// Q2_K of a row where all values weigh the same.
 #[inline(always)]
-fn plain<const N: usize, const BLOCKS: usize>(vectors: &impl Vectors, x: &[f32; SUPER], n: i16) -> Affine<BLOCKS> {
-    let zero = V::all(0.0);
-    let mut found = Affine { scale: zero, min: zero };
-    let blocks = x.as_chunks::<N>().0.as_chunks::<LANES>().0;
-    let scales = found.scale.0.as_chunks_mut::<LANES>().0;
-    let mins = found.min.0.as_chunks_mut::<LANES>().0;
-    for ((blocks, scales), mins) in blocks.iter().zip(scales).zip(mins) {
-        let part = integers::affine(vectors, blocks, n);
-        (*scales, *mins) = (part.scale.0, part.min.0);
-    }
-    found
+pub(super) fn encode_plain_q2<const LANES: usize>(vectors: &impl Vectors<LANES>, x: &[f32], out: &mut [u8]) -> bool {
+    each_searched!(vectors, 3, x, out, 84, 16, store_q2)
+}
+
+/// Q4_K and Q5_K of a row where all values weigh the same.
+#[inline(always)]
+pub(super) fn encode_plain<const LANES: usize, const BITS: u32>(
+    vectors: &impl Vectors<LANES>,
+    x: &[f32],
+    out: &mut [u8],
+) -> bool {
+    let (n, bytes) = if BITS == 4 { (15, 144) } else { (31, 176) };
+    each_searched!(vectors, n, x, out, bytes, 32, store::<BITS>)
 }
 
 #[inline(always)]
-pub(super) fn encode_q2(vectors: &impl Vectors, x: &[f32; SUPER], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
-    const MOST: f32 = 15.0;
-    let params = match importance {
-        Some(importance) => {
-            let (weights, sums) = weighed::<16, 16>(x, importance, 1.0);
-            let found = search::affine::<16, 16>(&side_by_side(x), &weights, 3.0);
-            Params::choose(found, Some(sums), MOST, &mut out[80..])
-        }
-        None => Params::choose(plain::<16, 16>(vectors, x, 3), None, MOST, &mut out[80..]),
-    };
+pub(super) fn encode_q2(x: &[f32; SUPER], importance: &[f32], out: &mut [u8]) -> bool {
+    let (weights, sums) = weighed::<16, 16>(x, importance, 1.0);
+    let found = search::affine::<16, 16>(&side_by_side(x), &weights, 3.0);
+    store_q2(x, found, Some(sums), out)
+}
+
+#[inline(always)]
+fn store_q2(x: &[f32; SUPER], found: Affine<16>, weights: Option<V<16>>, out: &mut [u8]) -> bool {
+    let params = Params::choose(found, weights, 15.0, &mut out[80..]);
     for ((out, s), m) in out.iter_mut().zip(params.scales).zip(params.mins) {
         *out = s | m << 4;
     }
@@ -155,7 +202,7 @@ pub(super) fn encode_q2(vectors: &impl Vectors, x: &[f32; SUPER], importance: Op
 pub(super) fn decode_q2(data: &[u8], out: &mut [f32; SUPER]) {
     let mut levels = [0; SUPER];
     unpack_2(&data[16..80], &mut levels);
-    let packed: [u8; 16] = std::array::from_fn(|i| data[i]);
+    let packed: [u8; 16] = array::from_fn(|i| data[i]);
     let params = Params {
         d: read_half(&data[80..]),
         dmin: read_half(&data[82..]),
@@ -167,30 +214,28 @@ pub(super) fn decode_q2(data: &[u8], out: &mut [f32; SUPER]) {
 
 /// Q4_K and Q5_K.
 #[inline(always)]
-pub(super) fn encode<const BITS: u32>(
-    vectors: &impl Vectors,
-    x: &[f32; SUPER],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) -> bool {
-    const MOST: f32 = 63.0;
-    let n = if BITS == 4 { 15 } else { 31 };
-    let most = f32::from(n);
-    let params = match importance {
-        Some(importance) => {
-            let (weights, sums) = weighed::<32, 8>(x, importance, 2.0);
-            let found = search::affine::<32, 8>(&side_by_side(x), &weights, most);
-            Params::choose(found, Some(sums), MOST, out)
-        }
-        None => Params::choose(plain::<32, 8>(vectors, x, n), None, MOST, out),
-    };
+pub(super) fn encode<const BITS: u32>(x: &[f32; SUPER], importance: &[f32], out: &mut [u8]) -> bool {
+    let (weights, sums) = weighed::<32, 8>(x, importance, 2.0);
+    let found = search::affine::<32, 8>(&side_by_side(x), &weights, most::<BITS>());
+    store::<BITS>(x, found, Some(sums), out)
+}
+
+/// The largest level.
+#[inline(always)]
+const fn most<const BITS: u32>() -> f32 {
+    if BITS == 4 { 15.0 } else { 31.0 }
+}
+
+#[inline(always)]
+fn store<const BITS: u32>(x: &[f32; SUPER], found: Affine<8>, weights: Option<V<8>>, out: &mut [u8]) -> bool {
+    let params = Params::choose(found, weights, 63.0, out);
     for i in 0..4 {
         let (s, m) = (&params.scales, &params.mins);
         out[4 + i] = s[i] | s[i + 4] >> 4 << 6;
         out[8 + i] = m[i] | m[i + 4] >> 4 << 6;
         out[12 + i] = s[i + 4] & 15 | m[i + 4] << 4;
     }
-    let levels = params.levels::<32>(x, most);
+    let levels = params.levels::<32>(x, most::<BITS>());
     let rest = &mut out[16..];
     if BITS == 5 {
         let (high, low) = rest.split_at_mut(32);

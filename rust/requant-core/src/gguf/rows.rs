@@ -162,7 +162,7 @@ macro_rules! each_searched {
 
 /// Super-blocks.
 macro_rules! each_super {
-    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr $(, $vectors:expr)?) => {{
+    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr) => {{
         let mut finite = true;
         let blocks = $x.as_chunks::<256>().0.iter();
         for (i, (x, out)) in blocks.zip($out.chunks_exact_mut($dtype.bytes())).enumerate() {
@@ -170,7 +170,19 @@ macro_rules! each_super {
                 Some(all) => Some(&all[i * x.len()..(i + 1) * x.len()]),
                 None => None,
             };
-            finite &= $encode($($vectors,)? x, importance, out);
+            finite &= $encode(x, importance, out);
+        }
+        finite
+    }};
+}
+
+/// Super-blocks whose columns have an importance.
+macro_rules! each_weighted {
+    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr) => {{
+        let mut finite = true;
+        let blocks = $x.as_chunks::<256>().0.iter().zip($importance.as_chunks::<256>().0);
+        for ((x, importance), out) in blocks.zip($out.chunks_exact_mut($dtype.bytes())) {
+            finite &= $encode(x, importance, out);
         }
         finite
     }};
@@ -187,8 +199,8 @@ macro_rules! each_block {
 
 /// Blocks of a row; see [`gguf::BlockKernel::encode`].
 #[inline(always)]
-pub(crate) fn encode(
-    vectors: &impl Vectors,
+pub(crate) fn encode<const LANES: usize>(
+    vectors: &impl Vectors<LANES>,
     dtype: BlockType,
     x: &[f32],
     importance: Option<&[f32]>,
@@ -213,10 +225,13 @@ pub(crate) fn encode(
         (BlockType::Q4_1, Some(i)) => each_searched!(dtype, x, i, out, simple::search_affine::<4>),
         (BlockType::Q5_0, Some(i)) => each_searched!(dtype, x, i, out, simple::search_symmetric::<5>),
         (BlockType::Q5_1, Some(i)) => each_searched!(dtype, x, i, out, simple::search_affine::<5>),
-        (BlockType::Q2K, i) => each_super!(dtype, x, i, out, affine_k::encode_q2, vectors),
+        (BlockType::Q2K, None) => affine_k::encode_plain_q2(vectors, x, out),
+        (BlockType::Q4K, None) => affine_k::encode_plain::<LANES, 4>(vectors, x, out),
+        (BlockType::Q5K, None) => affine_k::encode_plain::<LANES, 5>(vectors, x, out),
+        (BlockType::Q2K, Some(i)) => each_weighted!(dtype, x, i, out, affine_k::encode_q2),
+        (BlockType::Q4K, Some(i)) => each_weighted!(dtype, x, i, out, affine_k::encode::<4>),
+        (BlockType::Q5K, Some(i)) => each_weighted!(dtype, x, i, out, affine_k::encode::<5>),
         (BlockType::Q3K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q3),
-        (BlockType::Q4K, i) => each_super!(dtype, x, i, out, affine_k::encode::<4>, vectors),
-        (BlockType::Q5K, i) => each_super!(dtype, x, i, out, affine_k::encode::<5>, vectors),
         (BlockType::Q6K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q6),
     }
 }

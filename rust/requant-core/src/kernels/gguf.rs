@@ -27,7 +27,7 @@ impl BlockKernel for Generic {
     }
 
     fn encode(&self, dtype: BlockType, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) -> bool {
-        gguf::encode(&Plain, dtype, x, importance, out)
+        gguf::encode::<8>(&Plain, dtype, x, importance, out)
     }
 
     fn decode(&self, dtype: BlockType, data: &[u8], out: &mut [f32]) {
@@ -36,6 +36,8 @@ impl BlockKernel for Generic {
 }
 
 registry_of_inner_loops! { BlockKernel,
+    #[cfg(target_arch = "x86_64")]
+    super::x86_64::avx512vnni_gguf::probe,
     #[cfg(target_arch = "x86_64")]
     super::x86_64::avx2_gguf::probe,
     || Some(&Generic),

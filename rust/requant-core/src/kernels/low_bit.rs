@@ -105,6 +105,8 @@ pub trait LowBitKernel: Send + Sync {
 
 registry_of_inner_loops! { LowBitKernel,
     #[cfg(target_arch = "x86_64")]
+    super::x86_64::avx512_low_bit::probe,
+    #[cfg(target_arch = "x86_64")]
     super::x86_64::avx2_low_bit::probe,
     generic_low_bit::probe,
 }

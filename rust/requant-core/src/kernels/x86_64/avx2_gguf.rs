@@ -6,15 +6,21 @@
 )]
 use std::arch::x86_64::*;
 
-use super::{avx2_low_bit::transpose, avx2_values};
+use super::{
+    avx2_low_bit::{prefetch, transpose},
+    avx2_values,
+};
 use crate::{
     gguf::{
         self, BlockType,
-        integers::{LANES, Pairs, Rounding, SHIFTS, Sums, Vectors},
+        integers::{Pairs, Rounding, SHIFTS, Sums, Vectors},
         lanes::V,
     },
     kernels::gguf::BlockKernel,
 };
+
+/// Blocks side by side.
+const LANES: usize = 8;
 
 /// Proof that AVX2 was detected: only [`probe`] makes one.
 struct Avx2(());
@@ -45,7 +51,7 @@ fn encode(vectors: &Avx2, dtype: BlockType, x: &[f32], importance: Option<&[f32]
     gguf::encode(vectors, dtype, x, importance, out)
 }
 
-impl Vectors for Avx2 {
+impl Vectors<LANES> for Avx2 {
     #[inline(always)]
     fn turn(&self, square: [&[f32; LANES]; LANES]) -> [V<LANES>; LANES] {
         // SAFETY: an `Avx2` exists only where AVX2 was detected.
@@ -53,7 +59,14 @@ impl Vectors for Avx2 {
     }
 
     #[inline(always)]
-    fn sums(&self, values: &[Pairs], rounding: Rounding) -> [Sums; SHIFTS] {
+    fn fetch(&self, from: *const f32, bytes: usize) {
+        for line in (0..bytes).step_by(64) {
+            prefetch(from.wrapping_byte_add(line));
+        }
+    }
+
+    #[inline(always)]
+    fn sums(&self, values: &[Pairs<LANES>], rounding: Rounding) -> [Sums<LANES>; SHIFTS] {
         // SAFETY: an `Avx2` exists only where AVX2 was detected.
         unsafe { sums(values, rounding) }
     }
@@ -75,7 +88,7 @@ fn turn(square: [&[f32; LANES]; LANES]) -> [V<LANES>; LANES] {
 /// A level is half a product's upper bits, rounded, and a sum over pairs is what a product of pairs leaves.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sums(values: &[Pairs], rounding: Rounding) -> [Sums; SHIFTS] {
+fn sums(values: &[Pairs<LANES>], rounding: Rounding) -> [Sums<LANES>; SHIFTS] {
     let zero = _mm256_setzero_si256();
     let factor = _mm256_set1_epi16(rounding.factor);
     let shifts = rounding.shifts.map(|shift| _mm256_set1_epi16(shift));
@@ -99,7 +112,7 @@ fn sums(values: &[Pairs], rounding: Rounding) -> [Sums; SHIFTS] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(pairs: &Pairs) -> __m256i {
+fn load(pairs: &Pairs<LANES>) -> __m256i {
     // SAFETY: `pairs` is 32 readable bytes, and `loadu` needs no alignment.
     unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) }
 }

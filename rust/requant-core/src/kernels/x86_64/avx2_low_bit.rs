@@ -236,9 +236,8 @@ fn encode<const BITS: usize>(x: &[f32], grids: Grids<'_>, out: &mut [u8]) {
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn prefetch(from: *const f32) {
+#[inline(always)]
+pub(super) fn prefetch(from: *const f32) {
     #[allow(unused_unsafe, reason = "a safe function in later versions of Rust")]
     // SAFETY: any address may be prefetched.
     unsafe {

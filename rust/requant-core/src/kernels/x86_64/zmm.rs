@@ -80,7 +80,7 @@ fn store_columns<const R: usize>(block: [__m512i; LANES], out: &mut [i32]) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(r: [__m512i; LANES]) -> [__m512i; LANES] {
+pub(super) fn transpose(r: [__m512i; LANES]) -> [__m512i; LANES] {
     let mut t = r;
     for i in 0..8 {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
