@@ -18,7 +18,10 @@ pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32) {
     let values: Vec<i32> = x.iter().map(|v| ((v - low) * unit).round_ties_even() as i32).collect();
     let (count, origin) = (x.len() as f32, -(low * unit));
     let total = values.iter().sum::<i32>() as f32;
-    let (mut scale, mut begin, mut most) = (0f32, 0f32, f32::NEG_INFINITY);
+    let off = total - count * origin;
+    // What the best try takes from the squared error and its scale, both times the divisor; its levels, and whether it
+    // begins at 0. Quotients are compared by products with the other's divisor.
+    let (mut most, mut divisor, mut numerator, mut sum, mut pinned) = (f32::NEG_INFINITY, 1f32, 0f32, 0f32, false);
     for (half_steps, starts) in [(-2, [-4, -2, 0]), (-1, [-4, -2, 0]), (0, [-2, 0, 2]), (1, [1, 2, 4])] {
         let eighths = 8 * n + 4 * half_steps;
         for start in starts {
@@ -36,20 +39,20 @@ pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32) {
             let (l1, l2, la) = (l1 as f32, l2 as f32, la as f32);
             let spread = count * l2 - l1 * l1;
             let along = count * la - l1 * total;
-            let mut s = along / spread;
-            let mut o = (total - s * l1) / count;
-            let mut gain = s * along;
-            if spread <= 0.0 || o > origin {
-                let rest = la - origin * l1;
-                let off = total - count * origin;
-                (s, o) = (rest / l2, origin);
-                gain = count * s * rest - off * off;
-            }
-            if gain > most {
-                (scale, begin, most) = (s, o, gain);
+            let rest = la - origin * l1;
+            let at_zero = spread <= 0.0 || off * spread > along * l1;
+            let (gain, over, scale) = if at_zero {
+                (count * rest * rest - off * off * l2, l2, rest)
+            } else {
+                (along * along, spread, along)
+            };
+            if gain * divisor > most * over {
+                (most, divisor, numerator, sum, pinned) = (gain, over, scale, l1, at_zero);
             }
         }
     }
+    let scale = numerator / divisor;
+    let begin = if pinned { origin } else { (total - scale * sum) / count };
     (scale * (range / 4096.0), -(low + begin * (range / 4096.0)))
 }
 
