@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.serialized import SerializedModel
 
+#: Of weights with so many bits onnxruntime has no kernel for float activations.
+_UNPACKED = 8
 #: Larger models are not written once more only to be looked at.
 _LOOKED_AT = 1 << 29
 
@@ -42,6 +44,11 @@ def describe_arithmetic(found: Counter[tuple[int, str]] | None, config: QuantCon
         if kind == "reals"
     ]
     yield f"onnxruntime runs {', '.join(runs) or 'no product with weights in blocks'}"
+    if any(bits == _UNPACKED and kind in ("A16", "A32") for bits, kind in found):
+        yield (
+            "weights of 8 bits beside float activations are unpacked at each run: for a single token such a product "
+            "takes many times as long as in float; with --activations int8 it does not"
+        )
 
 
 __all__ = ["arithmetic_of", "describe_arithmetic"]
