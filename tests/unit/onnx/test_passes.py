@@ -400,3 +400,17 @@ def test_notes_of_exporters_go_and_what_is_said_of_the_interface_stays() -> None
     assert (written.graph.input[0].doc_string, written.doc_string) == ("an image", "a model")
     assert not any(node.doc_string for node in written.graph.node)
     assert {entry.key for node in written.graph.node for entry in node.metadata_props} == {"of the user"}
+
+
+@pytest.mark.parametrize("axes", [(1, 1), (1, 2), (2, 1, 2)])
+def test_flattening_a_tensor_twice_is_simplified(axes: tuple[int, ...]) -> None:
+    """The optimizer's rule calls both shapes alike, and gives the model one of them."""
+    net = Net()
+    x = net.op("Relu", net.input("x", [3, 4, 8]))
+    flat = [net.op("Flatten", net.op("Identity", x), axis=axis) for axis in axes]
+    sums = [net.op("ReduceSum", net.op("Abs" if i else "Sqrt", each), keepdims=0) for i, each in enumerate(flat)]
+    model = net.model(net.op("Sum", *sums))
+    graph, _ = prepare(Graph.load(model))
+    assert not {"Flatten", "Identity"} & {node.op_type for node in graph.nodes}
+    feeds = {"x": np.random.default_rng(0).normal(size=(3, 4, 8)).astype(np.float32)}
+    np.testing.assert_allclose(run(graph.to_bytes(), feeds)[0], run(model, feeds)[0], rtol=1e-6)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 
-from requant.onnx.graph import constant, int_attribute
+from requant.onnx.graph import constant, free_name, int_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import onnx_ir as ir
 
 _ROUNDS = 2
 _ANY_SIZE = sys.maxsize  # ``should_fold`` decides
@@ -31,6 +30,7 @@ def optimize(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> 
         ).modified
         rules = _rules(model)
         rewritten = bool(rules) and rewriter.RewritePass(rules)(model).modified
+        _register_constants(model)
         common.RemoveUnusedNodesPass()(model)
         if not folded and not rewritten:
             break
@@ -42,6 +42,22 @@ def optimize(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> 
     common.CommonSubexpressionEliminationPass()(model)
     common.OutputFixPass()(model)
     common.NameFixPass()(model)
+
+
+def _register_constants(model: ir.Model) -> None:
+    """Give the model the constants of rules that it lacks: the second of one name, as of two Flattens of a tensor."""
+    lost = {
+        value
+        for node in model.graph.all_nodes()
+        for value in node.inputs
+        if value is not None and value.const_value is not None and value.producer() is None
+        if not value.is_initializer() and not value.is_graph_input()
+    }
+    scopes = (model.graph, *model.graph.subgraphs()) if lost else ()
+    taken = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
+    for value in sorted(lost, key=lambda value: value.name or ""):
+        value.name = free_name(value.name or "constant", taken)
+        model.graph.register_initializer(value)
 
 
 #: The constant with which an op does nothing. The optimizer takes 1e-9 for 0; a logarithm behind it would not.
