@@ -14,6 +14,7 @@ import requant
 from requant.config import QuantConfig
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
+from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.reference import ReferenceRunner
 from requant.planning.build import build_plan
 from requant.runtime import OrtRunner, held, joined, open_runner
@@ -317,3 +318,17 @@ def test_tensors_of_two_branches_may_have_one_name() -> None:
     assert dict(result.report.quantized)["MatMul"] == 4
     for feeds in samples(Graph.load(data), 4):
         assert sqnr(run(proto, feeds)[0], run(result.data, feeds)[0]) > 25
+
+
+def test_constants_that_nothing_uses_leave_bodies_too() -> None:
+    proto = branching()
+    (call,) = (n for n in proto.graph.node if n.op_type == "If")
+    inner = next(a.g for a in call.attribute if a.name == "then_branch")
+    kept = len(inner.initializer)
+    inner.initializer.append(numpy_helper.from_array(np.zeros(9, np.float32), "nobody_reads_it"))
+    loaded = Graph.load(proto.SerializeToString())
+    drop_unused(loaded.model)
+    after = onnx.load_from_string(loaded.to_bytes()).graph
+    (call,) = (n for n in after.node if n.op_type == "If")
+    inner = next(a.g for a in call.attribute if a.name == "then_branch")
+    assert len(inner.initializer) == kept

@@ -148,6 +148,10 @@ def drop_unused(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
+    for body in model.graph.subgraphs():  # whose constants the pass leaves there
+        for name, value in list(body.initializers.items()):
+            if not value.uses() and not value.is_graph_output():
+                del body.initializers[name]
 
 
 def count_unused(model: ir.Model) -> int:
