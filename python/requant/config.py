@@ -266,6 +266,11 @@ class QuantConfig:
                 f"weights is {self.weights}, and target {target.name} takes {' or '.join(target.weights)} weights only",
                 hint=f"choose {target.weights[0]}, or another target",
             )
+        if self.cpu is not None and not target.costs:
+            raise ConfigError(
+                f"cpu is {self.cpu}, and target {target.name} knows no costs of kernels that it chooses among",
+                hint="leave out cpu (--cpu)",
+            )
         if self.format == "qoperator" and not target.operators:
             raise ConfigError(
                 f"format is qoperator, which is onnxruntime's, and target {target.name} reads qdq",

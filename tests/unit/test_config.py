@@ -28,6 +28,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"weights": "int4"}, "weights is 'int4'"),
     ({"activations": "float"}, "activations is 'float'"),
     ({"target": "ort"}, "choose one of ort-cpu, openvino"),
+    ({"target": "tflite", "weights": "int8", "activations": "int8", "cpu": "vnni"}, "tflite knows no costs of kernels"),
     ({"saturation": "none"}, "choose one of safe, full"),
     ({"symmetric": 1}, "symmetric is 1, expected bool"),
     ({"per_channel": "yes"}, "per_channel is 'yes', expected bool"),
