@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from requant.documents import document_of, json_text
 from requant.pages.page import fragment, page
 from requant.pages.results import quantization
-from requant.wording import counted
+from requant.wording import counted, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,7 +55,7 @@ class OutputQuality:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds of one sample on one thread, both models timed in turn.
+    """Milliseconds of one sample on one thread, in processor time, both models timed in turn.
 
     ``float_ms`` is a median, ``speedup`` the median ratio of neighbouring runs, ``quantized_ms`` what both give.
     """
@@ -120,8 +120,7 @@ class Report:
     def summary(self) -> list[tuple[str, str]]:
         """The headline figures, a label and a text each."""
         total = sum(self.quantized.values())
-        ratio = self.float_bytes / max(self.quantized_bytes, 1)
-        change = f"{ratio:.2f} x smaller" if ratio >= 1 else f"{1 / ratio:.2f} x larger"
+        change = times(self.float_bytes / max(self.quantized_bytes, 1), "smaller", "larger", "as large")
         weights = sum(self.stored.values())
         stored = f" ({weights} of them with int8 weights in the file)" if weights else ""
         rows = [
@@ -144,7 +143,7 @@ class Report:
             )
         if self.latency is not None:
             t = self.latency
-            change = f"{t.speedup:.2f} x faster" if t.speedup >= 1 else f"{1 / t.speedup:.2f} x slower"
+            change = times(t.speedup, "faster", "slower", "as fast")
             rows.append(("latency", f"{t.float_ms:.3f} -> {t.quantized_ms:.3f} ms ({change}, 1 thread, {t.runtime})"))
         return rows
 

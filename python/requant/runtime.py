@@ -12,6 +12,7 @@ import logging
 import os
 import statistics
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -154,6 +155,18 @@ def open_runner(
 
     _warn_slow()
     return ReferenceRunner(model)
+
+
+def run_seconds(runner: Runner, feeds: Mapping[str, NDArray[Any]], repeats: int) -> float:
+    """Processor time of one run, the mean of ``repeats``; of this thread, the only one that works.
+
+    By the clock, other load makes one of two models that are timed in turn several times slower than it is: the
+    scheduler's turns fall in with theirs.
+    """
+    start = time.thread_time()
+    for _ in range(repeats):
+        runner.run(feeds)
+    return max((time.thread_time() - start) / repeats, 1e-9)
 
 
 def _unordered(model: SerializedModel, threads: int, shared: bool) -> OrtRunner | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +49,18 @@ def test_what_a_reference_takes_is_no_reason_for_advice() -> None:
 def test_times_and_their_ratio_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     runner: Any = SimpleNamespace(name="onnxruntime")
     times = iter([1.0, 1.0, 1.0, 1.0, *(5.0, 1.0), *(1.0, 4.0), *(2.0, 4.0), *(8.0, 9.0), *(3.0, 9.0)])
-    monkeypatch.setattr(verify, "_time", lambda *_: next(times) / 1e3)
+    monkeypatch.setattr(verify, "run_seconds", lambda *_: next(times) / 1e3)
     monkeypatch.setattr(verify, "_LATENCY_PAIRS", (5, 5))
     latency = verify.measure_latency((runner, runner), {})
     assert (latency.float_ms, latency.speedup) == (3.0, 0.5)
     assert latency.quantized_ms == latency.float_ms / latency.speedup
+
+
+def test_other_load_slows_neither_model_down() -> None:
+    def run(waits: float) -> Any:
+        return SimpleNamespace(name="onnxruntime", run=lambda _: (sum(range(20_000)), time.sleep(waits)))
+
+    assert 0.5 < verify.measure_latency((run(0.0), run(0.01)), {}).speedup < 2
 
 
 def test_what_is_neither_gets_none() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from requant.evaluation.distance import Distance, decibels
 from requant.onnx.blocks import rounding_error
 from requant.parallel import in_order
 from requant.report import Latency, OutputQuality, TensorQuality
-from requant.runtime import open_runner, unknown
+from requant.runtime import open_runner, run_seconds, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -138,22 +137,15 @@ def measure_latency(runners: Runners, feeds: Feeds) -> Latency:
     The ratio is the median of the ratios of neighbouring runs, which noise moves least, and the quantized model's time
     the one that follows from it.
     """
-    once = [_time(runner, feeds, 1) for runner in runners for _ in range(2)]
+    once = [run_seconds(runner, feeds, 1) for runner in runners for _ in range(2)]
     pair = sum(once) / 2
     repeats = max(1, int(0.002 / max(min(once), 1e-6)))
     low, high = _LATENCY_PAIRS
     pairs = min(high, max(low, int(_LATENCY_SECONDS / max(pair * repeats, 1e-6))))
-    taken = [[_time(runner, feeds, repeats) for runner in runners] for _ in range(pairs)]
+    taken = [[run_seconds(runner, feeds, repeats) for runner in runners] for _ in range(pairs)]
     float_ms = statistics.median(float_time for float_time, _ in taken) * 1e3
     speedup = statistics.median(float_time / quantized_time for float_time, quantized_time in taken)
     return Latency(runners[0].name, float_ms, quantized_ms=float_ms / speedup, speedup=speedup)
-
-
-def _time(runner: Any, feeds: Feeds, repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        runner.run(feeds)
-    return (time.perf_counter() - start) / repeats
 
 
 def tensor_quality(

@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import re
 import statistics
-import time
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from requant.planning.partition import Times, partition
-from requant.runtime import open_runner, profile
+from requant.runtime import open_runner, profile, run_seconds
 from requant.wording import counted
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from requant.calibration.choosing import Choice
     from requant.onnx.graph import Graph
     from requant.planning.plan import QuantPlan
-    from requant.runtime import Event, Runner
+    from requant.runtime import Event
     from requant.serialized import SerializedModel
 
     Feeds = Mapping[str, NDArray[Any]]
@@ -201,11 +200,11 @@ def run_races(models: Sequence[SerializedModel], feeds: Feeds, *, shorter: int =
     They run ``shorter`` times less than where the result decides.
     """
     runners = [open_runner(model, threads=1) for model in models]
-    once = min(_run(runner, feeds, 1) for runner in runners for _ in range(2))
+    once = min(run_seconds(runner, feeds, 1) for runner in runners for _ in range(2))
     repeats = max(1, int(0.002 / max(once, 1e-6)))
     low, high = _ROUNDS
     rounds = min(high, max(low, int(_SECONDS / shorter / max(once * repeats, 1e-6))))
-    taken = [[max(_run(runner, feeds, repeats), 1e-9) for runner in runners] for _ in range(rounds)]
+    taken = [[run_seconds(runner, feeds, repeats) for runner in runners] for _ in range(rounds)]
     return [
         Race(
             1e3 * statistics.median(times[i] for times in taken),
@@ -213,11 +212,3 @@ def run_races(models: Sequence[SerializedModel], feeds: Feeds, *, shorter: int =
         )
         for i in range(1, len(models))
     ]
-
-
-def _run(runner: Runner, feeds: Feeds, repeats: int) -> float:
-    """Processor time of this thread, the only one that works: other load on the machine counts for less."""
-    start = time.thread_time()
-    for _ in range(repeats):
-        runner.run(feeds)
-    return (time.thread_time() - start) / repeats
