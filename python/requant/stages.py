@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, tee
@@ -22,6 +23,7 @@ from requant.onnx.graph import Graph
 from requant.onnx.passes.widen import runnable
 from requant.runtime import unknown
 from requant.transforms import SAMPLES, Transformed, repeat, transform
+from requant.weights.plan import NO_BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Samples on which it is measured what errors of activations cost, about.
 _WEIGHED = 16
+#: Reasons that follow from others, and are told last.
+_SAY_LITTLE = frozenset({"it has no weights", "its input is float", "no integer op reads its output"})
 
 
 def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
@@ -87,7 +91,13 @@ def refuse_empty(plan: QuantPlan, origin: str) -> None:
         ModelError: it is one.
     """
     if not plan.nodes and not plan.dynamic and not plan.blocked:
-        raise ModelError(f"nothing in {origin} can be quantized", hint="`requant inspect` tells why for each op")
+        found = Counter((skip.op_type, skip.reason) for skip in plan.skipped).most_common()
+        found.sort(key=lambda each: each[0][1] in _SAY_LITTLE)
+        reasons = ", ".join(f"{count} {op_type} ({reason})" for (op_type, reason), count in found[:3])
+        hint = "`requant inspect` tells why for each op"
+        if any(reason.endswith(NO_BLOCKS) for (_, reason), _ in found):
+            hint = "leave out weight_only (--weight-only): with data, or with dynamic=True (--dynamic), more can"
+        raise ModelError(f"nothing in {origin} can be quantized" + (f": {reasons}" if reasons else ""), hint=hint)
 
 
 def describe(changes: tuple[Preparation, ...]) -> tuple[str, ...]:

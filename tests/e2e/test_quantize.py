@@ -262,7 +262,23 @@ def test_a_model_that_is_quantized_already_is_refused() -> None:
 def test_a_model_with_nothing_to_quantize_is_refused() -> None:
     net = Net()
     model = net.model(net.op("Erf", net.input("x", ["n", 4])))
-    refuses(ModelError, "nothing in model can be quantized", model, samples(model))
+    refuses(ModelError, "nothing in model can be quantized: 1 Erf .Erf has no integer form here", model, samples(model))
+
+
+def test_a_model_without_weights_for_blocks_is_refused_with_another_way() -> None:
+    net = Net()
+    model = net.model(net.op("Relu", net.conv(net.input("x", ["n", 3, 8, 8]), 3, 4)))
+    with pytest.raises(ModelError, match=r"1 Conv \(Conv has no form with weights in blocks\), 1 Relu .*") as caught:
+        requant.quantize(model, weight_only="int4")
+    assert "leave out weight_only" in str(caught.value.hint)
+
+
+def test_a_model_of_other_operators_alone_is_refused_by_their_domain() -> None:
+    net = Net()
+    model = net.model(net.op("Relu", net.input("x", ["n", 4])))
+    del model.opset_import[:]
+    model.opset_import.add(domain="ai.onnx.ml", version=3)
+    refuses(ModelError, "no version of the standard operators, only of ai.onnx.ml", model, samples(model))
 
 
 def test_a_weight_that_is_not_finite_is_refused() -> None:

@@ -69,6 +69,13 @@ def embedding() -> onnx.ModelProto:
     return net.model(net.op("Gather", net.normal(500, 32), ids, name="n"))
 
 
+def experts() -> onnx.ModelProto:
+    net = Net()
+    chosen = net.input("chosen", ["n", 1], onnx.TensorProto.INT64)
+    weights = net.const(net.rng.normal(size=(3, 32, 48)) * np.geomspace(0.01, 1.0, 3 * 48).reshape(3, 1, 48))
+    return net.model(net.op("GatherND", weights, chosen, name="n"))
+
+
 def read_in_float() -> onnx.ModelProto:
     net = Net()
     w = net.normal(32, 32, 3, 3, name="w")
@@ -97,6 +104,7 @@ def scaled_bias() -> onnx.ModelProto:
         (recurrent("GRU", 3), "stored", "no fast integer kernel for GRU"),
         (convolution(), "stored", "no fast integer kernel for Conv"),
         (embedding(), "stored", "it only looks up; its weights are int8 in the file"),
+        (experts(), "stored", "it only looks up; its weights are int8 in the file"),
         (scaled_bias(), "stored", "computed at run time and scaled"),
         (read_in_float(), "float", "another op reads them"),
         (run_time_weight(), "float", "its weight is computed at run time"),
@@ -151,6 +159,7 @@ LAYOUTS: dict[str, tuple[Callable[[], onnx.ModelProto], dict[int, tuple[int, ...
     "stack": (lambda: product((3, WIDE, 96)), {1: (3, 1, 96)}),
     "convolution": (convolution, {1: (32, 1, 1, 1)}),
     "embedding": (embedding, {0: (500, 1)}),
+    "experts": (experts, {0: (3, 1, 48)}),
     "lstm": (lambda: recurrent("LSTM", 4), {1: (1, 4 * WIDE, 1), 2: (1, 1, 1)}),
     "gru": (lambda: recurrent("GRU", 3), {1: (1, 3 * WIDE, 1), 2: (1, 3 * WIDE, 1)}),
 }

@@ -176,6 +176,8 @@ def _weight_plan(node: ir.Node, row: OpSpec, index: int, form: Form, config: Qua
     if row.lookup:
         axis = int_attribute(node, "axis", 0) % array.ndim
         terms = (axis + 1) % array.ndim
+        if array.ndim > 2 and array.ndim - 1 not in (axis, terms):  # a matrix to each index, such as an expert's
+            stack, axis = (axis,), array.ndim - 1
     elif node.op_type == "MatMul":
         stack, terms, axis = tuple(range(array.ndim - 2)), array.ndim - 2, array.ndim - 1
     else:

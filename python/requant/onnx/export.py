@@ -358,7 +358,7 @@ def _bounds(clamp: ir.Node) -> tuple[float | None, float | None]:
     if clamp.op_type == "Relu":
         return 0.0, None
     bounds = [constant(v) for v in clamp.inputs[1:]]
-    low, high = (float(b) if b is not None else None for b in (*bounds, None, None)[:2])
+    low, high = (None if b is None else float(b.item()) for b in (*bounds, None, None)[:2])
     return low, high
 
 

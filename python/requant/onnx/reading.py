@@ -258,7 +258,11 @@ def _with_usable_versions(proto: onnx.ModelProto, origin: str) -> onnx.ModelProt
     """The model at an opset that has per-axis quantization and a file version that onnxruntime reads."""
     opset = opset_of(proto)
     if not opset:
-        raise ModelError(f"{origin} imports no version of the standard operators", hint="export it again with an opset")
+        others = ", ".join(sorted({entry.domain for entry in proto.opset_import if entry.domain}))
+        raise ModelError(
+            f"{origin} imports no version of the standard operators" + (f", only of {others}" if others else ""),
+            hint="if it has any of them, export it again with an opset; if not (trees, say), nothing can be quantized",
+        )
     if opset > MAX_OPSET:
         raise ModelError(
             f"{origin} uses opset {opset}, onnxruntime runs at most {MAX_OPSET}",

@@ -37,6 +37,10 @@ _MULTIPLE = 4  # values of a table's row, of 2 bits and more, that fill whole by
 _COST = 300  # bytes of names and headers of the new initializers, about
 
 
+#: How a reason ends that holds for weight-only quantization alone.
+NO_BLOCKS = "has no form with weights in blocks"
+
+
 def plan_weights(graph: Graph, config: QuantConfig) -> QuantPlan:
     """The plan of weight-only quantization; pure, the graph is not changed.
 
@@ -160,7 +164,7 @@ def _refuse(node: ir.Node) -> str:
     if row is None or not (row.lookup or Role.WEIGHT in row.inputs.values()):
         return "it has no weights"
     if node.op_type not in ("Gather", "Gemm", "MatMul") or node.domain != "":
-        return f"{node.op_type} has no form with weights in blocks"
+        return f"{node.op_type} {NO_BLOCKS}"
     if len(node.inputs) <= _weight_index(node):
         return "it has no weights"
     array = constant(node.inputs[_weight_index(node)])
@@ -173,7 +177,7 @@ def _refuse(node: ir.Node) -> str:
         (x is None or (not row.lookup and constant(x) is not None), "its input is a constant"),
         (row.lookup and int_attribute(node, "axis", 0) not in (0, -2), "it looks up columns"),
         (row.lookup and array.shape[-1] % _MULTIPLE != 0, "its rows do not fill whole bytes"),
-        (int_attribute(node, "transA", 0) != 0, "Gemm with transA has no form with weights in blocks"),
+        (int_attribute(node, "transA", 0) != 0, f"Gemm with transA {NO_BLOCKS}"),
     )
     return next((reason for holds, reason in checks if holds), "")
 

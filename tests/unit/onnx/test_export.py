@@ -292,6 +292,7 @@ def test_a_clamp_that_saturation_does_is_dropped() -> None:
         lambda n, x: n.op("Relu", x),
         lambda n, x: n.op("Clip", x, n.const(0.0), n.const(0.5)),
         lambda n, x: n.op("Clip", x, n.const(0.0)),
+        lambda n, x: n.op("Clip", x, n.const([0.0]), n.const([0.5])),  # no scalars, but the runtime takes them
         lambda n, x: n.op("Clip", x, n.const(-0.5), n.const(0.5)),
         lambda n, x: n.op("Clip", n.op("Relu", x), n.const(-0.5), n.const(0.5)),
     ):

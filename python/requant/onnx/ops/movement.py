@@ -26,5 +26,5 @@ ROWS = (
         Kind.MOVE,
         tie=Tie.SAME_AS_INPUT,
     ),
-    OpSpec(("Gather",), Kind.MOVE, tie=Tie.SAME_AS_INPUT, lookup=True),
+    OpSpec(("Gather", "GatherND"), Kind.MOVE, tie=Tie.SAME_AS_INPUT, lookup=True),
 )
