@@ -50,16 +50,17 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
 
     /// The level of each value.
     #[inline(always)]
-    fn levels<const N: usize>(&self, x: &[f32; SUPER], most: f32) -> [u8; SUPER] {
-        let mut levels = [0; SUPER];
-        let blocks = x.as_chunks::<N>().0.iter().zip(levels.as_chunks_mut::<N>().0);
-        for ((x, levels), (&s, &m)) in blocks.zip(self.scales.iter().zip(&self.mins)) {
-            let (d, m) = (self.d * f32::from(s), self.dmin * f32::from(m));
-            let inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
-            for (l, x) in levels.iter_mut().zip(x) {
-                *l = nearest((x + m) * inverse, most);
-            }
+    fn levels<const LANES: usize>(&self, vectors: &impl Vectors<LANES>, x: &[f32; SUPER], most: f32) -> [u8; SUPER] {
+        let (mut inverses, mut mins) = ([0f32; BLOCKS], [0f32; BLOCKS]);
+        for (inverse, &s) in inverses.iter_mut().zip(&self.scales) {
+            let d = self.d * f32::from(s);
+            *inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
         }
+        for (min, &m) in mins.iter_mut().zip(&self.mins) {
+            *min = self.dmin * f32::from(m);
+        }
+        let mut levels = [0; SUPER];
+        vectors.levels(x, &mins, &inverses, most, &mut levels);
         levels
     }
 
@@ -91,10 +92,16 @@ fn rounded<const BLOCKS: usize>(values: V<BLOCKS>, weights: Option<V<BLOCKS>>, m
 /// Integers in the ratio of values, the largest `most`, and what they are multiples of.
 #[inline(always)]
 fn multiples<const BLOCKS: usize>(values: V<BLOCKS>, most: f32) -> (f32, [u8; BLOCKS]) {
-    let mut largest = 0f32;
-    for &v in &values.0 {
-        largest = if v > largest { v } else { largest };
+    // By halves, which compilers do in vectors.
+    let (mut across, mut left) = (values.0, BLOCKS);
+    while left > 1 {
+        left /= 2;
+        for i in 0..left {
+            let (a, b) = (across[i], across[i + left]);
+            across[i] = if b > a { b } else { a };
+        }
     }
+    let largest = if across[0] > 0.0 { across[0] } else { 0.0 };
     let inverse = if largest > 0.0 { most / largest } else { 0.0 };
     let mut multiples = [0; BLOCKS];
     for (multiple, v) in multiples.iter_mut().zip(values.0) {
@@ -143,13 +150,18 @@ macro_rules! each_searched {
                 .zip(mins.as_chunks_mut::<LANES>().0);
             for (blocks, (scales, mins)) in x.as_chunks::<$size>().0.chunks(LANES).zip(params) {
                 let none = [0f32; $size];
-                let found = integers::affine($vectors, array::from_fn(|c| blocks.get(c).unwrap_or(&none)), $n);
+                let mut of = [&none; LANES];
+                for (of, block) in of.iter_mut().zip(blocks) {
+                    *of = block;
+                }
+                let found = integers::affine($vectors, of, $n);
                 (*scales, *mins) = (found.scale.0, found.min.0);
             }
             let params = scales.as_chunks::<BLOCKS>().0.iter().zip(mins.as_chunks::<BLOCKS>().0);
             let blocks = x.as_chunks::<SUPER>().0.iter().zip(out.chunks_exact_mut($bytes));
             for ((x, out), (scale, min)) in blocks.zip(params) {
                 finite &= $store(
+                    $vectors,
                     x,
                     Affine {
                         scale: V(*scale),
@@ -178,23 +190,34 @@ pub(super) fn encode_plain<const LANES: usize, const BITS: u32>(
     out: &mut [u8],
 ) -> bool {
     let (n, bytes) = if BITS == 4 { (15, 144) } else { (31, 176) };
-    each_searched!(vectors, n, x, out, bytes, 32, store::<BITS>)
+    each_searched!(vectors, n, x, out, bytes, 32, store::<LANES, BITS>)
 }
 
 #[inline(always)]
-pub(super) fn encode_q2(x: &[f32; SUPER], importance: &[f32], out: &mut [u8]) -> bool {
+pub(super) fn encode_q2<const LANES: usize>(
+    vectors: &impl Vectors<LANES>,
+    x: &[f32; SUPER],
+    importance: &[f32],
+    out: &mut [u8],
+) -> bool {
     let (weights, sums) = weighed::<16, 16>(x, importance, 1.0);
     let found = search::affine::<16, 16>(&side_by_side(x), &weights, 3.0);
-    store_q2(x, found, Some(sums), out)
+    store_q2(vectors, x, found, Some(sums), out)
 }
 
 #[inline(always)]
-fn store_q2(x: &[f32; SUPER], found: Affine<16>, weights: Option<V<16>>, out: &mut [u8]) -> bool {
+fn store_q2<const LANES: usize>(
+    vectors: &impl Vectors<LANES>,
+    x: &[f32; SUPER],
+    found: Affine<16>,
+    weights: Option<V<16>>,
+    out: &mut [u8],
+) -> bool {
     let params = Params::choose(found, weights, 15.0, &mut out[80..]);
     for ((out, s), m) in out.iter_mut().zip(params.scales).zip(params.mins) {
         *out = s | m << 4;
     }
-    pack_2(&params.levels::<16>(x, 3.0), &mut out[16..80]);
+    pack_2(&params.levels(vectors, x, 3.0), &mut out[16..80]);
     params.finite()
 }
 
@@ -214,10 +237,15 @@ pub(super) fn decode_q2(data: &[u8], out: &mut [f32; SUPER]) {
 
 /// Q4_K and Q5_K.
 #[inline(always)]
-pub(super) fn encode<const BITS: u32>(x: &[f32; SUPER], importance: &[f32], out: &mut [u8]) -> bool {
+pub(super) fn encode<const LANES: usize, const BITS: u32>(
+    vectors: &impl Vectors<LANES>,
+    x: &[f32; SUPER],
+    importance: &[f32],
+    out: &mut [u8],
+) -> bool {
     let (weights, sums) = weighed::<32, 8>(x, importance, 2.0);
     let found = search::affine::<32, 8>(&side_by_side(x), &weights, most::<BITS>());
-    store::<BITS>(x, found, Some(sums), out)
+    store::<LANES, BITS>(vectors, x, found, Some(sums), out)
 }
 
 /// The largest level.
@@ -227,7 +255,13 @@ const fn most<const BITS: u32>() -> f32 {
 }
 
 #[inline(always)]
-fn store<const BITS: u32>(x: &[f32; SUPER], found: Affine<8>, weights: Option<V<8>>, out: &mut [u8]) -> bool {
+fn store<const LANES: usize, const BITS: u32>(
+    vectors: &impl Vectors<LANES>,
+    x: &[f32; SUPER],
+    found: Affine<8>,
+    weights: Option<V<8>>,
+    out: &mut [u8],
+) -> bool {
     let params = Params::choose(found, weights, 63.0, out);
     for i in 0..4 {
         let (s, m) = (&params.scales, &params.mins);
@@ -235,7 +269,7 @@ fn store<const BITS: u32>(x: &[f32; SUPER], found: Affine<8>, weights: Option<V<
         out[8 + i] = m[i] | m[i + 4] >> 4 << 6;
         out[12 + i] = s[i + 4] & 15 | m[i + 4] << 4;
     }
-    let levels = params.levels::<32>(x, most::<BITS>());
+    let levels = params.levels(vectors, x, most::<BITS>());
     let rest = &mut out[16..];
     if BITS == 5 {
         let (high, low) = rest.split_at_mut(32);

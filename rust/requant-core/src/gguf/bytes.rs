@@ -81,14 +81,19 @@ pub(super) fn unpack_4<const HALF: usize>(bytes: &[u8], levels: &mut [u8]) {
     }
 }
 
-/// Bit `bit` of each level, that of level `i` in bit `i / 32` of byte `i mod 32`.
+/// Bit `bit` of each level, that of level `i` in bit `i / 32` of byte `i mod 32`. Eight bytes are taken as one word, since
+/// vectors have no shifts of bytes.
 #[inline(always)]
 pub(super) fn pack_bit(levels: &[u8; 256], bit: u32, out: &mut [u8]) {
-    out.fill(0);
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut packed = [0u64; 4];
     for (i, levels) in levels.as_chunks::<32>().0.iter().enumerate() {
-        for (out, level) in out.iter_mut().zip(levels) {
-            *out |= (level >> bit & 1) << i;
+        for (packed, levels) in packed.iter_mut().zip(levels.as_chunks().0) {
+            *packed |= (u64::from_le_bytes(*levels) >> bit & ONES) << i;
         }
+    }
+    for (out, packed) in out.as_chunks_mut().0.iter_mut().zip(packed) {
+        *out = packed.to_le_bytes();
     }
 }
 

@@ -16,15 +16,17 @@
 //! waits for another. llama.cpp's search (`make_qkx2_quants`) weighs values by their magnitude,
 //! and rounds from the best start so far.
 
-use std::array;
-
-use super::{
-    lanes::{MAGIC, V},
-    search::{Affine, LEAST},
+use std::{
+    array,
+    ops::{Add, Div, Mul, Sub},
 };
 
-/// Two neighbouring values of each of some blocks, the first in the low half.
-pub(crate) type Pairs<const LANES: usize> = [u32; LANES];
+use super::{
+    SUPER,
+    bytes::nearest,
+    lanes::V,
+    search::{Affine, LEAST},
+};
 
 /// Tries of as many steps.
 pub(crate) const SHIFTS: usize = 3;
@@ -56,178 +58,149 @@ impl Rounding {
 
 /// Of each block.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sums<const LANES: usize> {
+pub(crate) struct Sums<R> {
     /// Of levels.
-    pub(crate) l: [i32; LANES],
+    pub(crate) l: R,
     /// Of their squares.
-    pub(crate) ll: [i32; LANES],
+    pub(crate) ll: R,
     /// Of levels times values.
-    pub(crate) la: [i32; LANES],
+    pub(crate) la: R,
 }
 
-/// What instruction sets have their own ways for that compilers do not find, and how many blocks they take side by side; all
-/// give the same bits.
+/// A number of each of `LANES` blocks, as an instruction set has them; all do what [`V`] does.
+pub(crate) trait Reals<const LANES: usize>:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    /// The smaller; `self` where they are equal.
+    fn min(self, other: Self) -> Self;
+
+    /// The larger; `self` where they are equal.
+    fn max(self, other: Self) -> Self;
+
+    /// `yes` where `self` is greater than `other`, else `no`.
+    fn if_greater(self, other: Self, yes: Self, no: Self) -> Self;
+
+    /// Whether `self` is greater than `other` anywhere.
+    fn any_greater(self, other: Self) -> bool;
+
+    fn lanes(self) -> V<LANES>;
+}
+
+/// What instruction sets have their own ways for, and how many blocks they take side by side; all give the same bits.
 pub(crate) trait Vectors<const LANES: usize> {
+    type Reals: Reals<LANES>;
+
+    /// Two neighbouring values of each block as integers of 16 bits, the first in the low half.
+    type Pairs: Copy;
+
+    /// One number for all blocks.
+    fn all(&self, value: f32) -> Self::Reals;
+
     /// Rows as columns.
-    fn turn(&self, square: [&[f32; LANES]; LANES]) -> [V<LANES>; LANES];
+    fn turn(&self, square: [&[f32; LANES]; LANES]) -> [Self::Reals; LANES];
+
+    /// The nearest integers, half to even, of numbers from 0 to 4096.
+    fn pairs(&self, first: Self::Reals, second: Self::Reals) -> Self::Pairs;
+
+    /// The sum of all values.
+    fn total(&self, values: &[Self::Pairs]) -> Self::Reals;
+
+    /// The sums for each shift.
+    fn sums(&self, values: &[Self::Pairs], rounding: Rounding) -> [Sums<Self::Reals>; SHIFTS];
+
+    /// The integers nearest to `(x + min) * inverse`, from 0 to `most`, with the min and inverse of each block.
+    #[inline(always)]
+    fn levels<const BLOCKS: usize>(
+        &self,
+        x: &[f32; SUPER],
+        mins: &[f32; BLOCKS],
+        inverses: &[f32; BLOCKS],
+        most: f32,
+        levels: &mut [u8; SUPER],
+    ) {
+        let size = SUPER / BLOCKS;
+        let blocks = x.chunks_exact(size).zip(levels.chunks_exact_mut(size));
+        for ((x, levels), (min, inverse)) in blocks.zip(mins.iter().zip(inverses)) {
+            for (l, x) in levels.iter_mut().zip(x) {
+                *l = nearest((x + min) * inverse, most);
+            }
+        }
+    }
 
     /// Calls for what will be needed, so many bytes from `from` on.
     fn fetch(&self, _from: *const f32, _bytes: usize) {}
-
-    /// The sums for each shift.
-    fn sums(&self, values: &[Pairs<LANES>], rounding: Rounding) -> [Sums<LANES>; SHIFTS];
 }
 
 /// The definition.
 pub(crate) struct Plain;
 
+impl<const LANES: usize> Reals<LANES> for V<LANES> {
+    fn min(self, other: Self) -> Self {
+        self.min(other)
+    }
+
+    fn max(self, other: Self) -> Self {
+        self.max(other)
+    }
+
+    fn if_greater(self, other: Self, yes: Self, no: Self) -> Self {
+        self.if_greater(other, yes, no)
+    }
+
+    fn any_greater(self, other: Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a > b)
+    }
+
+    fn lanes(self) -> V<LANES> {
+        self
+    }
+}
+
 impl<const LANES: usize> Vectors<LANES> for Plain {
-    #[inline(always)]
+    type Reals = V<LANES>;
+    type Pairs = [[i16; 2]; LANES];
+
+    fn all(&self, value: f32) -> V<LANES> {
+        V::all(value)
+    }
+
     fn turn(&self, square: [&[f32; LANES]; LANES]) -> [V<LANES>; LANES] {
         array::from_fn(|column| V(square.map(|row| row[column])))
     }
 
-    fn sums(&self, values: &[Pairs<LANES>], rounding: Rounding) -> [Sums<LANES>; SHIFTS] {
+    #[expect(clippy::cast_possible_truncation, reason = "at most 4096")]
+    fn pairs(&self, first: V<LANES>, second: V<LANES>) -> Self::Pairs {
+        array::from_fn(|c| [first.0[c], second.0[c]].map(|value| value.round_ties_even() as i16))
+    }
+
+    fn total(&self, values: &[Self::Pairs]) -> V<LANES> {
+        reals(array::from_fn(|c| {
+            values
+                .iter()
+                .map(|pairs| i32::from(pairs[c][0]) + i32::from(pairs[c][1]))
+                .sum()
+        }))
+    }
+
+    fn sums(&self, values: &[Self::Pairs], rounding: Rounding) -> [Sums<V<LANES>>; SHIFTS] {
         rounding.shifts.map(|shift| {
-            let [l, ll, la] = [[0; LANES]; 3];
-            let mut sums = Sums { l, ll, la };
+            let [mut sum_l, mut sum_ll, mut sum_la] = [[0; LANES]; 3];
             for pairs in values {
                 for (c, pair) in pairs.iter().enumerate() {
-                    for value in halves(*pair) {
+                    for &value in pair {
                         let l = i32::from(rounding.level(value, shift));
-                        sums.l[c] += l;
-                        sums.ll[c] += l * l;
-                        sums.la[c] += l * i32::from(value);
+                        sum_l[c] += l;
+                        sum_ll[c] += l * l;
+                        sum_la[c] += l * i32::from(value);
                     }
                 }
             }
-            sums
+            Sums {
+                l: reals(sum_l),
+                ll: reals(sum_ll),
+                la: reals(sum_la),
+            }
         })
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the halves are meant")]
-fn halves(pair: u32) -> [i16; 2] {
-    [pair as i16, (pair >> 16) as i16]
-}
-
-/// Scales and mins of blocks.
-#[inline(always)]
-pub(super) fn affine<const LANES: usize, const N: usize>(
-    vectors: &impl Vectors<LANES>,
-    x: [&[f32; N]; LANES],
-    n: i16,
-) -> Affine<LANES> {
-    let zero = V::all(0.0);
-    let mut across = [zero; N];
-    for (i, across) in across.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        *across = vectors.turn(x.map(|x| &x.as_chunks().0[i]));
-    }
-    let (mut low, mut high) = (zero, across[0]);
-    for &x in &across {
-        (low, high) = (low.min(x), high.max(x));
-    }
-    let range = high - low;
-    let unit = V::all(LEAST).if_greater(range, zero, V::all(TOP) / range);
-    let mut pairs = [[0; LANES]; N];
-    let (pairs, mut sum_a) = (&mut pairs[..N / 2], zero);
-    for (pairs, x) in pairs.iter_mut().zip(across.as_chunks::<2>().0) {
-        // Adding the number leaves the nearest integer in its low bits.
-        let a = (x[0] - low) * unit + V::all(MAGIC);
-        let b = (x[1] - low) * unit + V::all(MAGIC);
-        sum_a += (a - V::all(MAGIC)) + (b - V::all(MAGIC));
-        for ((pair, a), b) in pairs.iter_mut().zip(a.0).zip(b.0) {
-            *pair = a.to_bits() & 0xffff | b.to_bits() << 16;
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "16 or 32")]
-    let count = V::all(N as f32);
-    let origin = zero - low * unit;
-    let block = Block {
-        count,
-        sum_a,
-        origin,
-        off: sum_a - count * origin,
-    };
-    let mut best = Best {
-        gain: V::all(f32::NEG_INFINITY),
-        divisor: V::all(1.0),
-        along: zero,
-        sum_l: zero,
-        through: zero,
-    };
-    for (halves, eighths) in TRIES {
-        let factor = 8 * n + 4 * halves;
-        let rounding = Rounding {
-            factor,
-            shifts: eighths.map(|eighths| eighths * 4096 / factor),
-        };
-        let [a, b, c] = vectors.sums(pairs, rounding);
-        best.take(block, a);
-        best.take(block, b);
-        best.take(block, c);
-    }
-    let (scale, start) = best.line(block);
-    let size = range / V::all(TOP);
-    Affine {
-        scale: V::all(LEAST).if_greater(range, zero, scale * size),
-        min: zero - (low + V::all(LEAST).if_greater(range, zero, start * size)),
-    }
-}
-
-/// What tries have in common.
-#[derive(Clone, Copy)]
-struct Block<const LANES: usize> {
-    count: V<LANES>,
-    sum_a: V<LANES>,
-    /// Where 0 lies: no line may start later, as mins are not negative.
-    origin: V<LANES>,
-    /// Sum of what values exceed it by.
-    off: V<LANES>,
-}
-
-/// The best try.
-struct Best<const LANES: usize> {
-    /// What it takes from the squared error, times `divisor`.
-    gain: V<LANES>,
-    divisor: V<LANES>,
-    /// The scale times `divisor`.
-    along: V<LANES>,
-    sum_l: V<LANES>,
-    /// 1 where the line starts where 0 lies.
-    through: V<LANES>,
-}
-
-impl<const LANES: usize> Best<LANES> {
-    #[inline(always)]
-    fn take(&mut self, block: Block<LANES>, sums: Sums<LANES>) {
-        let [sum_l, sum_ll, sum_la] = [reals(sums.l), reals(sums.ll), reals(sums.la)];
-        let zero = V::all(0.0);
-        let spread = block.count * sum_ll - sum_l * sum_l;
-        let line = block.count * sum_la - sum_l * block.sum_a;
-        let rest = sum_la - block.origin * sum_l;
-        // Levels that are all the same do not tell where a line starts.
-        let start = spread.if_greater(zero, block.off * spread, V::all(f32::INFINITY));
-        let bound = line * sum_l;
-        let squares = block.count * rest * rest - block.off * block.off * sum_ll;
-        let gain = start.if_greater(bound, squares, line * line);
-        let divisor = start.if_greater(bound, sum_ll, spread);
-        let along = start.if_greater(bound, rest, line);
-        let through = start.if_greater(bound, V::all(1.0), zero);
-        let (ours, theirs) = (gain * self.divisor, self.gain * divisor);
-        self.gain = ours.if_greater(theirs, gain, self.gain);
-        self.divisor = ours.if_greater(theirs, divisor, self.divisor);
-        self.along = ours.if_greater(theirs, along, self.along);
-        self.sum_l = ours.if_greater(theirs, sum_l, self.sum_l);
-        self.through = ours.if_greater(theirs, through, self.through);
-    }
-
-    /// Scale and start.
-    #[inline(always)]
-    fn line(&self, block: Block<LANES>) -> (V<LANES>, V<LANES>) {
-        let scale = self.along / self.divisor;
-        let start = (block.sum_a - scale * self.sum_l) / block.count;
-        (scale, self.through.if_greater(V::all(0.0), block.origin, start))
     }
 }
 
@@ -235,7 +208,140 @@ impl<const LANES: usize> Best<LANES> {
     clippy::cast_precision_loss,
     reason = "but for sums of products below 2^24, and then rounded to nearest"
 )]
-#[inline(always)]
 fn reals<const LANES: usize>(sums: [i32; LANES]) -> V<LANES> {
     V(sums.map(|sum| sum as f32))
+}
+
+/// Scales and mins of blocks.
+#[inline(always)]
+pub(super) fn affine<const LANES: usize, const N: usize, S: Vectors<LANES>>(
+    vectors: &S,
+    x: [&[f32; N]; LANES],
+    n: i16,
+) -> Affine<LANES> {
+    let zero = vectors.all(0.0);
+    let mut across = [zero; N];
+    let (mut low, mut high) = (zero, vectors.all(f32::NEG_INFINITY));
+    for (i, across) in across.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut square = [&[0.0; LANES]; LANES];
+        for (square, x) in square.iter_mut().zip(x) {
+            *square = &x.as_chunks().0[i];
+        }
+        *across = vectors.turn(square);
+        for &x in &*across {
+            (low, high) = (low.min(x), high.max(x));
+        }
+    }
+    let (range, top, least) = (high - low, vectors.all(TOP), vectors.all(LEAST));
+    let unit = range.if_greater(least, top / range, zero);
+    let mut pairs = [vectors.pairs(zero, zero); N];
+    let pairs = &mut pairs[..N / 2];
+    for (pairs, [a, b]) in pairs.iter_mut().zip(across.as_chunks::<2>().0) {
+        *pairs = vectors.pairs((*a - low) * unit, (*b - low) * unit);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "16 or 32")]
+    let count = vectors.all(N as f32);
+    let (sum_a, origin) = (vectors.total(pairs), zero - low * unit);
+    let block = Block {
+        zero,
+        count,
+        sum_a,
+        origin,
+        off: sum_a - count * origin,
+        never: vectors.all(f32::INFINITY),
+    };
+    let one = vectors.all(1.0);
+    let mut best = Best {
+        gain: vectors.all(f32::NEG_INFINITY),
+        divisor: one,
+        along: zero,
+        sum_l: zero,
+        through: zero,
+    };
+    for (halves, eighths) in TRIES {
+        let factor = 8 * n + 4 * halves;
+        let shifts = [
+            eighths[0] * 4096 / factor,
+            eighths[1] * 4096 / factor,
+            eighths[2] * 4096 / factor,
+        ];
+        let [a, b, c] = vectors.sums(pairs, Rounding { factor, shifts });
+        best.take(block, one, a);
+        best.take(block, one, b);
+        best.take(block, one, c);
+    }
+    let (scale, start) = best.line(block);
+    let size = range / top;
+    let start = range.if_greater(least, start * size, zero);
+    Affine {
+        scale: range.if_greater(least, scale * size, zero).lanes(),
+        min: (zero - (low + start)).lanes(),
+    }
+}
+
+/// What tries have in common.
+#[derive(Clone, Copy)]
+struct Block<R> {
+    zero: R,
+    count: R,
+    sum_a: R,
+    /// Where 0 lies: no line may start later, as mins are not negative.
+    origin: R,
+    /// Sum of what values exceed it by.
+    off: R,
+    /// More than any bound.
+    never: R,
+}
+
+/// The best try.
+struct Best<R> {
+    /// What it takes from the squared error, times `divisor`.
+    gain: R,
+    divisor: R,
+    /// The scale times `divisor`.
+    along: R,
+    sum_l: R,
+    /// 1 where the line starts where 0 lies.
+    through: R,
+}
+
+impl<R> Best<R> {
+    #[inline(always)]
+    fn take<const LANES: usize>(&mut self, block: Block<R>, one: R, sums: Sums<R>)
+    where
+        R: Reals<LANES>,
+    {
+        let zero = block.zero;
+        let spread = block.count * sums.ll - sums.l * sums.l;
+        let line = block.count * sums.la - sums.l * block.sum_a;
+        // Levels that are all the same do not tell where a line starts.
+        let start = spread.if_greater(zero, block.off * spread, block.never);
+        let bound = line * sums.l;
+        let (mut gain, mut divisor, mut along, mut through) = (line * line, spread, line, zero);
+        if start.any_greater(bound) {
+            let rest = sums.la - block.origin * sums.l;
+            let squares = block.count * rest * rest - block.off * block.off * sums.ll;
+            gain = start.if_greater(bound, squares, gain);
+            divisor = start.if_greater(bound, sums.ll, divisor);
+            along = start.if_greater(bound, rest, along);
+            through = start.if_greater(bound, one, zero);
+        }
+        let (ours, theirs) = (gain * self.divisor, self.gain * divisor);
+        self.gain = ours.if_greater(theirs, gain, self.gain);
+        self.divisor = ours.if_greater(theirs, divisor, self.divisor);
+        self.along = ours.if_greater(theirs, along, self.along);
+        self.sum_l = ours.if_greater(theirs, sums.l, self.sum_l);
+        self.through = ours.if_greater(theirs, through, self.through);
+    }
+
+    /// Scale and start.
+    #[inline(always)]
+    fn line<const LANES: usize>(&self, block: Block<R>) -> (R, R)
+    where
+        R: Reals<LANES>,
+    {
+        let scale = self.along / self.divisor;
+        let start = (block.sum_a - scale * self.sum_l) / block.count;
+        (scale, self.through.if_greater(block.zero, block.origin, start))
+    }
 }

@@ -178,11 +178,11 @@ macro_rules! each_super {
 
 /// Super-blocks whose columns have an importance.
 macro_rules! each_weighted {
-    ($dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr) => {{
+    ($vectors:expr, $dtype:expr, $x:expr, $importance:expr, $out:expr, $encode:expr) => {{
         let mut finite = true;
         let blocks = $x.as_chunks::<256>().0.iter().zip($importance.as_chunks::<256>().0);
         for ((x, importance), out) in blocks.zip($out.chunks_exact_mut($dtype.bytes())) {
-            finite &= $encode(x, importance, out);
+            finite &= $encode($vectors, x, importance, out);
         }
         finite
     }};
@@ -228,9 +228,9 @@ pub(crate) fn encode<const LANES: usize>(
         (BlockType::Q2K, None) => affine_k::encode_plain_q2(vectors, x, out),
         (BlockType::Q4K, None) => affine_k::encode_plain::<LANES, 4>(vectors, x, out),
         (BlockType::Q5K, None) => affine_k::encode_plain::<LANES, 5>(vectors, x, out),
-        (BlockType::Q2K, Some(i)) => each_weighted!(dtype, x, i, out, affine_k::encode_q2),
-        (BlockType::Q4K, Some(i)) => each_weighted!(dtype, x, i, out, affine_k::encode::<4>),
-        (BlockType::Q5K, Some(i)) => each_weighted!(dtype, x, i, out, affine_k::encode::<5>),
+        (BlockType::Q2K, Some(i)) => each_weighted!(vectors, dtype, x, i, out, affine_k::encode_q2),
+        (BlockType::Q4K, Some(i)) => each_weighted!(vectors, dtype, x, i, out, affine_k::encode::<LANES, 4>),
+        (BlockType::Q5K, Some(i)) => each_weighted!(vectors, dtype, x, i, out, affine_k::encode::<LANES, 5>),
         (BlockType::Q3K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q3),
         (BlockType::Q6K, i) => each_super!(dtype, x, i, out, symmetric_k::encode_q6),
     }
