@@ -136,10 +136,12 @@ pub(super) fn descend<const N: usize, const LANES: usize>(x: &[V<LANES>; N], n: 
             let (rest_xl, rest_ll) = (sum_xl - w * x * *l, sum_ll - w * *l * *l);
             let other = (x * rest_ll / rest_xl).level(-n, n - 1.0);
             let (other_xl, other_ll) = (rest_xl + w * x * other, rest_ll + w * other * other);
-            // No gain where the others do not point this way, or all levels would be 0.
+            // No gain where the level stays, though its sums may differ in the last bit; where the others do not point this
+            // way; where all levels would be 0.
             let (square, bound) = (other_xl * other_xl * sum_ll, sum_xl * sum_xl * other_ll);
             let square = rest_xl.if_greater(zero, square, zero);
             let square = other_ll.if_greater(zero, square, zero);
+            let square = (other - *l).abs().if_greater(zero, square, zero);
             let moved = square.if_greater(bound, other, *l);
             changed |= moved != *l;
             *l = moved;

@@ -76,6 +76,33 @@ fn super_blocks_are_what_the_search_finds() {
     }
 }
 
+/// Where sums of the same levels differ in the last bit, a level that stays must not bring new ones.
+#[test]
+fn sums_change_only_with_levels() {
+    let mut x = [0f32; 256];
+    x[147] = -864.866_94;
+    (x[154], x[156], x[157]) = (-996.088_6, 925.233, 849.585_9);
+    let last = [
+        543.926_7,
+        379.521,
+        -875.716_2,
+        -885.276_25,
+        687.936_16,
+        -556.271_1,
+        -921.052_5,
+        166.788_04,
+        853.636_35,
+        0.0,
+        276.991,
+        374.102_9,
+        -400.362_52,
+        -583.348_1,
+        535.387_5,
+    ];
+    x[208..208 + last.len()].copy_from_slice(&last);
+    check_against_naive("q3_k", &x);
+}
+
 #[test]
 fn importance_brings_the_weighted_error_near_the_least() {
     let x = noise(16 * 256, 21);
