@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from requant.building.dynamic import plan_whole
 from requant.calibration.run import calibrate_graph
+from requant.calibration.table import CalibrationTable
 from requant.concluding import Given, Held, conclude
 from requant.data import DataOptions, open_data
 from requant.documents import finite
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
-    from requant.calibration.table import CalibrationTable
     from requant.config import QuantConfig
     from requant.data.spec import InputSpec
     from requant.onnx.graph import OutputSpec
@@ -296,6 +296,8 @@ def refuse_hopeless(inspection: Inspection) -> None:
 
 def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | None) -> None:
     """Refuse a static run with nothing to calibrate on, and statistics that a dynamic one would not use."""
+    if table is not None and not isinstance(table, CalibrationTable):
+        raise TypeError(f"expected a CalibrationTable, such as CalibrationTable.load gives, got {type(table).__name__}")
     if config.dynamic and table is not None:
         raise ConfigError(
             "a table holds calibrated ranges, and dynamic quantization has none", hint="leave out table or dynamic"

@@ -21,7 +21,7 @@ from requant.planning.plan import Form
 from requant.quantized import QuantizedModel, view_tensor
 from requant.report import Report, by_quality
 from requant.runtime import OrtRunner, open_runner, saturates, unknown
-from requant.stages import describe_data, source_notes, verification_batches
+from requant.stages import describe_data, float_notes, source_notes, verification_batches
 from requant.targets import get_target
 from requant.types import QuantType
 from requant.version import __version__
@@ -180,6 +180,7 @@ def conclude(
             *chosen.notes,
             *held.notes,
             *notes,
+            *(float_notes(observed.graph, plan, chosen.model.size) if config.rest == "int8" else ()),
             *(advice(config, verified) if advise else ()),
         ),
         seconds=dict(watch.seconds),

@@ -66,6 +66,8 @@ def map_remote(
         ExecutorError: a worker was lost too often, or the executor with it.
         Exception: what ``function`` raises.
     """
+    if not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"expected an executor with submit, as of concurrent.futures, got {type(executor).__name__}")
     try:
         pickle.dumps((context, function))
     except Exception as problem:

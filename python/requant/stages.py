@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, tee
@@ -19,14 +20,15 @@ from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.errors import CalibrationError, DataError, ModelError
 from requant.evaluation.evaluate import check_labels
 from requant.onnx.foreign import typed
-from requant.onnx.graph import Graph
+from requant.onnx.graph import Graph, is_float
+from requant.onnx.names import name_of
 from requant.onnx.passes.widen import runnable
 from requant.runtime import unknown
 from requant.transforms import SAMPLES, Transformed, repeat, transform
 from requant.weights.plan import NO_BLOCKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from requant.calibration.table import CalibrationTable
@@ -46,6 +48,8 @@ _SAY_LITTLE = frozenset({"it has no weights", "its input is float", "no integer 
 
 def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
     """The config that a caller means."""
+    if config is not None and not isinstance(config, QuantConfig | Mapping):
+        raise TypeError(f"expected config as a QuantConfig or its options by name, got {type(config).__name__}")
     if not isinstance(config, QuantConfig):
         config = QuantConfig.from_dict(config or {})
     return config.with_options(**overrides)
@@ -53,6 +57,8 @@ def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mappin
 
 def with_data_options(config: QuantConfig, options: DataOptions | None) -> DataOptions:
     """``options``, with what ``config`` says of samples, batch size and seed."""
+    if options is not None and not isinstance(options, DataOptions):
+        raise TypeError(f"expected data_options as DataOptions, got {type(options).__name__}")
     chosen = options or DataOptions()
     return replace(
         chosen,
@@ -240,6 +246,25 @@ def verification_batches(
             return tuple(islice(dataset.batches(), 1)), (few,)
     missing = "no samples to compare the two models on: output error and latency were not measured"
     return (), (f"{missing}, and that the model runs was checked on zeros" if runs else missing,)
+
+
+def float_notes(graph: Graph, plan: QuantPlan, size: int) -> Iterator[str]:
+    """Which constants of the prepared ``graph`` stay float and why, if they are most of a file of ``size`` bytes."""
+    reasons = {skip.node: skip.reason for skip in plan.skipped}
+    stored = {node.name for node in plan.dynamic}
+    found: Counter[tuple[str, str]] = Counter()
+    seen = set()
+    for node in graph.all_nodes():
+        reason = "" if node.name in stored else reasons.get(name_of(node), "")
+        for value in node.inputs if reason else ():
+            if value is not None and value.const_value is not None and is_float(value) and value not in seen:
+                seen.add(value)
+                found[node.op_type, reason] += value.const_value.nbytes
+    if 2 * found.total() > size:
+        ((op_type, reason), _), *_ = found.most_common(1)
+        remedy = "; quantized with data, or with --dynamic, they become int8" if reason.endswith(NO_BLOCKS) else ""
+        share = f"{100 * min(found.total() / size, 1.0):.0f} %"
+        yield f"{share} of the file are constants that stay float, most of them of {op_type}: {reason}{remedy}"
 
 
 def source_notes(graph: Graph, dataset: Dataset | None) -> Iterator[str]:

@@ -206,6 +206,11 @@ def _write_bad_inputs() -> None:
         (["quantize", "model.onnx", "--dynamic", "--recipe", "npu"], ["activations", "leave out"]),
         (["quantize", "model.onnx", "--dynamic", "--table", "TABLE"], ["table holds calibrated ranges", "leave out"]),
         (["calibrate", "model.onnx", "--data", "CALIB", "-o", "t.json", "--dynamic"], ["--dynamic"]),
+        (
+            ["quantize", "model.onnx", "--data", "none.npz", "--image-std", "2"],
+            ["--image-std", "there are none in none.npz", "leave it out"],
+        ),
+        (["quantize", "model.onnx", "--dynamic", "--image-size", "8x8"], ["--image-size", "none in no data"]),
         (["quantize", "model.onnx", "--dynamic", "--data", "nan.npz"], ["sample 17", "NaN", "'image'"]),
     ],
 )

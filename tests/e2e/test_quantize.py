@@ -232,6 +232,21 @@ def test_no_data_is_refused() -> None:
     refuses(DataError, "no samples", two_gemm(), np.zeros((0, 8), np.float32))
 
 
+def test_arguments_of_other_types_are_refused_by_name() -> None:
+    model, x = two_gemm(), samples(two_gemm(), 8)
+    made = requant.quantize(model, x, threads=1)
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("expected config as a QuantConfig or its options by name, got str", {"config": "mse"}),
+        ("expected data_options as DataOptions, got dict", {"data_options": {"samples": 3}}),
+        ("expected a CalibrationTable, .* got str", {"table": "table.json"}),
+        ("expected an executor with submit, .* got int", {"executor": 3}),
+        ("expected a model as a path, bytes or ModelProto, got QuantizedModel; give its .data", {"model": made}),
+    ]
+    for match, options in wrong:
+        with pytest.raises(TypeError, match=match):
+            requant.quantize(**{"model": model, "data": x, "threads": 1, **options})
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_sample_that_is_not_finite_is_named(bad: float) -> None:
     x = samples(two_gemm(), 16)["x"]

@@ -346,3 +346,14 @@ def test_weights_in_bodies_are_rounded_without_data(form: str) -> None:
         feeds = models.samples(model, 4, seed=seed)
         exact, got = models.run(model, feeds)[0], models.run(result.data, feeds)[0]
         assert np.linalg.norm(got - exact) < 0.02 * np.linalg.norm(exact)
+
+
+def test_what_stays_float_is_told_where_it_is_most_of_the_file() -> None:
+    net = models.Net()
+    many, few = net.conv(net.input("x", ["n", 32, 8, 8]), 32, 64), net.op("GlobalAveragePool", "t0")
+    model = net.model(net.gemm(net.op("Flatten", few), 64, 64, bias=False), many)
+    told = "of the file are constants that stay float, most of them of Conv: Conv has no form with weights in blocks"
+    notes = [note for note in quantize(model).report.notes if told in note]
+    assert len(notes) == 1
+    assert notes[0].endswith("quantized with data, or with --dynamic, they become int8")
+    assert not any("that stay float" in note for note in requant.quantize(model, dynamic=True).report.notes)

@@ -145,6 +145,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Slice": cut,
     "Split": split,
     "Gather": lambda a, x, indices: np.take(x, indices, axis=a.get("axis", 0)),
+    "GatherND": lambda a, x, indices: x[tuple(np.moveaxis(indices, -1, 0))],
     "GatherElements": lambda a, x, indices: np.take_along_axis(x, indices, axis=a.get("axis", 0)),
     "ReduceMax": lambda _, x, axes: x.max(axis=tuple(axes), keepdims=True),
     "ReduceMin": lambda _, x, axes: x.min(axis=tuple(axes), keepdims=True),

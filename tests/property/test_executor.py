@@ -85,6 +85,7 @@ STEPS: dict[str, Callable[[Net, str, str], str]] = {
         axis=1,
     ),
     "Gather": lambda n, x, _: n.op("Gather", x, n.const(np.array([3, 1, 0, 2])), axis=1),
+    "GatherND": lambda n, x, _: n.op("GatherND", x, n.const(np.arange(FULL[0])[::-1, None].copy())),
     "GatherElements": lambda n, x, _: n.op("GatherElements", x, n.const(n.rng.integers(0, SIDE, FULL)), axis=3),
     "ReduceMax": lambda n, x, _: n.op("Mul", x, n.op("ReduceMax", x, n.const(np.array([2, 3])))),
     "ReduceMin": lambda n, x, _: n.op("Add", x, n.op("ReduceMin", x, n.const(np.array([2, 3])))),

@@ -23,6 +23,7 @@ from requant import ops
 from requant.building.resolve import saturating_pairs
 from requant.onnx.blocks import finite, largest_pairs, largest_terms
 from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float
+from requant.onnx.names import name_of
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.planning.build import FASTER, build_plan
 from requant.planning.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
@@ -89,7 +90,7 @@ def plan_whole(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
 def plan_dynamic(graph: Graph, config: QuantConfig) -> QuantPlan:
     """The plan for ``graph`` without calibration; pure, the graph is not changed."""
     planned, reasons = _plan(graph, config, {}, {})
-    skipped = tuple(Skip(node.name or "", node.op_type, reason) for node, reason in reasons.items())
+    skipped = tuple(Skip(name_of(node), node.op_type, reason) for node, reason in reasons.items())
     return QuantPlan((), {}, skipped, tuple(planned.values()))
 
 
@@ -123,16 +124,16 @@ def _plan(
         if not may_touch_float(node) or node.name in static:
             continue
         row = row_of(node)
-        problem = in_float.get(node.name or "") or _without_weights(node, row)
+        problem = in_float.get(name_of(node)) or _without_weights(node, row)
         if row is None or problem:
             reasons[node] = problem
             continue
-        reason = left_out.get(node.name or "") or _refuse_integer(node, row, target)
+        reason = left_out.get(name_of(node)) or _refuse_integer(node, row, target)
         if reason:
             reasons[node] = reason
         form = Form.STORED if reason else Form.INTEGER
         weights = tuple(_weight_plan(node, row, index, form, config) for index in _weight_indices(row))
-        planned[node] = DynamicNode(node.name or "", node.op_type, form, weights)
+        planned[node] = DynamicNode(name_of(node), node.op_type, form, weights)
     uses = {(node.name, weight.index) for node, plan in planned.items() for weight in plan.weights}
     uses |= {(name, 1) for name, node in static.items() if node.weight is not None}
     for node, plan in list(planned.items()):
@@ -186,7 +187,7 @@ def _weight_plan(node: ir.Node, row: OpSpec, index: int, form: Form, config: Qua
         stack, terms = ((0,), 2) if row.kind is Kind.RECURRENT else ((), 1 - axis)
     each_step = form is Form.INTEGER and row.kind is Kind.RECURRENT and index == _RECURRENCE
     per_channel = config.per_channel and not each_step
-    return WeightPlan(index, _value(node, index).name or "", (*stack, axis) if per_channel else stack, terms)
+    return WeightPlan(index, name_of(_value(node, index)), (*stack, axis) if per_channel else stack, terms)
 
 
 def _refuse_integer(node: ir.Node, row: OpSpec, target: Target) -> str:

@@ -22,6 +22,7 @@ from requant.building.resolve import StoredTensors, guarded, quantize_bias, smal
 from requant.calibration.moments import input_means, layer_moments, layers, mean_vectors
 from requant.onnx.export import insert_qdq
 from requant.onnx.graph import constant
+from requant.onnx.names import name_of
 from requant.onnx.rows import as_rows, from_rows
 from requant.onnx.segments import Walk
 from requant.targets import get_target
@@ -48,7 +49,7 @@ _MAGNITUDE = 127
 _PAIR = 128
 _BIASED = ("Conv", "Gemm")
 _ERRED = "on samples held back, outputs clearly erred more with"
-_WEIGHTS_REJECTED = f"weights rounded to nearest: {_ERRED} those rounded by the error of their layer's output"
+_WEIGHTS_REJECTED = f"weights rounded to nearest: {_ERRED} those rounded by the error of the layer's output"
 _BIASES_REJECTED = f"biases left as they are: {_ERRED} corrected ones"
 
 
@@ -123,9 +124,7 @@ def _reconstruct(
             biases[node.name] = quantize_bias(bias, better.params, input_scale)
     ratios = [before / after for before, after in gains if after > 0]
     typical = 10 * np.log10(np.median(ratios)) if ratios else 0.0
-    done = counted(
-        len(gains), f"weight(s) rounded by the error of their layer's output ({typical:.1f} dB less, median)"
-    )
+    done = counted(len(gains), f"weight(s) rounded by the error of the layer's output ({typical:.1f} dB less, median)")
     return Repaired(replace(resolved, weights=weights, biases=biases), (done,) if gains else ())
 
 
@@ -170,7 +169,7 @@ class _Walked:
         self, graph: Graph, plan: QuantPlan, resolved: Resolved, batches: Sequence[Batch], threads: int
     ) -> None:
         model = insert_qdq(graph, plan, resolved)
-        self._places = {node.name or "": (place, node) for place, node in enumerate(model.nodes)}
+        self._places = {name_of(node): (place, node) for place, node in enumerate(model.nodes)}
         self._walk = Walk(model, [batch.feeds for batch in batches], threads=threads)
         self._batches, self._activations, self._biases = batches, resolved.activations, dict(resolved.biases)
 
@@ -215,7 +214,7 @@ def _reals(integers: Array, params: QuantParams) -> Array:
 
 def _name(value: ir.Value | None) -> str:
     assert value is not None  # what a layer multiplies and adds is there
-    return value.name or ""
+    return name_of(value)
 
 
 def _constants(graph: Graph, node: NodePlan) -> tuple[Array, Array]:

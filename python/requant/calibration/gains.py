@@ -21,6 +21,7 @@ from requant.calibration.choosing import SHARES, OutputGain
 from requant.calibration.moments import Layer
 from requant.calibration.observing import watch
 from requant.onnx.graph import constant
+from requant.onnx.names import name_of
 from requant.onnx.ops import OPS, Tie
 from requant.onnx.rows import as_rows
 
@@ -72,9 +73,7 @@ def _readers(graph: Graph, plan: QuantPlan) -> Iterator[_Reader]:
     head = {name: tensor.source or name for name, tensor in plan.tensors.items()}
     for node in plan.nodes:
         op = nodes[node.name]
-        given = (
-            {head.get(out.name or "") for out in op.outputs} if OPS[node.op_type].tie is Tie.SAME_AS_INPUT else set()
-        )
+        given = {head.get(name_of(out)) for out in op.outputs} if OPS[node.op_type].tie is Tie.SAME_AS_INPUT else set()
         layer = Layer(op, node) if node.weight is not None else None
         weight = constant(op.inputs[1]) if layer is not None and layer.k else None
         for _, name in node.activations:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from requant.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
@@ -58,12 +61,24 @@ def config_of(args: argparse.Namespace) -> QuantConfig:
 
 
 def data_options(args: argparse.Namespace) -> DataOptions:
-    """How images are scaled; what is said of samples, batches and seeds is part of a command's own options."""
-    from requant.data import DataOptions, ImageOptions
+    """How images are scaled; what is said of samples, batches and seeds is part of a command's own options.
+
+    Raises:
+        ConfigError: it is said, and none of the data are images.
+    """
+    from requant.data import DataOptions, ImageOptions, holds_images
 
     names = ("size", "scale", "mean", "std", "layout", "color", "resize")
-    given = {name: getattr(args, f"image_{name}") for name in names}
-    return DataOptions(image=ImageOptions(**{name: value for name, value in given.items() if value is not None}))
+    given = {name: value for name in names if (value := getattr(args, f"image_{name}")) is not None}
+    options = DataOptions(image=ImageOptions(**given))
+    data = [Path(path) for path in (args.data, getattr(args, "eval", None)) if path]
+    if given and all(path.exists() and not holds_images(path) for path in data):
+        raise ConfigError(
+            f"--image-{next(iter(given))} says how images become samples, and there are none in "
+            + (" and ".join(map(str, data)) or "no data"),
+            hint="leave it out: arrays are taken as they are",
+        )
+    return options
 
 
 def whole_data_options(args: argparse.Namespace) -> DataOptions:

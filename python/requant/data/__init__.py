@@ -2,7 +2,8 @@
 
 from requant.data.dataset import Dataset, open_data
 from requant.data.grouping import Batch
+from requant.data.opening import holds_images
 from requant.data.options import DataOptions, ImageOptions
 from requant.data.spec import InputSpec
 
-__all__ = ["Batch", "DataOptions", "Dataset", "ImageOptions", "InputSpec", "open_data"]
+__all__ = ["Batch", "DataOptions", "Dataset", "ImageOptions", "InputSpec", "holds_images", "open_data"]

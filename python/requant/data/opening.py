@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from numpy.lib.npyio import NpzFile
+
 from requant.data import images, testdata
 from requant.data.convert import nested_numbers
 from requant.data.npy import open_npy, open_npz
@@ -54,6 +56,10 @@ class Opener:
             DataError: none of ``FORMS``.
         """
         name = type(source).__name__
+        if isinstance(source, NpzFile) and source.zip is None:
+            raise DataError(
+                "the NpzFile is closed", hint="use it inside of its with block, or give the path of its file"
+            )
         if isinstance(source, str | os.PathLike):
             return self._path(_existing(Path(source)))
         if callable(getattr(source, "get_next", None)):
@@ -132,6 +138,11 @@ class Opener:
     @contextmanager
     def _test_data(self, folder: Path) -> Iterator[Table]:
         yield Table(testdata.load_set(folder, self.inputs, self.options.max_bytes), folder.name)
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a file is an image, or a folder has any."""
+    return any(_kind(each) == "images" for each in (_data_files(path) if path.is_dir() else [path]))
 
 
 def _existing(path: Path) -> Path:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import bodies, free_name
+from requant.onnx.graph import bodies
+from requant.onnx.names import free_name, name_of, taken_names
 from requant.onnx.writing import Writer
 
 if TYPE_CHECKING:
@@ -52,16 +53,16 @@ def expose(model: ir.Model, names: Collection[str]) -> dict[str, str]:
     Each is a sequence of the arrays that the tensor was, in the order in which they were computed, empty ones among
     them where it was not.
     """
-    return {name: value.name or "" for name, value in _Exposure(model, names).outputs().items()}
+    return {name: name_of(value) for name, value in _Exposure(model, names).outputs().items()}
 
 
 class _Exposure:
     def __init__(self, model: ir.Model, names: Collection[str]) -> None:
         self._main = model.graph
         graphs = (model.graph, *model.graph.subgraphs())
-        self._taken = {value.name or "" for graph in graphs for value in _values(graph)}
+        self._taken = taken_names(model.graph)
         self._dtypes = {
-            value.name or "": value.dtype or ir.DataType.FLOAT
+            name_of(value): value.dtype or ir.DataType.FLOAT
             for graph in graphs[1:]
             for value in _values(graph)
             if value.name in names

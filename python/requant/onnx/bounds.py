@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, free_name
+from requant.onnx.graph import add_initializer
+from requant.onnx.names import free_name, taken_names
 from requant.onnx.passes.cleanup import drop_unused
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def spell_clamps(graph: Graph, products: Container[str]) -> Graph:
         return graph
     copy = graph.copy()
     main = copy.model.graph
-    taken = _names(copy)
+    taken = taken_names(main)
     zero = add_initializer(main, free_name("zero", taken), ir.Tensor(np.zeros((), np.float32)))
     for node in list(copy.all_nodes()):
         if (clamp := _clamp_behind(node, products)) is not None:
@@ -66,8 +67,3 @@ def _spell(clamp: ir.Node, zero: ir.Value, taken: set[str]) -> None:
             value = steps[-1].outputs[0]
     assert isinstance(clamp.graph, ir.Graph)  # functions are inlined before
     ir.convenience.replace_nodes_and_values(clamp.graph, clamp, [clamp], steps, clamp.outputs, steps[-1].outputs)
-
-
-def _names(graph: Graph) -> set[str]:
-    scopes = (graph.model.graph, *graph.model.graph.subgraphs())
-    return {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}

@@ -20,12 +20,13 @@ import onnx_ir as ir
 
 from requant.onnx.graph import add_initializer, constant, is_transposed
 from requant.onnx.mapped import fingerprint
+from requant.onnx.names import free_name, name_of, taken_names
 from requant.onnx.passes.cleanup import drop_unused
 from requant.planning.plan import Form
 from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,8 +55,7 @@ class _Writer:
         self.model = graph.model
         self.weights = weights
         self.nodes = {node.name: node for node in graph.all_nodes()}
-        scopes = {graph.model.graph, *(_home(node) for node in graph.all_nodes())}
-        self.taken = {name for scope in scopes for name in _names(scope)}
+        self.taken = taken_names(graph.model.graph)
         self.tensor = graph.tensor
         self.serials: Counter[str] = Counter()
         self.constants: dict[Hashable, ir.Value] = {}
@@ -97,7 +97,7 @@ class _Writer:
     # -- ops that run on integers --------------------------------------------------------------------------------------
 
     def _product(self, node: ir.Node) -> None:
-        weight = self.weights[node.name or "", 1]
+        weight = self.weights[name_of(node), 1]
         data = weight.data.T if is_transposed(node) else weight.data
         scale = weight.scale * np.float32(_factor(node, "alpha"))
         bias = _input(node, _BIAS)
@@ -115,7 +115,7 @@ class _Writer:
         return self._constant(_scope(bias), f"{bias.name}_addend", array)
 
     def _convolution(self, node: ir.Node) -> None:
-        weight = self.weights[node.name or "", 1]
+        weight = self.weights[name_of(node), 1]
         ones = (1,) * (weight.data.ndim - 2)
         bias = _input(node, _BIAS)
         addend = None
@@ -138,7 +138,7 @@ class _Writer:
     ) -> None:
         """Replace ``node`` by an integer op and what makes its sums real again."""
         scale, zero_point = parameters
-        x, name, scope = node.inputs[0], node.name or "", _scope(node.inputs[1])
+        x, name, scope = node.inputs[0], name_of(node), _scope(node.inputs[1])
         assert x is not None  # an op of the plan has an input
         integers, x_scale, x_zero_point = self._quantized(node, x)
         weight = self._constant(scope, f"{_name(node.inputs[1])}_q", data)
@@ -160,8 +160,8 @@ class _Writer:
         key = (_home(node), x)
         if key not in self.quantized:
             suffixes = ("q", "scale", "zero_point")
-            outputs = [ir.Value(name=self._unique(f"{x.name}_{suffix}")) for suffix in suffixes]
-            name = self._unique(f"{x.name}_quantize")
+            outputs = [ir.Value(name=free_name(f"{x.name}_{suffix}", self.taken)) for suffix in suffixes]
+            name = free_name(f"{x.name}_quantize", self.taken)
             quantize = ir.Node("", "DynamicQuantizeLinear", [x], outputs=outputs, name=name)
             _home(node).insert_before(node, quantize)
             self.quantized[key] = tuple(outputs)
@@ -170,16 +170,16 @@ class _Writer:
     def _lstm(self, node: ir.Node) -> None:
         inputs = [_input(node, index) for index in range(_LSTM_INPUTS)]
         for index in (1, 2):
-            weight, original = self.weights[node.name or "", index], node.inputs[index]
+            weight, original = self.weights[name_of(node), index], node.inputs[index]
             scope, name = _scope(original), _name(original)
             directions = weight.data.shape[0]
             inputs[index] = self._constant(scope, f"{name}_q", weight.data.transpose(0, 2, 1))
             for suffix, array in (("scale", weight.scale), ("zero_point", weight.zero_points)):
                 shape = (directions, -1) if array.size > directions else (directions,)
                 inputs.append(self._constant(scope, f"{name}_{suffix}", array.reshape(shape)))
-        outputs = [ir.Value(name=self._unique(_name(out)) if out.name else "") for out in node.outputs]
+        outputs = [ir.Value(name=free_name(_name(out), self.taken) if out.name else "") for out in node.outputs]
         attributes = [attr for attr in node.attributes.values() if attr.name != "layout"]
-        name = self._unique(f"{node.name}_integer")
+        name = free_name(f"{node.name}_integer", self.taken)
         lstm = ir.Node(_CONTRIB, "DynamicQuantizeLSTM", inputs, attributes, outputs=outputs, name=name)
         self.model.opset_imports.setdefault(_CONTRIB, 1)
         _replace(node, [lstm])
@@ -188,7 +188,7 @@ class _Writer:
 
     def _node(self, op_type: str, inputs: Sequence[ir.Value], name: str, attributes: Iterable[ir.Attr] = ()) -> ir.Node:
         """A node with one output, both of a new name."""
-        name = self._unique(name)
+        name = free_name(name, self.taken)
         return ir.Node("", op_type, inputs, attributes, outputs=[ir.Value(name=name)], name=name)
 
     def _constant(self, scope: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
@@ -196,7 +196,7 @@ class _Writer:
         array = np.asarray(array, order="C")
         key = (scope, fingerprint(array))
         if key not in self.constants:
-            name = self._unique(name)
+            name = free_name(name, self.taken)
             self.constants[key] = add_initializer(scope, name, self.tensor(array, name))
         return self.constants[key]
 
@@ -204,14 +204,6 @@ class _Writer:
         """A short name: long ones would weigh more than the scales of a small weight."""
         self.serials[kind] += 1
         return f"{kind}{self.serials[kind]}"
-
-    def _unique(self, name: str) -> str:
-        """``name``, or with a number where anything in the model has it already."""
-        unique, serial = name, 1
-        while unique in self.taken:
-            unique, serial = f"{name}_{serial}", serial + 1
-        self.taken.add(unique)
-        return unique
 
 
 def _replace(node: ir.Node, chain: Sequence[ir.Node]) -> None:
@@ -230,7 +222,7 @@ def _factor(node: ir.Node, name: str) -> float:
 
 
 def _name(value: ir.Value | None) -> str:
-    return "" if value is None else value.name or ""
+    return "" if value is None else name_of(value)
 
 
 def _scope(value: ir.Value | None) -> ir.Graph:
@@ -248,8 +240,3 @@ def _home(node: ir.Node) -> ir.Graph:
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
     """A scale to each column as a vector, one in all as a scalar."""
     return array.reshape(-1) if array.size > 1 else array.reshape(())
-
-
-def _names(graph: ir.Graph) -> Iterator[str]:
-    values = (*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs))
-    yield from (thing.name for thing in (*values, *graph) if thing.name)

@@ -21,7 +21,8 @@ import onnx_ir as ir
 from requant.data.spec import listed
 from requant.errors import ConfigError, ModelError, closest
 from requant.onnx.boundary import DTYPES, OPSET_OF_16_BITS, Boundary, make_params
-from requant.onnx.graph import add_initializer, constant, free_name
+from requant.onnx.graph import add_initializer, constant
+from requant.onnx.names import free_name, name_of, taken_names
 from requant.onnx.ops import row_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.types import QuantType
@@ -97,10 +98,7 @@ class _Edit:
         self.kind, self.name, self.wanted = kind, name, wanted
         self.where = f"{kind} {name!r} of {graph.origin}"
         self.value = self._find()
-        self.taken = {
-            *ir.convenience.create_value_mapping(self.graph, include_subgraphs=True),
-            *(node.name or "" for node in self.graph.all_nodes()),
-        }
+        self.taken = taken_names(self.graph)
         self.removed: list[str] = []
         self.added: list[str] = []
 
@@ -110,7 +108,7 @@ class _Edit:
         here, there = (fed, self.graph.outputs) if self.kind == "input" else (self.graph.outputs, fed)
         value = next((v for v in here if v.name == self.name), None)
         if value is None:
-            names = [v.name or "" for v in here]
+            names = [name_of(v) for v in here]
             other = "output" if self.kind == "input" else "input"
             hint = f"it is an {other}" if any(v.name == self.name for v in there) else None
             raise ConfigError(

@@ -25,6 +25,7 @@ from requant.onnx.boundary import OPSET_OF_16_BITS
 from requant.onnx.frozen import CLAMP_KEY
 from requant.onnx.graph import add_initializer, constant
 from requant.onnx.mapped import fingerprint
+from requant.onnx.names import name_of, taken_names
 from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.cleanup import drop_unused
@@ -69,7 +70,7 @@ class _Writer:
         graphs = (main, *main.subgraphs())
         self.values = {name: v for g in graphs for name, v in ir.convenience.create_value_mapping(g).items()}
         self.constants: dict[Hashable, ir.Value] = {}
-        self.taken = {*self.nodes, *self.values, *(name for g in graphs for name in g.initializers)}
+        self.taken = taken_names(main)
         self.serials: Counter[str] = Counter()
         self.gains: dict[str, np.float32] = {}
         self.viewed: dict[ir.Node, str] = {}
@@ -107,8 +108,8 @@ class _Writer:
             node.replace_input_with(index, self._dequantized_constant(node, node.inputs[index], tensor))
 
     def _quantize_activation(self, value: ir.Value, readers: list[tuple[str, int]]) -> None:
-        params = self.resolved.activations[value.name or ""]
-        name = value.name or ""
+        params = self.resolved.activations[name_of(value)]
+        name = name_of(value)
         value, from_integer = self._drop_clamps(value, params)
         home = _home(value)
         stored = self._parameters(self._steps(name, value, params), home)
@@ -225,7 +226,7 @@ class _Writer:
         node.attributes.clear()
         node.resize_inputs(2)
         node.replace_input_with(1, self._dequantized_constant(node, None, shift))
-        self.gains[node.outputs[0].name or ""] = np.float32(alpha)
+        self.gains[name_of(node.outputs[0])] = np.float32(alpha)
 
     def _quantize_factors(self, node: ir.Node, dtype: QuantType) -> None:
         """Let a product with powers of two read these as integers: the same numbers."""

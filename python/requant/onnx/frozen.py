@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from requant.onnx.bodies import Surroundings
 from requant.onnx.graph import constant, constant_params
+from requant.onnx.names import name_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -62,7 +63,7 @@ def frozen_ranges(graph: Graph) -> tuple[dict[str, FrozenRange], dict[str, str]]
         params = constant_params(node)
         if params is None:
             continue
-        name = value.name or ""
+        name = name_of(value)
         same = names.setdefault(name, value) is value
         reason = surroundings.hidden(value.graph) if same else "another tensor in another body has its name"
         if reason:

@@ -14,6 +14,7 @@ from google.protobuf.message import EncodeError
 from requant.data.spec import InputSpec
 from requant.errors import ModelError, first_line
 from requant.onnx.mapped import MappedTensor, Scratch, tensor_of
+from requant.onnx.names import free_name, name_of
 from requant.onnx.reading import ModelFile, key_of, read_model
 from requant.onnx.saving import self_contained
 from requant.serialized import SerializedModel
@@ -120,7 +121,7 @@ class Graph:
     def inputs(self) -> tuple[InputSpec, ...]:
         """The inputs a caller feeds."""
         return tuple(
-            InputSpec(_name(value), _numpy_dtype(value), self._input_shape(value))
+            InputSpec(name_of(value), _numpy_dtype(value), self._input_shape(value))
             for value in self.model.graph.inputs
             if not value.is_initializer()
         )
@@ -143,7 +144,7 @@ class Graph:
     def outputs(self) -> tuple[OutputSpec, ...]:
         """The outputs a caller gets."""
         return tuple(
-            OutputSpec(_name(v), None if v.dtype is None else v.dtype.numpy(), _shape(v))
+            OutputSpec(name_of(v), None if v.dtype is None else v.dtype.numpy(), _shape(v))
             for v in self.model.graph.outputs
         )
 
@@ -162,7 +163,7 @@ class Graph:
         proto = self.file.proto.graph
         declared = {value.name: value.type.tensor_type.elem_type for value in (*proto.input, *proto.output)}
         interface = (*self.model.graph.inputs, *self.model.graph.outputs)
-        return [_name(v) for v in interface if v.dtype is not None and declared.get(_name(v), v.dtype) != v.dtype]
+        return [name_of(v) for v in interface if v.dtype is not None and declared.get(name_of(v), v.dtype) != v.dtype]
 
     def foreign_ops(self) -> tuple[str, ...]:
         """The ops that neither ONNX, onnxruntime nor the model itself defines: runtimes take them from libraries."""
@@ -191,7 +192,7 @@ class Graph:
             waits = isinstance(tensor, ir.LazyTensor)
             large = self.scratch is not None and isinstance(tensor, ir.Tensor) and tensor.nbytes >= _SPILLED
             if tensor is not None and (waits or large):
-                value.const_value = self.tensor(tensor.numpy(), value.name or "")
+                value.const_value = self.tensor(tensor.numpy(), name_of(value))
 
     @uncollected()
     def serialize(self, fetch: Iterable[str] = ()) -> SerializedModel:
@@ -318,15 +319,6 @@ def constant_params(node: ir.Node) -> tuple[float, int, QuantType] | None:
     return float(scale.flat[0]), int(zero_point.flat[0]), QuantType(zero_point.dtype.name)
 
 
-def free_name(name: str, taken: set[str]) -> str:
-    """``name``, or with a number behind it where that is taken; it is taken then."""
-    free, serial = name, 1
-    while free in taken:
-        free, serial = f"{name}_{serial}", serial + 1
-    taken.add(free)
-    return free
-
-
 def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     """A new constant of ``graph``, of a name that is free."""
     tensor.name = name
@@ -383,10 +375,6 @@ def _widens_weights(node: ir.Node) -> bool:
         return False
     array = constant(node.inputs[0])
     return array is not None and array.dtype == np.int8 and array.ndim > 1
-
-
-def _name(value: ir.Value) -> str:
-    return value.name or ""
 
 
 def _numpy_dtype(value: ir.Value) -> np.dtype[Any]:

@@ -18,16 +18,9 @@ import onnx
 import onnx_ir as ir
 
 from requant.errors import ModelError, first_line
-from requant.onnx.graph import (
-    add_initializer,
-    constant,
-    free_name,
-    initializers,
-    int_attribute,
-    is_transposed,
-    without_maps,
-)
+from requant.onnx.graph import add_initializer, constant, initializers, int_attribute, is_transposed, without_maps
 from requant.onnx.mapped import MappedTensor
+from requant.onnx.names import free_name, taken_names
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.reading import key_of
 
@@ -78,8 +71,7 @@ class _Writer:
         self.weights = weights
         self.level = ACCURACY_LEVELS[activations]
         self.nodes = {node.name: node for node in graph.all_nodes()}
-        values = ir.convenience.create_value_mapping(graph.model.graph, include_subgraphs=True)
-        self.taken = {*values, *(name or "" for name in self.nodes)}
+        self.taken = taken_names(graph.model.graph)
         self.parts: dict[tuple[tuple[str, bool], str], ir.Value] = {}
         self.reals: dict[tuple[tuple[str, bool], bool], ir.Value] = {}
 

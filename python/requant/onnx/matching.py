@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from requant.onnx.graph import constant, constant_params
+from requant.onnx.names import name_of
 from requant.onnx.terse import given_by
 
 if TYPE_CHECKING:
@@ -42,17 +43,17 @@ def match_tensors(reference: Graph, quantized: Graph) -> tuple[Match, ...]:
     computed = [value for node in reference.nodes for value in node.outputs if constant(value) is None]
     found = []
     for value in (*reference.model.graph.inputs, *computed):
-        name = value.name or ""
+        name = name_of(value)
         giver = value.producer()
-        place = ((giver.name or "") if giver is not None else "", value.index() or 0)
+        place = (name_of(giver) if giver is not None else "", value.index() or 0)
         other = known.get(brief.get(place, "") if name not in known else name)
         if other is None or name in outputs or not _may_be_float(value) or not _may_be_float(other):
             continue
         dequantize = _dequantized(other)
         if dequantize is not None:
-            found.append(Match(name, dequantize.outputs[0].name or "", *_reach(dequantize)))
+            found.append(Match(name, name_of(dequantize.outputs[0]), *_reach(dequantize)))
         elif name not in inputs and other.producer() is not None:
-            found.append(Match(name, other.name or ""))
+            found.append(Match(name, name_of(other)))
     return tuple(found)
 
 

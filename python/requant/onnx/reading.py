@@ -103,7 +103,8 @@ def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, Path | None, st
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     else:
-        raise TypeError(f"expected a model as a path, bytes or ModelProto, got {type(source).__name__}")
+        inside = "; give its .data" if isinstance(getattr(source, "data", None), bytes) else ""
+        raise TypeError(f"expected a model as a path, bytes or ModelProto, got {type(source).__name__}{inside}")
     if not data:
         raise ModelError(f"{origin} is empty, expected an ONNX model")
     proto = onnx.ModelProto()

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from requant.onnx.graph import bodies, initializers
 from requant.onnx.mapped import MappedTensor
+from requant.onnx.names import name_of
 from requant.runtime import open_runner
 from requant.serialized import SerializedModel
 
@@ -47,10 +48,10 @@ class Walk:
         self._nodes = graph.nodes
         self._threads = threads
         self._place = 0
-        self._late = {node.outputs[0].name or "": i for i, node in enumerate(self._nodes) if _only_dequantizes(node)}
+        self._late = {name_of(node.outputs[0]): i for i, node in enumerate(self._nodes) if _only_dequantizes(node)}
         self._reads = [self._reads_of(place) for place in range(len(self._nodes))]
         self._last = {name: place for place, names in enumerate(self._reads) for name in names}
-        self._last |= {output.name or "": len(self._nodes) for output in graph.model.graph.outputs}
+        self._last |= {name_of(output): len(self._nodes) for output in graph.model.graph.outputs}
         self._weights: dict[str, NDArray[Any]] = {}
         self._alive = [dict(feed) for feed in feeds]
         self._drop()
@@ -64,7 +65,7 @@ class Walk:
         late = set(self._late.values())
         nodes = [i for i in range(self._place, place) if i not in late]
         self._place = place
-        given = {output.name or "" for i in nodes for output in self._nodes[i].outputs}
+        given = {name_of(output) for i in nodes for output in self._nodes[i].outputs}
         wanted = sorted(name for name in given if self._last.get(name, -1) >= place)
         if wanted:
             model, taken = self._piece(nodes, given, wanted)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import free_name
+from requant.onnx.names import free_name, name_of, taken_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ def share_constants(graph: Graph) -> Graph:
         return graph
     copy = graph.copy()
     main = copy.model.graph
-    taken = set(ir.convenience.create_value_mapping(main))
+    taken = taken_names(main)
     for name, kept in pairs.items():
         value, source = main.initializers[name], main.initializers[kept]
         if not _same(value, source):
@@ -54,7 +54,7 @@ def _pairs(graph: ir.Graph) -> dict[str, str]:
         if twin is None:
             others.append(value)
         else:
-            found[value.name or ""] = twin.name or ""
+            found[name_of(value)] = name_of(twin)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.onnx.graph import constant, int_attribute, is_transposed, set_constant
+from requant.onnx.names import name_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.sites import find_sites
 
@@ -34,12 +35,12 @@ _PASSED = frozenset({"Dropout", "Flatten", "GlobalAveragePool", "GlobalMaxPool",
 
 def find_shifts(graph: Graph) -> tuple[tuple[Site, ...], dict[str, str]]:
     """The sites whose source may lose a constant, and why not the others that a ReLU or Clip follows, by source."""
-    nodes = {node.name or "": node for node in graph.nodes}
+    nodes = {name_of(node): node for node in graph.nodes}
     readers: dict[str, list[ir.Node]] = {}
     for node in graph.nodes:
         for value in node.inputs:
             if value is not None:
-                readers.setdefault(value.name or "", []).append(node)
+                readers.setdefault(name_of(value), []).append(node)
     found, reasons = [], {}
     for site in find_sites(graph)[0]:
         follows = {node.op_type for node in nodes[site.source].outputs[0].consumers()}
@@ -67,7 +68,7 @@ def shift(graph: Graph, shifts: Shifts) -> Graph:
     """
     copy = graph.copy()
     sites = {site.tensor: site for site in find_shifts(copy)[0]}
-    nodes = {node.name or "": node for node in copy.nodes}
+    nodes = {name_of(node): node for node in copy.nodes}
     for tensor, each in shifts.items():
         site = sites[tensor]
         if each.shape != (site.channels,):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.onnx.graph import constant, int_attribute, is_transposed, rank
+from requant.onnx.names import name_of
 from requant.onnx.passes.affine import channels_of
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def find_sites(graph: Graph, *, gates: bool = False) -> tuple[tuple[Site, ...], 
             sites.append(found.site())
             taken |= names
     reasons = {
-        node.name or "": _reason(node.inputs[0], blocked)
+        name_of(node): _reason(node.inputs[0], blocked)
         for node in graph.nodes
         if node.domain == "" and node.op_type in _LINEAR and node.name not in taken and _weight(node) is not None
     }
@@ -137,7 +138,7 @@ class _Walk:
         start = _start_of_norm(node) or _start_of_linear(node) or _start_of_gain(node)
         if start is None:
             return None
-        walk = cls(node, start.channels, [Divided(node.name or "", i, -1, 1) for i in start.divided])
+        walk = cls(node, start.channels, [Divided(name_of(node), i, -1, 1) for i in start.divided])
         walk.passes_gates = gates
         walk._follow(node.outputs[0], start.axis, 1)
         if any(sum(v in walk.values for v in product.inputs) > 1 for product in walk.products):
@@ -147,14 +148,14 @@ class _Walk:
     def site(self) -> Site:
         node = self.source
         return Site(
-            tensor=node.outputs[0].name or "",
-            source=node.name or "",
+            tensor=name_of(node.outputs[0]),
+            source=name_of(node),
             op_type=node.op_type,
             channels=self.channels,
             weight=node.op_type in _LINEAR,
             divided=tuple(self.divided),
             sinks=tuple(self.sinks),
-            path=frozenset(value.name or "" for value in self.values),
+            path=frozenset(name_of(value) for value in self.values),
             gates=tuple(self.gates),
         )
 
@@ -166,7 +167,7 @@ class _Walk:
             self.blocked = self.blocked or "an output of the model depends on it"
         for node, index in value.uses():
             if self.passes_gates and axis == 1 - (rank(value) or 0) and _is_gate(node):
-                self.gates.append(node.name or "")
+                self.gates.append(name_of(node))
             elif not self._enter(node, index, axis, span):
                 self.blocked = self.blocked or f"{node.op_type} does not scale with its input"
 
@@ -190,7 +191,7 @@ class _Walk:
             self._follow(node.outputs[0], axis, span)
             return True
         if op_type in ("Add", "Sub") and _is_float(constant(node.inputs[1 - index])):
-            self.divided.append(Divided(node.name or "", 1 - index, axis, span))
+            self.divided.append(Divided(name_of(node), 1 - index, axis, span))
             self._follow(node.outputs[0], axis, span)
             return True
         inner = _flattened(node) if value is not None and axis != -1 else None
@@ -211,7 +212,7 @@ class _Walk:
             inputs = weight.shape[1 if is_transposed(node) else 0]
             fits = axis == -1 and inputs == self.channels * span and not int_attribute(node, "transA", 0)
         if fits:
-            self.sinks.append(Sink(node.name or "", node.op_type, value.name or "", span))
+            self.sinks.append(Sink(name_of(node), node.op_type, name_of(value), span))
         return fits
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import free_name
+from requant.onnx.names import free_name, name_of, taken_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,13 +43,13 @@ def store_half(graph: Graph, *, exactly: bool, dtype: str = "float16") -> tuple[
     """
     copy = graph.copy()
     main = copy.model.graph
-    taken = set(ir.convenience.create_value_mapping(main))
+    taken = taken_names(main)
     half, kept = [], []
     for value in list(main.initializers.values()):
         array = _weights(value)
         if array is None:
             continue
-        name = value.name or ""
+        name = name_of(value)
         narrow = _exact(array) if exactly else _ROUNDED[dtype](array)
         if narrow is None:
             kept.append(name)
@@ -95,7 +95,7 @@ _ROUNDED = {"float16": _float16, "bfloat16": _bfloat16}
 
 def _replace(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, taken: set[str]) -> None:
     """Store ``tensor`` under the name of constant ``value``, whose readers get it in float32."""
-    name = value.name or ""
+    name = name_of(value)
     result = free_name(f"{name}_float", taken)
     tensor.name = name
     stored = ir.Value(name=name, const_value=tensor, shape=value.shape, type=ir.TensorType(tensor.dtype))

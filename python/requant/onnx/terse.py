@@ -25,6 +25,7 @@ import onnx
 import onnx_ir as ir
 
 from requant.onnx.graph import add_initializer, constant
+from requant.onnx.names import name_of, taken_names
 from requant.onnx.passes.cleanup import drop_unused
 from requant.uncollected import uncollected
 
@@ -85,16 +86,16 @@ def name_briefly(graph: Graph, given: Graph) -> Graph:
     """
     copy = graph.copy()
     known, found = _givers(given), {name for node in given.all_nodes() for name in _names(node)}
-    names = _numbered(_BRIEF, _taken(copy.model) | found)
+    names = _numbered(_BRIEF, taken_names(copy.model.graph) | found)
     brief: dict[ir.Value, str] = {}
     for node in copy.all_nodes():
         for index, value in enumerate(node.outputs):
-            name = value.name or ""
+            name = name_of(value)
             quantized = any(use.node.op_type == "QuantizeLinear" and use.idx == 0 for use in value.uses())
-            derived = name not in found or known.get((node.name or "", index)) == name
+            derived = name not in found or known.get((name_of(node), index)) == name
             if len(name) > _LONG and derived and not quantized and not value.is_graph_output():
                 brief[value] = next(names)
-    saved = sum((len(value.name or "") - len(name)) * (1 + len(value.uses())) for value, name in brief.items())
+    saved = sum((len(name_of(value)) - len(name)) * (1 + len(value.uses())) for value, name in brief.items())
     scopes = (copy.model.graph, *copy.model.graph.subgraphs())
     constants = sum(
         array.nbytes for scope in scopes for value in scope.initializers.values() if (array := value.const_value)
@@ -128,14 +129,7 @@ def _givers(graph: Graph) -> dict[tuple[str, int], str]:
 
 
 def _names(node: ir.Node) -> list[str]:
-    return [value.name or "" for value in node.outputs]
-
-
-def _taken(model: ir.Model) -> set[str]:
-    """The names of all tensors and nodes."""
-    scopes = (model.graph, *model.graph.subgraphs())
-    tensors = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
-    return tensors | {node.name or "" for node in model.graph.all_nodes()}
+    return [name_of(value) for value in node.outputs]
 
 
 def _numbered(prefix: str, taken: set[str]) -> Iterator[str]:
@@ -164,7 +158,7 @@ def _bias_scales(node: ir.Node) -> Iterator[tuple[ir.Node, ir.Value, ir.Value]]:
 
 def _multiply(model: ir.Model, scales: list[tuple[ir.Node, ir.Value, ir.Value]]) -> None:
     """Let each of these read the product of its two scales, which is computed once for all that have them."""
-    names = _numbered("m", _taken(model))
+    names = _numbered("m", taken_names(model.graph))
     products: dict[tuple[ir.Graph, ir.Value, ir.Value], ir.Value] = {}
     for bias, x_scale, w_scale in scales:
         home, scale = bias.graph, bias.inputs[1]
@@ -196,7 +190,7 @@ def _drop_zero_points(node: ir.Node) -> None:
 
 def _narrow(model: ir.Model) -> None:
     """Store large constants in the smallest type that holds their numbers exactly."""
-    names = _numbered("n", _taken(model))
+    names = _numbered("n", taken_names(model.graph))
     for scope in (model.graph, *model.graph.subgraphs()):
         for value in list(scope.initializers.values()):
             tensor = value.const_value
@@ -205,7 +199,7 @@ def _narrow(model: ir.Model) -> None:
             narrow = _exact(tensor)
             if narrow is None or value.is_graph_input() or any(n.op_type in _PARAMETERS for n in value.consumers()):
                 continue
-            name = value.name or ""
+            name = name_of(value)
             output = ir.Value(name=next(names), shape=value.shape, type=value.type)
             ir.convenience.replace_all_uses_with(value, output)
             del scope.initializers[name]

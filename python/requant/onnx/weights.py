@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from requant.onnx.graph import int_attribute
+from requant.onnx.names import name_of
 from requant.stored import StoredWeight
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _stored(value: ir.Value, tensor: ir.TensorProtocol) -> StoredWeight:
     turned = axes == {last - 1} and last > 0
     activations = [use.activation for use in uses if use.activation is not None]
     return StoredWeight(
-        value.name or "",
+        name_of(value),
         (*shape[:-2], shape[-1], shape[-2]) if turned else shape,
         partial(_read, tensor, turned),
         activations[0] if activations and axes <= {None, last - 1 if turned else last} else None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from requant.onnx.graph import free_name
+from requant.onnx.names import free_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from requant.onnx.bodies import Surroundings
 from requant.onnx.graph import constant, is_float, may_touch_float, rank
+from requant.onnx.names import name_of
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.sites import multiplies_back
@@ -81,7 +82,7 @@ def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[s
     """The nodes of ``plan`` that read or give one of ``tensors``."""
     if not tensors:
         return ()
-    outputs = {node.name or "": {value.name for value in node.outputs} for node in graph.all_nodes()}
+    outputs = {name_of(node): {value.name for value in node.outputs} for node in graph.all_nodes()}
     return tuple(
         node.name
         for node in plan.nodes
@@ -111,12 +112,12 @@ class _Planner:
         tensors = self._tensors()
         nodes = tuple(self._node_plan(node, row, tensors) for node, row in self.chosen.items())
         skipped = tuple(
-            Skip(node.name or "", node.op_type, self.reasons[node])
+            Skip(name_of(node), node.op_type, self.reasons[node])
             for node in self.nodes
             if node in self.reasons and not self._absorbed(node, tensors)
         )
         guarded = self.target.requantizes | self.target.behind_convolutions.keys()
-        names = frozenset(node.name or "" for node in self.reasons if node.domain == "" and node.op_type in guarded)
+        names = frozenset(name_of(node) for node in self.reasons if node.domain == "" and node.op_type in guarded)
         return QuantPlan(nodes, tensors, skipped, guarded=names)
 
     # -- which nodes -------------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class _Planner:
             if row is None:
                 self.reasons[node] = f"{node.op_type} has no integer form here"
             elif row.kind is Kind.COMPUTE:
-                reason = self.left_out.get(node.name or "") or self._hidden(node) or self._refuse_compute(node, row)
+                reason = self.left_out.get(name_of(node)) or self._hidden(node) or self._refuse_compute(node, row)
                 if not reason:
                     self.chosen[node] = row
                 else:
@@ -150,7 +151,7 @@ class _Planner:
 
     def _is_faster(self, node: ir.Node) -> bool:
         """Whether ``node`` is to stay float for the sake of speed, judged from the graph alone."""
-        if not self.presumes or (node.name or "") in self.insisted:
+        if not self.presumes or name_of(node) in self.insisted:
             return False
         if (least := self.target.behind_convolutions.get(node.op_type)) is not None:
             size = elements(node.inputs[0])
@@ -174,7 +175,7 @@ class _Planner:
             row = row_of(node)
             if row is None or row.kind is Kind.COMPUTE or not may_touch_float(node):
                 continue
-            reason = self.left_out.get(node.name or "") or self._hidden(node) or self._refuse_follower(node, row)
+            reason = self.left_out.get(name_of(node)) or self._hidden(node) or self._refuse_follower(node, row)
             if reason:
                 self.reasons[node] = reason
             else:
@@ -291,16 +292,16 @@ class _Planner:
             row = self.chosen.get(node)
             if row is None:
                 continue
-            read = [value.name or "" for _, value in activations(node, row)]
+            read = [name_of(value) for _, value in activations(node, row)]
             for _, value in activations(node, row):
-                found.setdefault(value.name or "", self._activation(value))
+                found.setdefault(name_of(value), self._activation(value))
             for out in filter(is_float, node.outputs):
                 result = self._after_clamp(out)
                 if node.op_type in self.target.float_output and not self._is_read(result):
                     continue
                 if node.op_type in self.target.one_scale or (row.tie is Tie.SAME_AS_INPUT and result is out):
-                    ties += [(name, result.name or "") for name in read]
-                found.setdefault(result.name or "", self._activation(result))
+                    ties += [(name, name_of(result)) for name in read]
+                found.setdefault(name_of(result), self._activation(result))
         return plan_tensors(tuple(found.values()), ties, self.rules, self.config.activation_scheme)
 
     def _activation(self, value: ir.Value) -> Activation:
@@ -308,12 +309,12 @@ class _Planner:
         producer = value.producer()
         giver = self._through_clamp(value)
         # A clamp gives what the node before it computes: a rule for either concerns the tensor.
-        names = {value.name or "", *(name for node in (producer, giver) if node is not None for name in names_of(node))}
+        names = {name_of(value), *(name for node in (producer, giver) if node is not None for name in names_of(node))}
         row = None if giver is None or giver not in self.chosen else self.chosen[giver]
         if giver is None or row is None:
-            return Activation(value.name or "", frozenset(names))
+            return Activation(name_of(value), frozenset(names))
         return Activation(
-            value.name or "",
+            name_of(value),
             frozenset(names),
             giver.op_type,
             self._before_saturation(giver) or row.fixed_range,
@@ -340,9 +341,9 @@ class _Planner:
         if row.weight_axis is not None and row.kind is Kind.COMPUTE:
             axis = row.weight_axis.of(node) % (rank(node.inputs[1]) or 1)
         return NodePlan(
-            name=node.name or "",
+            name=name_of(node),
             op_type=node.op_type,
-            activations=tuple((index, value.name or "") for index, value in activations(node, row)),
+            activations=tuple((index, name_of(value)) for index, value in activations(node, row)),
             weight=names[Role.WEIGHT],
             weight_axis=axis,
             bias=names[Role.BIAS],
@@ -356,7 +357,7 @@ class _Planner:
         if giver not in self.chosen:
             return Saturation.AS_ADD
         wanted = self._before_saturation(giver)  # a rule may want something else
-        known = tensors[giver.outputs[0].name or ""].fixed
+        known = tensors[name_of(giver.outputs[0])].fixed
         return Saturation.BEFORE if wanted is not None and wanted == known else Saturation.AS_ADD
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.onnx.graph import constant
+from requant.onnx.names import name_of
 from requant.onnx.ops import Kind, row_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def before_logarithms(nodes: Iterable[ir.Node]) -> dict[str, str]:
             if node is not None and node not in found and _is_small(node):
                 found[node] = None
                 waiting.append(node)
-    return {node.name or "": REASON for node in found}
+    return {name_of(node): REASON for node in found}
 
 
 def _is_small(node: ir.Node) -> bool:

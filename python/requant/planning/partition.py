@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from requant.onnx.names import name_of
 from requant.planning.mincut import Network
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def partition(graph: Graph, plan: QuantPlan, times: Times, crossing: Callable[[i
     planned = {node.name for node in plan.nodes}
     network.cost(_OUTSIDE, on_source_side=0.0, on_sink_side=math.inf)
     for node in graph.nodes:
-        name = node.name or ""
+        name = name_of(node)
         absorbed = node.op_type in ("Relu", "Clip") and name not in times.in_float
         if name in planned or absorbed:
             float_time, integer_time = times.in_float.get(name, 0.0), times.quantized.get(name, 0.0)
@@ -80,7 +81,7 @@ def _tensors(graph: Graph) -> Iterator[tuple[ir.Value, Hashable, list[Hashable]]
     given = (output for node in graph.nodes for output in node.outputs)
     for value in (*graph.model.graph.inputs, *given):
         giver = value.producer()
-        users: list[Hashable] = [use.node.name or "" for use in value.uses()]
+        users: list[Hashable] = [name_of(use.node) for use in value.uses()]
         if value.is_graph_output():
             users.append(_OUTSIDE)
-        yield value, _OUTSIDE if giver is None else giver.name or "", users
+        yield value, _OUTSIDE if giver is None else name_of(giver), users

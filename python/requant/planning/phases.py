@@ -13,6 +13,7 @@ import math
 from typing import TYPE_CHECKING
 
 from requant.onnx.graph import constant, is_transposed
+from requant.onnx.names import name_of
 from requant.onnx.ops import Kind, row_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def before_sines(nodes: Iterable[ir.Node]) -> dict[str, str]:
     for node in nodes:
         if node.op_type in ("Cos", "Sin") and not node.domain:
             _follow(node, (), found)
-    return {node.name or "": REASON for node in found}
+    return {name_of(node): REASON for node in found}
 
 
 def _follow(node: ir.Node, path: tuple[ir.Node, ...], found: dict[ir.Node, None]) -> None:

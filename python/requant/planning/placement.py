@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from requant.onnx.names import name_of
 from requant.planning.partition import Times, partition
 from requant.runtime import open_runner, profile, run_seconds
 from requant.wording import counted
@@ -137,7 +138,7 @@ class _Times:
     """Microseconds of each node on either side."""
 
     def __init__(self, graph: Graph, in_float: Sequence[Event], quantized: Sequence[Event]) -> None:
-        owner = {output.name or "": node.name or "" for node in graph.nodes for output in node.outputs}
+        owner = {name_of(output): name_of(node) for node in graph.nodes for output in node.outputs}
         self.in_float = _by_node(in_float, owner)
         self.quantized = _by_node(quantized, owner)
         self.bytes = {name: event.output_bytes for event in in_float for name in [_node(event.name, owner)] if name}
@@ -179,7 +180,7 @@ def _slower_nodes(graph: Graph, plan: QuantPlan, times: _Times, feeds: Feeds, pr
 
     def crossing(value: ir.Value) -> float:
         producer = value.producer()
-        size = inputs.get(value.name, 0) if producer is None else times.bytes.get(producer.name or "", 0)
+        size = inputs.get(value.name, 0) if producer is None else times.bytes.get(name_of(producer), 0)
         return price * (_CALL + _BYTE * size)
 
     slower = partition(graph, plan, Times(times.in_float, times.quantized), crossing).in_float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from requant.errors import ConfigError, closest
+from requant.onnx.names import name_of
 from requant.planning.logarithms import before_logarithms
 from requant.planning.phases import before_sines
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def names_of(node: ir.Node) -> tuple[str, ...]:
     """All that a rule may call a node."""
-    return (node.name or "", node.op_type, *(output.name or "" for output in node.outputs))
+    return (name_of(node), node.op_type, *(name_of(output) for output in node.outputs))
 
 
 def insisted(nodes: Iterable[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
@@ -28,7 +29,7 @@ def insisted(nodes: Iterable[ir.Node], rules: Sequence[Rule]) -> frozenset[str]:
     said = [rule for rule in reversed(rules) if rule.quantize is not None]
     if not any(rule.quantize for rule in said):
         return frozenset()
-    last = {node.name or "": next((rule for rule in said if rule.matches(*names_of(node))), None) for node in nodes}
+    last = {name_of(node): next((rule for rule in said if rule.matches(*names_of(node))), None) for node in nodes}
     return frozenset(name for name, rule in last.items() if rule is not None and rule.quantize)
 
 
@@ -52,9 +53,9 @@ def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
                 continue
             unused.pop(rule, None)
             if rule.quantize is False:
-                left[node.name or ""] = "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
+                left[name_of(node)] = "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
             elif rule.quantize:
-                left.pop(node.name or "", None)
+                left.pop(name_of(node), None)
     missed = [rule for rule in unused if not any(rule.matches(spec.name) for spec in graph.inputs)]
     if missed:
         known = [name for node in graph.all_nodes() for name in names_of(node)]
@@ -71,7 +72,7 @@ def left_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
     Raises:
         ConfigError: the graph has no such node.
     """
-    known = {node.name or "" for node in graph.all_nodes()} if config.in_float else set()
+    known = {name_of(node) for node in graph.all_nodes()} if config.in_float else set()
     for name in config.in_float:
         if name not in known:
             raise ConfigError(

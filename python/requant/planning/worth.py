@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from requant.onnx.graph import int_attribute, rank
+from requant.onnx.names import name_of
 from requant.onnx.passes.shapes import assumed, is_size
 from requant.planning.partition import Times, partition
 
@@ -106,7 +107,7 @@ def _estimates(
         )
 
     def crossing(value: ir.Value) -> float:
-        elements = math.prod(sizes.get(value.name or "", _UNKNOWN))
+        elements = math.prod(sizes.get(name_of(value), _UNKNOWN))
         each = (costs.conversion.call + costs.conversion.output * elements for costs in kinds)
         return 1e-3 * sum(each) / len(kinds)
 

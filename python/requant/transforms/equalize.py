@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from requant.onnx.graph import constant
+from requant.onnx.names import name_of
 from requant.onnx.passes.affine import along_channels
 from requant.onnx.rescale import TOO_LARGE, input_peaks, output_peaks, powers_of_two, scale_inputs
 from requant.onnx.sites import find_sites
@@ -37,7 +38,7 @@ def equalize(graph: Graph, plan: QuantPlan, config: QuantConfig, sample: Sequenc
         return Change()
     found, reasons = find_sites(graph)
     sites = [site for site in found if site.weight and not has_own_range(site, plan)]
-    nodes = {node.name or "": node for node in graph.nodes}
+    nodes = {name_of(node): node for node in graph.nodes}
     names = {name for site in sites for name in (site.source, *(sink.node for sink in site.sinks))}
     weights = {name: np.asarray(constant(nodes[name].inputs[1]), np.float64) for name in names}
     total = {site.tensor: np.ones(site.channels) for site in sites}

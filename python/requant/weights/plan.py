@@ -14,6 +14,7 @@ import numpy as np
 
 from requant.arrays.lowbit import BlockScheme
 from requant.onnx.graph import constant, int_attribute, is_transposed, may_touch_float
+from requant.onnx.names import name_of
 from requant.onnx.ops import row_of
 from requant.onnx.ops.spec import Role
 from requant.planning.plan import BlockedNode, QuantPlan, Skip
@@ -60,7 +61,7 @@ class _Planner:
     def plan(self) -> QuantPlan:
         found: dict[ir.Node, BlockedNode] = {}
         for node in self.nodes:
-            reason = self.left_out.get(node.name or "") or _refuse(node)
+            reason = self.left_out.get(name_of(node)) or _refuse(node)
             if reason:
                 self.reasons[node] = reason
             else:
@@ -81,7 +82,7 @@ class _Planner:
                 self.reasons[node] = f"its {rows} x {terms} weights are too few: blocks would take more bytes"
                 del found[node]
         skipped = tuple(
-            Skip(node.name or "", node.op_type, self.reasons[node]) for node in self.nodes if node in self.reasons
+            Skip(name_of(node), node.op_type, self.reasons[node]) for node in self.nodes if node in self.reasons
         )
         return QuantPlan((), {}, skipped, blocked=tuple(found.values()))
 
@@ -99,7 +100,7 @@ class _Planner:
                 algorithm = rule.algorithm or algorithm
         symmetric = bool(self.config.symmetric)
         scheme = BlockScheme(bits, BLOCK_SIZE if size is None else size, symmetric)
-        return BlockedNode(node.name or "", node.op_type, index, value.name or "", in_columns(node), scheme, algorithm)
+        return BlockedNode(name_of(node), node.op_type, index, name_of(value), in_columns(node), scheme, algorithm)
 
     def _read_elsewhere(self, node: ir.Node, found: Mapping[ir.Node, BlockedNode]) -> bool:
         """Whether the weight must stay float for a reader that is not planned, or for the caller."""

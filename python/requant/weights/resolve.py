@@ -16,6 +16,7 @@ import numpy as np
 from requant.errors import DataError, ModelError
 from requant.onnx.blocks import extent, finite
 from requant.onnx.mapped import forget
+from requant.onnx.names import name_of
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites
 from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
@@ -126,7 +127,7 @@ def moments_of(
     layers = [layer for layer in weights_of(graph, plan) if _is_product(graph, *layer[:2])]
     for place, value, group in _in_order(graph, layers):
         walk.advance(place)
-        name = value.name or ""
+        name = name_of(value)
         yield [planned.key for planned, _, _ in group], moments_of_rows(name, walk.arrays(name))
 
 
@@ -219,7 +220,7 @@ class _Rounding:
         sites = self._sites({value: group for _, value, group in order})
         exact = Walk(self.graph, (batch.feeds for batch in self.batches), threads=self.threads)
         for done, (place, value, group) in enumerate(order):
-            name = value.name or ""
+            name = name_of(value)
             walk.advance(place)
             exact.advance(place)
             moments = moments_of_rows(name, walk.arrays(name))
@@ -246,7 +247,7 @@ class _Rounding:
             shared = site.weight and (len(source.inputs[1].uses()) != 1 or stored.get(site.source, 1) > 1)  # type: ignore[union-attr]
             plain = all(sink.node in alone and sink.span == 1 for sink in site.sinks)
             if len(values) == 1 and value is not None and plain and not shared:
-                found[value.name or ""] = site
+                found[name_of(value)] = site
         return found
 
     def _round_group(
@@ -326,7 +327,7 @@ class _Rounding:
             reals = reals / factors
         value = node.inputs[planned.index]
         assert value is not None  # it is the weight
-        walk.replace(value.name or "", np.ascontiguousarray(reals.T if in_columns(node) else reals))
+        walk.replace(name_of(value), np.ascontiguousarray(reals.T if in_columns(node) else reals))
 
     def _keep(self, planned: BlockedNode, weights: BlockWeights, name: str, rows: NDArray[Any]) -> None:
         lo, hi, signal = extent(rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.evaluation.distance import Distance
+from requant.onnx.names import name_of
 from requant.onnx.segments import Walk
 from requant.weights import get_algorithm
 from requant.weights.plan import in_columns, weights_of
@@ -39,7 +40,7 @@ def output_noise(graph: Graph, plan: QuantPlan, batches: Sequence[Batch], *, thr
     replaced: dict[Key, dict[str, NDArray[Any]]] = {}
     for planned, node, rows in weights_of(graph, plan):
         value = node.inputs[planned.index]
-        name = "" if value is None else value.name or ""
+        name = "" if value is None else name_of(value)
         if name not in graph.model.graph.initializers:
             continue
         names = replaced.setdefault(planned.key, {})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from requant.data import Batch, DataOptions, Dataset, InputSpec, open_data
+from requant.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -221,6 +222,14 @@ def test_a_second_pass_repeats_the_first(form: Any, tmp_path: Path, request: pyt
     else:
         first, second = passes(data)
         assert first == second
+
+
+def test_a_closed_archive_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 2), np.float32))
+    with np.load(tmp_path / "x.npz") as archive:
+        pass
+    with pytest.raises(DataError, match="the NpzFile is closed"):
+        open_data(archive, [InputSpec("x", np.dtype(np.float32), (None, 2))])
 
 
 def test_a_reader_without_rewind_is_read_once() -> None:

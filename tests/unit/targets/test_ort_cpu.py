@@ -61,6 +61,7 @@ NEVER: dict[str, Callable[[Net, str], str]] = {
     "SpaceToDepth": lambda n, x: n.op("SpaceToDepth", x, blocksize=2),
     "GlobalMaxPool": lambda n, x: n.op("GlobalMaxPool", x),
     "Max": lambda n, x: n.op("Max", x, quantized(n, n.op("Exp", x))),
+    "GatherND": lambda n, x: n.op("GatherND", x, n.const(np.array([[0]]))),
     "linear Resize": lambda n, x: n.op("Resize", x, "", n.const([1.0, 1.0, 2.0, 2.0]), mode="linear"),
 }
 

@@ -59,7 +59,7 @@ PASSES: tuple[tuple[str, Callable[[ir.Model], int]], ...] = (
     ("pad(s) folded into the MaxPool behind", pooling.fold_pads),
     ("clamp(s) moved to the op that computes", clamps.hoist_clamps),
     ("unused node(s) and constant(s) dropped", cleanup.count_unused),
-    ("node(s) freed of their exporter's notes", cleanup.drop_notes),
+    ("node(s) freed of the exporter's notes", cleanup.drop_notes),
     ("shape(s) inferred", shapes.infer),
     ("node(s) named", cleanup.name_everything),
 )

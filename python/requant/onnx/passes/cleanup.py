@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from requant.onnx.graph import constant, free_name, int_attribute
+from requant.onnx.graph import constant, int_attribute
+from requant.onnx.names import free_name, name_of
 from requant.onnx.passes.rewriting import optimize
 
 if TYPE_CHECKING:
@@ -198,8 +199,8 @@ def _tell_apart(model: ir.Model) -> None:
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
             if graph is not model.graph and value.name in known:
-                value.name = free_name(value.name or "", known)
-            known.add(value.name or "")
+                value.name = free_name(name_of(value), known)
+            known.add(name_of(value))
 
 
 def _count(model: ir.Model) -> int:

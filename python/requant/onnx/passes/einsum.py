@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant, free_name, rank
+from requant.onnx.graph import add_initializer, constant, rank
 from requant.onnx.mapped import changed
+from requant.onnx.names import free_name, taken_names
 from requant.onnx.passes.shapes import infer, is_size
 from requant.onnx.writing import Writer
 
@@ -37,8 +38,7 @@ _OPERANDS = 2
 
 def spell_products(model: ir.Model) -> int:
     """Turn each Einsum that is a matrix product into MatMul; returns how many."""
-    taken = {value.name or "" for node in model.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}
-    taken |= model.graph.initializers.keys()
+    taken = taken_names(model.graph)
     spelling = _Spelling(model.graph, taken)
     einsums = [node for node in model.graph.all_nodes() if node.op_type == "Einsum" and node.domain == ""]
     count = sum(spelling.spell(node) for node in einsums)

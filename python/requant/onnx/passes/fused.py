@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant, free_name, int_attribute, rank
+from requant.onnx.graph import add_initializer, constant, int_attribute, rank
 from requant.onnx.mapped import changed
+from requant.onnx.names import free_name, taken_names
 from requant.onnx.passes.shapes import infer
 from requant.onnx.writing import Writer
 
@@ -35,8 +36,7 @@ def take_apart(model: ir.Model) -> int:
     """Take apart each fused op of the main graph whose weights are constants; returns how many were."""
     if _CONTRIB not in model.opset_imports or (model.opset_imports.get("") or 0) < _OPSET:
         return 0
-    taken = {value.name or "" for node in model.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}
-    taken |= model.graph.initializers.keys()
+    taken = taken_names(model.graph)
     count = 0
     # Attentions first: they look at the shape of the mask that an embedding gives.
     for op_type, form in (("Attention", _attention), ("EmbedLayerNormalization", _embedding)):

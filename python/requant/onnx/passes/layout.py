@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant, free_name, int_attribute
+from requant.onnx.graph import add_initializer, constant, int_attribute
+from requant.onnx.names import free_name, taken_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +72,7 @@ def _count(graph: ir.Graph) -> int:
 
 
 def _sink(graph: ir.Graph) -> None:
-    taken = {value.name or "" for node in graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}
-    taken |= graph.initializers.keys()
+    taken = taken_names(graph)
     for node in list(graph):  # in order of execution, so that what was moved moves on
         perm = next(filter(None, map(_perm, node.inputs)), None)
         if node.domain != "" or perm is None:

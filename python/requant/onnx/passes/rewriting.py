@@ -8,14 +8,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 
-from requant.onnx.graph import constant, free_name, int_attribute
+from requant.onnx.graph import constant, int_attribute
+from requant.onnx.names import free_name, name_of, taken_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import onnx_ir as ir
 
 _ROUNDS = 2
 _ANY_SIZE = sys.maxsize  # ``should_fold`` decides
@@ -53,9 +55,8 @@ def _register_constants(model: ir.Model) -> None:
         if value is not None and value.const_value is not None and value.producer() is None
         if not value.is_initializer() and not value.is_graph_input()
     }
-    scopes = (model.graph, *model.graph.subgraphs()) if lost else ()
-    taken = {name for scope in scopes for name in ir.convenience.create_value_mapping(scope)}
-    for value in sorted(lost, key=lambda value: value.name or ""):
+    taken = taken_names(model.graph) if lost else set()
+    for value in sorted(lost, key=name_of):
         value.name = free_name(value.name or "constant", taken)
         model.graph.register_initializer(value)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeGuard
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from requant.onnx.names import name_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -100,7 +102,7 @@ def assumed(model: ir.Model, fed: Mapping[str, tuple[int, ...]] = MappingProxyTy
     if fed or any(not is_size(dim) for value in model.graph.inputs for dim in list(value.shape or ())[1:]):
         model = model.clone()
         for value in model.graph.inputs:
-            if (known := fed.get(value.name or "")) is not None:
+            if (known := fed.get(name_of(value))) is not None:
                 value.shape = ir.Shape(known)
             elif value.shape is not None:
                 value.shape = ir.Shape(_filled(value.shape, pixels=len(value.shape) == _IMAGE))
@@ -109,7 +111,7 @@ def assumed(model: ir.Model, fed: Mapping[str, tuple[int, ...]] = MappingProxyTy
                 value.shape = None
         infer(model)
     values = [*model.graph.inputs, *model.graph.initializers.values(), *(v for n in model.graph for v in n.outputs)]
-    return {value.name or "": _filled(value.shape) for value in values if value.shape is not None}
+    return {name_of(value): _filled(value.shape) for value in values if value.shape is not None}
 
 
 def _filled(shape: ir.Shape, *, pixels: bool = False) -> tuple[int, ...]:

@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from requant.onnx.graph import free_name, initializers
+from requant.onnx.graph import initializers
 from requant.onnx.mapped import changed
+from requant.onnx.names import free_name, name_of, taken_names
 from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.shapes import infer
 
@@ -114,7 +115,7 @@ def _convert(model: ir.Model, kinds: frozenset[ir.DataType]) -> int:
     for body in (graph, *inner):
         for node in body:
             _convert_attributes(node, kinds)
-    taken = {value.name or "" for value in (*values, *graph.inputs)}
+    taken = taken_names(graph)
     for value in graph.inputs:
         if value.dtype in kinds:
             _cast_input(graph, value, taken)
@@ -242,7 +243,7 @@ def _cast_input(graph: ir.Graph, value: ir.Value, taken: set[str]) -> None:
 def _cast_output(graph: ir.Graph, index: int, value: ir.Value, dtype: ir.DataType | None, taken: set[str]) -> None:
     """Give ``value`` out as ``dtype``, under the name it had."""
     assert dtype is not None
-    name = value.name or ""
+    name = name_of(value)
     value.name = free_name(f"{name}_float", taken)
     cast = _cast(value, dtype, name)
     graph.append(cast)
