@@ -284,6 +284,12 @@ def as_array(output: object) -> NDArray[Any]:
     return boxed
 
 
+def unboxed(output: NDArray[Any]) -> Any:
+    """What a runtime takes again as an input: an array, or the sequence in it."""
+    boxed: Any = output[()] if output.dtype == object and output.ndim == 0 else None
+    return boxed if isinstance(boxed, list) else output
+
+
 def held(output: NDArray[Any]) -> list[NDArray[Any]]:
     """The arrays in an output: itself, or those of a sequence that hold anything, stacked where all have one shape.
 

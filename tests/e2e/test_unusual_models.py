@@ -88,7 +88,18 @@ def sparse() -> Case:
     return model, [{"x": drawn(i, 1, 8)} for i in range(_SAMPLES)]
 
 
-CASES = (strings, sequence, empty_cache, lengths, sparse)
+def through() -> Case:
+    """An input that is an output as well, as caches of the encoder are in a decoder."""
+    net = Net()
+    x, cache = net.input("x", ["n", 8]), net.input("cache", ["n", 8])
+    y = net.gemm(net.op("Relu", net.gemm(net.op("Add", x, cache), 8, 16)), 16, 4, output="y")
+    floats = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in ((y, 4), (cache, 8))
+    ]
+    return model_of(net, *floats), [{"x": drawn(i, 1, 8), "cache": drawn(100 + i, 1, 8)} for i in range(_SAMPLES)]
+
+
+CASES = (strings, sequence, empty_cache, lengths, sparse, through)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

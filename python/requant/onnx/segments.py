@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from requant.onnx.graph import bodies, initializers
 from requant.onnx.mapped import MappedTensor
 from requant.onnx.names import name_of
-from requant.runtime import open_runner
+from requant.runtime import open_runner, unboxed
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Walk:
             model, taken = self._piece(nodes, given, wanted)
             runner = open_runner(model, threads=self._threads, shared=True)
             for alive in self._alive:
-                outputs = runner.run({name: alive[name] for name in taken})
+                outputs = runner.run({name: unboxed(alive[name]) for name in taken})
                 alive.update(zip(wanted, map(np.asarray, outputs), strict=True))
         self._drop()
 
@@ -169,6 +169,14 @@ def _reads(node: ir.Node) -> set[str]:
 
 
 def _described(name: str, array: NDArray[Any]) -> onnx.ValueInfoProto:
-    """An input of the type and rank of ``array``, its sizes left free."""
-    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return onnx.helper.make_tensor_value_info(name, dtype, [None] * array.ndim)
+    """An input of the type and rank of ``array``, its sizes left free; a sequence where one is in it."""
+    items = unboxed(array)
+    if not isinstance(items, list):
+        return onnx.helper.make_tensor_value_info(name, _type_of(array), [None] * array.ndim)
+    return onnx.helper.make_tensor_sequence_value_info(
+        name, _type_of(items[0]) if items else onnx.TensorProto.FLOAT, None
+    )
+
+
+def _type_of(array: NDArray[Any]) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))

@@ -61,6 +61,17 @@ def test_a_run_in_pieces_gives_the_outputs_of_one_run(size: int, monkeypatch: py
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_sequences_go_from_piece_to_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_PIECE", 0)
+    net = models.Net()
+    parts = net.op("SplitToSequence", net.input("x", ["n", 4, 8]), axis=1, keepdims=0)
+    hidden = net.op("MatMul", net.op("SequenceAt", parts, net.const(np.int64(2))), net.normal(8, 8))
+    model = net.model(net.op("MatMul", hidden, net.normal(8, 8)))
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)}
+    for got, expected in zip(run_in_pieces(Graph.load(model), feeds), models.run(model, feeds), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_bodies_read_tensors_from_outside() -> None:
     net = models.Net()
     x = net.input("x", ["n", 8])

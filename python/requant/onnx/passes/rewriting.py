@@ -42,8 +42,24 @@ def optimize(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> 
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
-    common.OutputFixPass()(model)
+    _fix_outputs(model)
     common.NameFixPass()(model)
+
+
+def _fix_outputs(model: ir.Model) -> None:
+    """Put an Identity before each output that is none of a node's, but leave the model's inputs among its outputs.
+
+    The pass gives such an input another name; runtimes take it as it is.
+    """
+    outputs = model.graph.outputs
+    through = [(index, value, value.name) for index, value in enumerate(outputs) if value.is_graph_input()]
+    common.OutputFixPass()(model)
+    for index, value, name in through:
+        identity = outputs[index].producer()
+        outputs[index] = value
+        if identity is not None:
+            model.graph.remove(identity, safe=True)
+        value.name = name
 
 
 def _register_constants(model: ir.Model) -> None:
