@@ -32,6 +32,7 @@ __all__ = [
     "matmul",
     "matmul_blocked",
     "max_pool",
+    "observe_here",
     "observe_many",
     "observe_request",
     "pack",
@@ -125,6 +126,12 @@ def observe_request(
     statistics: TensorStatistics, x: NDArray[np.float32], dtype: str
 ) -> tuple[float, float, float] | None:
     """``statistics.observe(x)``; range and summed squared error, quantized over it, of the finite values of ``x``."""
+
+def observe_here(statistics: list[TensorStatistics], threads: int) -> int:
+    """Let models that this thread runs count in ``statistics`` what ``requant::Observe`` reads, until others are named.
+
+    Returns how many tensors were counted since the last call.
+    """
 
 def observe_many(statistics: list[TensorStatistics], arrays: list[NDArray[np.float32]], threads: int) -> None:
     """``statistics[i].observe(arrays[i])`` for all ``i``, on ``threads`` threads (0: all cores), without the GIL."""

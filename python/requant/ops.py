@@ -98,6 +98,7 @@ __all__ = [
     "matmul_blocked_into",
     "matmul_into",
     "max_pool_into",
+    "observe_here",
     "observe_many",
     "observe_request",
     "pack_into",
@@ -112,6 +113,9 @@ __all__ = [
 ]
 
 _FLOAT32 = np.dtype(np.float32)
+
+#: The core is a library of custom ops of onnxruntime, too.
+LIBRARY: str = _requant.__file__
 
 cpu_info()  # refuses a REQUANT_ISA that names no kernel set of this machine
 
@@ -349,6 +353,19 @@ def observe_many(statistics: Sequence[TensorStatistics], arrays: Sequence[ArrayL
         raise ConfigError(f"expected an array for each of {len(statistics)} statistics, got {len(arrays)}")
     count = thread_count(threads)
     _requant.observe_many(list(statistics), [as_float32(array) for array in arrays], count)
+
+
+def observe_here(statistics: Sequence[TensorStatistics], threads: int) -> int:
+    """Lets models that this thread runs count what nodes ``requant::Observe`` read, until it names other statistics.
+
+    Args:
+        statistics: A node has the index of its own.
+        threads: Threads that count a large tensor.
+
+    Returns:
+        How many tensors were counted since the last call.
+    """
+    return _requant.observe_here(list(statistics), threads)
 
 
 def _spec(shape: tuple[int, ...], params: QuantParams, rounding: str, threads: int | None) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +25,7 @@ from requant.errors import ConfigError, MissingDependencyError, MissingFileError
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -157,6 +157,30 @@ def open_runner(
     return ReferenceRunner(model)
 
 
+def open_observing(
+    model: SerializedModel, observed: Collection[int], *, threads: int, ordered: bool
+) -> OrtRunner | None:
+    """A runner like ``open_runner``'s that counts outputs, those at positions ``observed``, and gives the others.
+
+    It counts in statistics at the same positions of those that a thread has named (``ops.observe_here``). None where
+    that does not work, or there is nothing to count.
+    """
+    from requant.onnx.observers import with_observers
+
+    if not observed or not available():
+        return None
+    try:
+        optimized_model = None if ordered else _without_reorders(model)
+        if optimized_model is not None:
+            model = SerializedModel(optimized_model)
+        watched = replace(model, proto=with_observers(model.proto, observed))
+        as_is = optimized_model is not None
+        return OrtRunner(watched, threads=threads, shared=True, as_is=as_is, libraries=(ops.LIBRARY,))
+    except (ModelError, ConfigError) as problem:
+        logger.debug("tensors are given out to be counted: %s", problem)
+        return None
+
+
 def run_seconds(runner: Runner, feeds: Mapping[str, NDArray[Any]], repeats: int) -> float:
     """Processor time of one run, the mean of ``repeats``; of this thread, the only one that works.
 
@@ -171,11 +195,8 @@ def run_seconds(runner: Runner, feeds: Mapping[str, NDArray[Any]], repeats: int)
 
 def _unordered(model: SerializedModel, threads: int, shared: bool) -> OrtRunner | None:
     """A runner whose outputs are not put in order; None where that is no other, or does not work."""
-    from requant.onnx.reorders import without_reorders
-
     try:
-        optimized_model = optimized(model)
-        unordered = None if optimized_model is None else without_reorders(optimized_model)
+        unordered = _without_reorders(model)
         return (
             None
             if unordered is None
@@ -184,6 +205,13 @@ def _unordered(model: SerializedModel, threads: int, shared: bool) -> OrtRunner 
     except ModelError as problem:
         logger.debug("outputs are put in order: %s", problem)
         return None
+
+
+def _without_reorders(model: SerializedModel) -> bytes | None:
+    from requant.onnx.reorders import without_reorders
+
+    optimized_model = optimized(model)
+    return None if optimized_model is None else without_reorders(optimized_model)
 
 
 @cache
@@ -324,10 +352,11 @@ class OrtRunner:
         profile: str = "",
         save_to: Path | None = None,
         as_is: bool = False,
+        libraries: tuple[str, ...] = (),
     ) -> None:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
-        for library in custom_op_libraries():
+        for library in (*custom_op_libraries(), *libraries):
             _take_ops(options, library)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

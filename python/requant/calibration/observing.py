@@ -1,10 +1,12 @@
 """What is done with a batch of calibration samples: run the float model, count what its tensors hold.
 
-The same here and in the workers of an executor, so that both see the same.
+Where onnxruntime runs it, most tensors are counted within the run, and are no outputs of it. The same here and in the
+workers of an executor, so that both see the same.
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from requant import ops
 from requant.errors import CalibrationError, ModelError
-from requant.runtime import held, joined, open_runner
+from requant.runtime import held, joined, open_observing, open_runner
 from requant.wording import counted
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from requant.data import Batch
     from requant.onnx.graph import Graph
+    from requant.runtime import Runner
     from requant.serialized import SerializedModel
 
 #: Batches that make up one item for an executor: its answer, statistics of constant size, is worth some inferences.
@@ -36,12 +39,14 @@ class Observation:
         model: gives the tensors ``fetched``; None if there are none.
         fed: the inputs to be observed.
         fetched: the inner tensors to be observed.
+        observable: those of them, by position, that can be counted within a run.
         ordered: whether it is not worth while to leave the values of a tensor in the order in which they are computed.
     """
 
     model: SerializedModel | None
     fed: tuple[str, ...]
     fetched: tuple[str, ...]
+    observable: tuple[int, ...] = ()
     ordered: bool = True
 
     @property
@@ -60,9 +65,14 @@ class Observer:
     def __init__(self, what: Observation, *, threads: int) -> None:
         self.what = what
         self.threads = threads
-        self._runner = None
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._giving: Runner | None = None
+        self._counting: Runner | None = None
         if what.model is not None:
-            self._runner = open_runner(what.model, threads=threads, shared=True, ordered=what.ordered)
+            self._counting = open_observing(what.model, what.observable, threads=threads, ordered=what.ordered)
+            if self._counting is None:
+                self._open_giving()
 
     def statistics(self) -> list[ops.TensorStatistics]:
         """Those of nothing, one for each tensor."""
@@ -74,24 +84,66 @@ class Observer:
         Raises:
             CalibrationError: the model fails on it, or a tensor holds NaN or infinity.
         """
-        arrays = self._infer(batch)
-        ops.observe_many(statistics, arrays, threads=self.threads)
-        for name, seen, array in zip(self.what.names, statistics, arrays, strict=True):
+        arrays: list[Any] = [batch.feeds[name] for name in self.what.fed]
+        given = self._count(statistics, batch)
+        arrays += self._give(batch) if given is None else given
+        left = [(seen, array) for seen, array in zip(statistics, arrays, strict=True) if array is not None]
+        ops.observe_many([seen for seen, _ in left], [array for _, array in left], threads=self.threads)
+        for index, seen in enumerate(statistics):
             if seen.nan_count or seen.inf_count:
-                raise _not_finite(name, batch, array)
+                if arrays[index] is None:
+                    arrays[len(self.what.fed) :] = self._give(batch)
+                raise _not_finite(self.what.names[index], batch, arrays[index])
 
     def stop(self) -> None:
         """Make what is under way in other threads end with an error."""
-        if self._runner is not None:
-            self._runner.stop()
+        self._stopped = True
+        for runner in (self._counting, self._giving):
+            if runner is not None:
+                runner.stop()
 
-    def _infer(self, batch: Batch) -> list[Any]:
+    def _count(self, statistics: Sequence[ops.TensorStatistics], batch: Batch) -> list[Any] | None:
+        """Run the model, and count within; the tensors ``fetched`` that it gives out, None for those that are counted.
+
+        None if it counted nothing: another runtime may run nodes in other threads than the one that has asked for it.
+        """
+        runner, expected = self._counting, len(self.what.observable)
+        if runner is None:
+            return None
+        outputs: list[Any] = []
+        problem = None
+        ops.observe_here(statistics[len(self.what.fed) :], self.threads)
         try:
-            outputs = [joined(output) for output in self._runner.run(batch.feeds)] if self._runner is not None else []
+            outputs = runner.run(batch.feeds)
+        except ModelError as error:
+            problem = error
+        finally:
+            seen = ops.observe_here([], 1)
+        if problem is None and seen == expected:
+            given, observable = iter(outputs), set(self.what.observable)
+            return [None if i in observable else joined(next(given)) for i in range(len(self.what.fetched))]
+        if seen or self._stopped:
+            raise _failed(batch, problem or ModelError(f"onnxruntime counted {seen} of {expected} tensors"))
+        self._counting = None
+        return None
+
+    def _give(self, batch: Batch) -> list[Any]:
+        """Run the model; the tensors ``fetched``."""
+        if self.what.model is None:
+            return []
+        try:
+            return [joined(output) for output in self._open_giving().run(batch.feeds)]
         except ModelError as problem:
-            where = f"sample {batch.first}" if batch.count == 1 else f"samples {batch.first} to {batch.indices[-1]}"
-            raise CalibrationError(f"{where}: {problem.message}", hint=problem.hint) from problem
-        return [batch.feeds[name] for name in self.what.fed] + outputs
+            raise _failed(batch, problem) from problem
+
+    def _open_giving(self) -> Runner:
+        assert self.what.model is not None
+        with self._lock:
+            if self._giving is None:
+                self._giving = open_runner(
+                    self.what.model, threads=self.threads, shared=True, ordered=self.what.ordered
+                )
+            return self._giving
 
 
 def watch(
@@ -132,6 +184,11 @@ def grouped(batches: Iterable[Batch]) -> Iterator[tuple[Batch, ...]]:
             group.clear()
     if group:
         yield tuple(group)
+
+
+def _failed(batch: Batch, problem: ModelError) -> CalibrationError:
+    where = f"sample {batch.first}" if batch.count == 1 else f"samples {batch.first} to {batch.indices[-1]}"
+    return CalibrationError(f"{where}: {problem.message}", hint=problem.hint)
 
 
 def _not_finite(name: str, batch: Batch, array: Any) -> CalibrationError:

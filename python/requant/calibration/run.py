@@ -70,7 +70,8 @@ def calibrate_graph(
         from requant.onnx.saving import self_contained
 
         model = SerializedModel(self_contained(model))
-    what = Observation(model, fed, fetched, ordered=not _is_worth_reopening(graph, model, fetched))
+    ordered = not _is_worth_reopening(graph, model, fetched)
+    what = Observation(model, fed, fetched, _observable(graph, model, fetched), ordered=ordered)
     if executor is None:
         parts = _observe_here(what, batches, config, total)
     else:
@@ -99,6 +100,15 @@ def _is_worth_reopening(graph: Graph, model: SerializedModel | None, fetched: tu
     from requant.onnx.reorders import reordered
 
     return reordered(graph, set(fetched)) >= max(_REORDERED, model.size / 100)
+
+
+def _observable(graph: Graph, model: SerializedModel | None, fetched: tuple[str, ...]) -> tuple[int, ...]:
+    """Which of ``fetched`` are counted within a run: of large models none, as the file is read and written for it."""
+    if model is None or len(model.proto) > _REOPENED:
+        return ()
+    from requant.onnx.observers import observable
+
+    return observable(graph, fetched)
 
 
 def _observe_here(

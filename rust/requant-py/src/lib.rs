@@ -12,6 +12,7 @@ mod gemm;
 mod gguf;
 mod guard;
 mod layers;
+mod observe_op;
 mod reals;
 mod reconstruction;
 mod statistics;
@@ -36,6 +37,8 @@ mod _requant {
     use super::gguf::{gguf_dequantize, gguf_quantize};
     #[pymodule_export]
     use super::layers::{add, average_pool, global_average_pool, look_up, max_pool};
+    #[pymodule_export]
+    use super::observe_op::observe_here;
     #[pymodule_export]
     use super::reconstruction::reconstruct;
     #[pymodule_export]

@@ -31,6 +31,11 @@ type Choice = (&'static str, bool, f32, f32);
 pub(crate) struct TensorStatistics(Mutex<stats::TensorStatistics>);
 
 impl TensorStatistics {
+    /// What is counted, to be locked detached from the interpreter.
+    pub(crate) fn inner(&self) -> &Mutex<stats::TensorStatistics> {
+        &self.0
+    }
+
     /// A panic while the lock was held has been reported as `InternalError`; it does not make each later call one.
     fn lock(&self) -> MutexGuard<'_, stats::TensorStatistics> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
