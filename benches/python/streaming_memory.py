@@ -4,12 +4,15 @@
 
 A transformer of the shape of a 7-billion-parameter language model, of normal weights in external data, is written to
 FOLDER (and kept there for further runs), and ``requant quantize`` runs in a process of its own. Printed are its highest
-``RssAnon`` and ``RssFile`` (Linux): memory that only it has, and pages of files, which the system takes back at will.
+``RssAnon`` and ``RssFile`` (Linux), memory that only it has, and pages of files, which the system takes back at will,
+the highest sum of both, and its time beside that of input and output alone, before and after it: reading the weights,
+which are not in the page cache then, and writing as many bytes as the result has.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import threading
@@ -103,10 +106,34 @@ def watch(process: subprocess.Popen[bytes], peaks: dict[str, int]) -> None:
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         except OSError:
             return
-        for name, value in (line.split(":", 1) for line in lines):
-            if name in ("RssAnon", "RssFile"):
-                peaks[name] = max(peaks.get(name, 0), int(value.split()[0]) << 10)
+        now = {
+            name: int(value.split()[0]) << 10 for name, value in (line.split(":", 1) for line in lines if "kB" in line)
+        }
+        now["both"] = now.get("RssAnon", 0) + now.get("RssFile", 0)
+        for name in ("RssAnon", "RssFile", "both"):
+            peaks[name] = max(peaks.get(name, 0), now.get(name, 0))
         time.sleep(0.02)
+
+
+def evict(path: Path) -> None:
+    """Take a file out of the page cache."""
+    os.sync()
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def bare_io(path: Path, written: int) -> float:
+    """Seconds that reading a file takes, and writing so many bytes of it to the disk."""
+    evict(path)
+    start = time.perf_counter()
+    with path.open("rb", buffering=0) as file, path.with_suffix(".copy").open("wb", buffering=0) as copy:
+        while chunk := file.read(_CHUNK * 4):
+            copy.write(chunk[:written])
+            written -= min(written, len(chunk))
+        os.fsync(copy.fileno())
+    took = time.perf_counter() - start
+    path.with_suffix(".copy").unlink()
+    return took
 
 
 def main() -> None:
@@ -127,6 +154,9 @@ def main() -> None:
     options = args.options or ["--weight-only", "int4", "--algorithm", "rtn"]
     output = args.folder / "quantized.onnx"
     command = [sys.executable, "-m", "requant", "quantize", str(path), *options, "-o", str(output)]
+    data = path.with_suffix(".bin")
+    before = bare_io(data, sum(file.stat().st_size for file in args.folder.glob("quantized.onnx*")))
+    evict(data)
     start = time.perf_counter()
     process = subprocess.Popen(command)
     peaks: dict[str, int] = {}
@@ -134,9 +164,10 @@ def main() -> None:
     thread.start()
     thread.join()
     took = time.perf_counter() - start
-    size = sum(file.stat().st_size for file in (path, path.with_suffix(".bin")))
+    size = sum(file.stat().st_size for file in (path, data))
     written = sum(file.stat().st_size for file in args.folder.glob("quantized.onnx*"))
-    print(f"exit {process.wait()}, {size / 1e9:.2f} -> {written / 1e9:.2f} GB in {took:.0f} s")
+    print(f"exit {process.wait()}, {size / 1e9:.2f} -> {written / 1e9:.2f} GB in {took:.1f} s", end="")
+    print(f", input and output alone {before:.1f} and {bare_io(data, written):.1f} s")
     print(", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in peaks.items()))
 
 

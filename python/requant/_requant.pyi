@@ -28,6 +28,7 @@ __all__ = [
     "gguf_quantize",
     "global_average_pool",
     "gptq",
+    "largest_terms",
     "look_up",
     "matmul",
     "matmul_blocked",
@@ -39,6 +40,7 @@ __all__ = [
     "quantize",
     "quantize_blocks",
     "reconstruct",
+    "rounding_error",
     "slice_ranges",
     "unpack",
     "unpack_blocks",
@@ -63,6 +65,9 @@ def slice_ranges(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Smallest and largest value of the tensor (shape ``[]``), each channel of ``axis``, or each block along it."""
 
+def largest_terms(x: NDArray[np.float32], axis: int, pairs: bool) -> NDArray[np.float64]:
+    """The largest magnitudes along ``axis`` (0 or 1) of a matrix, with ``pairs`` also of sums of 2i and 2i + 1."""
+
 # Scale, zero point, dtype, axis, block size, narrow, rounding, threads (0: as many as the size is worth).
 # Zero points are int32, or of the integers that values are held in.
 _Spec = tuple[float | NDArray[np.float32], int | NDArray[Any], str, int | None, int | None, bool, str, int]
@@ -75,6 +80,9 @@ def dequantize(q: NDArray[Any], spec: _Spec, out: NDArray[Any], packed: bool) ->
 
 def fake_quantize(x: NDArray[Any], spec: _Spec, out: NDArray[Any], mask: NDArray[np.bool_] | None) -> None:
     """Quantize, then dequantize; ``mask`` tells what was not clamped."""
+
+def rounding_error(x: NDArray[Any], q: NDArray[Any], spec: _Spec) -> tuple[float, float, float, float]:
+    """Smallest and largest value of ``x``, sums of squares of ``x`` and of its distance from the reals of ``q``."""
 
 def pack(q: NDArray[Any], dtype: str, out: NDArray[np.uint8]) -> None:
     """Integers of 2 or 4 bits (held in int8 or uint8), several to a byte, low bits first."""

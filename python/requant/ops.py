@@ -32,6 +32,7 @@ from requant._requant import (
     gguf_quantize as gguf_quantize_into,
     global_average_pool as global_average_pool_into,
     gptq as gptq_blocks,
+    largest_terms,
     look_up as look_up_into,
     matmul as matmul_into,
     matmul_blocked as matmul_blocked_into,
@@ -94,6 +95,7 @@ __all__ = [
     "gguf_quantize_into",
     "global_average_pool_into",
     "gptq_blocks",
+    "largest_terms",
     "look_up_into",
     "matmul_blocked_into",
     "matmul_into",
@@ -107,6 +109,7 @@ __all__ = [
     "quantize_blocks_into",
     "quantize_packed",
     "reconstruct",
+    "rounding_error",
     "scale_shape",
     "unpack_blocks",
     "unpack_into",
@@ -184,6 +187,22 @@ def dequantize_array(
     shape, spec = _spec(array.shape, tensor.params, "onnx", threads)
     _requant.dequantize(_rows(array, shape), spec, _rows(y, shape), False)
     return y
+
+
+def rounding_error(x: ArrayLike, tensor: QuantizedTensor) -> tuple[float, float, float, float]:
+    """How well a tensor stands for the finite reals ``x`` that it was made of.
+
+    Returns:
+        The smallest and largest value of ``x``, the sum of its squares, and that of the squares of its distances, in
+        float32, from the reals of ``tensor``.
+
+    Raises:
+        ConfigError: Parameters, or data, that do not fit ``x``.
+        TypeError: ``x`` does not hold real numbers.
+    """
+    array, data = as_reals(x), in_order(as_array(tensor.data), tensor.params.scheme.dtype.numpy)
+    shape, spec = _spec(array.shape, tensor.params, "onnx", None)
+    return _requant.rounding_error(_rows(array, shape), _rows(data, shape), spec)
 
 
 def fake_quantize_array(

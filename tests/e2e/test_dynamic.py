@@ -11,6 +11,9 @@ from tests.models import MODELS, Array, Net, run, samples
 
 import requant
 from requant.errors import ConfigError, ModelError
+from requant.onnx import dynamic
+from requant.runtime import optimized
+from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +54,29 @@ def test_a_transformer_needs_no_data(tmp_path: Path) -> None:
     assert sqnr(run(model, feeds)[0], run(result.data, feeds)[0]) > 33
     result.save(tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == result.data
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("shape", [[], ["n"], [2, "n"]])
+def test_of_a_large_table_only_what_is_looked_up_becomes_real(
+    shape: list[int | str], per_channel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net()
+    ids = net.input("ids", shape, onnx.TensorProto.INT64)
+    model = net.model(net.op("Gather", net.normal(200, 64), ids, output="y"))
+    folded = requant.quantize(model, dynamic=True, per_channel=per_channel)
+    monkeypatch.setattr(dynamic, "_LARGE_TABLE", 1000)
+    looked_up = requant.quantize(model, dynamic=True, per_channel=per_channel)
+    assert looked_up.report.stored == folded.report.stored == {"Gather": 1}
+    size = {0: (), 1: (4,), 2: (2, 2)}[len(shape)]
+    feeds = {"ids": np.resize([3, -1, 199, 7], size)}
+    np.testing.assert_array_equal(run(looked_up.data, feeds)[0], run(folded.data, feeds)[0])
+    for result, kept in ((folded, {"Gather"}), (looked_up, {"Gather", "Cast", "Mul"})):
+        runs = optimized(SerializedModel(result.data))
+        assert runs is not None
+        assert {node.op_type for node in onnx.load_from_string(runs).graph.node} == kept
+    with pytest.raises(ModelError, match="quantized already"):
+        requant.quantize(looked_up.data, dynamic=True)
 
 
 def test_data_is_compared_on_and_changes_nothing() -> None:

@@ -13,6 +13,7 @@ All that is read is a graph, so nodes in the bodies of If, Loop and Scan are pla
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,11 @@ import numpy as np
 
 from requant import ops
 from requant.building.resolve import saturating_pairs
-from requant.onnx.blocks import finite, largest_pairs, largest_terms
+from requant.onnx.blocks import finite, largest_pairs, largest_terms, quantized
 from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float
 from requant.onnx.names import name_of
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
+from requant.parallel import in_order
 from requant.planning.build import FASTER, build_plan
 from requant.planning.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
 from requant.planning.selection import excluded
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     #: Integer weights by node name and input index.
     IntegerWeights = Mapping[tuple[str, int], "IntegerWeight"]
 
+#: Weights that are worked on at a time at most, whatever the number of cores: the integers of each are in memory.
+_WORKERS = 4
 _RECURRENCE = 2  # the input that holds the recurrent weight
 _STORED = "; its weights are int8 in the file"
 _WORTH = 1 << 10  # weights of a layer that is faster in float, at least, to be rounded for the size of the file
@@ -248,21 +252,28 @@ def resolve_dynamic(graph: Graph, plan: QuantPlan, config: QuantConfig) -> dict[
         ModelError: a weight holds NaN or infinity.
     """
     nodes = {node.name: node for node in graph.all_nodes()}
-    done: dict[object, IntegerWeight] = {}
-    found = {}
+    jobs: dict[object, tuple[ir.Value, WeightPlan, bool, bool]] = {}
+    keys = {}
     for planned, weight, value in _planned_weights(plan, nodes):
         integer = planned.form is Form.INTEGER
         summed = not integer and not OPS[planned.op_type].lookup
         key = (value, integer, summed, weight.axes, weight.terms)
-        if key not in done:
-            array = finite(constant(value), weight.name)
-            dtype = QuantType(config.weights) if integer else QuantType.INT8
-            pairs = integer and saturating_pairs(config)
-            data, scale = _quantize(array, weight, dtype, pairs=pairs, summed=summed)
-            stored = data if graph.scratch is None else graph.tensor(data, weight.name)
-            done[key] = IntegerWeight(stored, scale, dtype.centre)
-        found[planned.name, weight.index] = done[key]
-    return found
+        jobs.setdefault(key, (value, weight, integer, summed))
+        keys[planned.name, weight.index] = key
+
+    def quantize(job: tuple[ir.Value, WeightPlan, bool, bool]) -> IntegerWeight:
+        value, weight, integer, summed = job
+        dtype = QuantType(config.weights) if integer else QuantType.INT8
+        pairs = integer and saturating_pairs(config)
+        data, scale = _quantize(constant(value), weight, dtype, pairs=pairs, summed=summed)
+        stored = data if graph.scratch is None else graph.tensor(data, weight.name)
+        return IntegerWeight(stored, scale, dtype.centre)
+
+    # Where weights lie in files, one is read while another is computed.
+    workers = 1 if graph.scratch is None else min(config.cores, _WORKERS)
+    with closing(in_order(quantize, jobs.values(), workers)) as weights:
+        done = dict(zip(jobs, weights, strict=True))
+    return {place: done[key] for place, key in keys.items()}
 
 
 def _planned_weights(
@@ -274,21 +285,22 @@ def _planned_weights(
 
 
 def _quantize(
-    array: NDArray[Any], weight: WeightPlan, dtype: QuantType, *, pairs: bool, summed: bool
+    reals: NDArray[Any] | None, weight: WeightPlan, dtype: QuantType, *, pairs: bool, summed: bool
 ) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Symmetric and narrow integers, and their scale, one to each index of ``weight.axes``.
 
     ``summed`` keeps the sums of errors small.
     """
+    array = finite(reals, weight.name)
     rows = np.moveaxis(array, weight.terms, -1)
     matrix = rows.reshape(-1, rows.shape[-1])
-    peak = np.maximum(largest_terms(matrix), largest_pairs(matrix) if pairs else 0.0).reshape(rows.shape[:-1])
+    peak = (largest_pairs(matrix) if pairs else largest_terms(matrix)).reshape(rows.shape[:-1])
     peak = np.expand_dims(peak, weight.terms)
     others = tuple(axis for axis in range(array.ndim) if axis not in weight.axes)
     peak = peak.max(axis=others, keepdims=True)
     scale = np.maximum(peak / 127, 2 * float(np.finfo(np.float32).tiny)).astype(np.float32)
     if len(weight.axes) == 1 and not summed:
-        return ops.quantize_array(array, _params(scale, dtype, weight.axes[0])).data, scale
+        return quantized(array, _params(scale, dtype, weight.axes[0])), scale
     order = (*weight.axes, *others)
     shape = tuple(array.shape[axis] for axis in order)
     flat = np.transpose(array, order).reshape(scale.size, -1)

@@ -7,7 +7,9 @@ products read one activation::
 
 An LSTM becomes com.microsoft's DynamicQuantizeLSTM, a convolution the same chain with ConvInteger. A weight that is
 only stored as integers is ``Mul(Cast(integers), scale)``: constants, which a runtime folds when it loads the model,
-where it would run DequantizeLinear at each inference.
+where it would run DequantizeLinear at each inference. Of a large table only the rows that are looked up become real::
+
+    indices -> Gather(integers) -> Cast -> Mul(Gather(scale))
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant, is_transposed
+from requant.onnx.graph import add_initializer, constant, int_attribute, is_transposed
 from requant.onnx.mapped import fingerprint
 from requant.onnx.names import free_name, name_of, taken_names
 from requant.onnx.passes.cleanup import drop_unused
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 _CONTRIB = "com.microsoft"
 _LSTM_INPUTS = 8  # X, W, R, B, sequence_lens, initial_h, initial_c, P: behind them come the scales
 _BIAS = 2
+#: Values of a table from which on its reals, four times its integers, do not lie in memory.
+_LARGE_TABLE = 1 << 22
 
 
 @uncollected()
@@ -68,6 +72,8 @@ class _Writer:
             node = self.nodes[planned.name]
             if planned.form is Form.INTEGER:
                 forms[planned.op_type](node)
+            elif self._is_large_table(node, planned):
+                self._look_up(node, self.weights[planned.name, 0])
             else:
                 self._store(node, planned)
 
@@ -93,6 +99,33 @@ class _Writer:
             scope.insert_before(scope[0], chain)
             self.reals[key] = chain[-1].outputs[0]
         return self.reals[key]
+
+    def _is_large_table(self, node: ir.Node, planned: DynamicNode) -> bool:
+        """Whether a node looks up rows of a large matrix."""
+        if node.op_type != "Gather" or int_attribute(node, "axis", 0) != 0:
+            return False
+        data = self.weights[planned.name, 0].data
+        return data.ndim == 2 and data.size >= _LARGE_TABLE
+
+    def _look_up(self, node: ir.Node, weight: IntegerWeight) -> None:
+        """Let a lookup read integers, and what it finds become real."""
+        table, indices, name = node.inputs[0], node.inputs[1], node.name or ""
+        assert indices is not None  # as a Gather has some
+        scope = _scope(table)
+        rows = self._node("Gather", [self._constant(scope, f"{_name(table)}_q", weight.data), indices], f"{name}_rows")
+        cast = self._node("Cast", [rows.outputs[0]], f"{name}_cast", [ir.AttrInt64("to", ir.DataType.FLOAT)])
+        chain = [rows, cast]
+        each_row = weight.scale.size > 1
+        step = self._constant(scope, f"{_name(table)}_scale", weight.scale if each_row else weight.scale.reshape(()))
+        if each_row:
+            steps = self._node("Gather", [step, indices], f"{name}_steps")
+            chain.append(steps)
+            step = steps.outputs[0]
+        chain.append(self._node("Mul", [cast.outputs[0], step], f"{name}_reals"))
+        if weight.gain is not None:
+            gain = self._constant(scope, f"{_name(table)}_gain", weight.gain.reshape(-1))
+            chain.append(self._node("Mul", [chain[-1].outputs[0], gain], f"{name}_scaled"))
+        _replace(node, chain)
 
     # -- ops that run on integers --------------------------------------------------------------------------------------
 

@@ -370,10 +370,12 @@ def may_touch_float(node: ir.Node) -> bool:
 
 
 def _widens_weights(node: ir.Node) -> bool:
-    """Whether a node turns stored int8 weights into reals."""
+    """Whether a node turns stored int8 weights, or rows of a table of them, into reals."""
     if node.op_type != "Cast" or node.attributes["to"].as_int() != ir.DataType.FLOAT:
         return False
-    array = constant(node.inputs[0])
+    value = node.inputs[0]
+    lookup = None if value is None else value.producer()
+    array = constant(lookup.inputs[0] if lookup is not None and lookup.op_type == "Gather" else value)
     return array is not None and array.dtype == np.int8 and array.ndim > 1
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from requant.onnx.blocks import largest_terms
 from requant.onnx.graph import constant, int_attribute, is_transposed, rank, set_constant
 from requant.onnx.passes.affine import along_channels, channels_of
 from requant.onnx.passes.cleanup import drop_unused
@@ -108,8 +109,7 @@ def input_peaks(node: ir.Node, weight: Array, span: int = 1) -> Array:
     elif node.op_type == "ConvTranspose":
         peaks = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     else:
-        rows: Array = np.abs(weight).max(axis=0 if is_transposed(node) else 1)
-        peaks = rows.reshape(-1, span).max(axis=1)
+        peaks = largest_terms(weight.T if is_transposed(node) else weight).reshape(-1, span).max(axis=1)
     return peaks
 
 

@@ -15,6 +15,7 @@ mod dynamic;
 mod layout;
 mod params;
 mod ranges;
+mod rounding_error;
 mod tiling;
 
 use std::{borrow::Cow, ops::Range};
@@ -26,7 +27,8 @@ use tiling::Tiling;
 pub use crate::kernels::rounding::Rounding;
 pub use dynamic::dynamic_error;
 pub use params::{limits, params};
-pub use ranges::slice_ranges;
+pub use ranges::{largest_terms, slice_ranges};
+pub use rounding_error::RoundingError;
 
 use crate::{
     Error, Granularity, QuantType, Result,

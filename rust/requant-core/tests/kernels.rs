@@ -280,3 +280,29 @@ fn widening_is_that_of_the_definition() {
         }
     }
 }
+
+#[test]
+fn sums_of_two_are_those_of_the_definition() {
+    for kernels in kernels::available() {
+        let name = kernels.name();
+        for len in lengths() {
+            for shift in 0..SPECIALS.len() {
+                let (a, b) = (cycle(&SPECIALS, len, shift), cycle(&SPECIALS, len, 2 * shift + 1));
+                let mut peaks = cycle(&SPECIALS, len, 7).into_iter().map(f64::from).collect::<Vec<_>>();
+                let sums = a.iter().zip(&b).map(|(a, b)| (f64::from(*a) + f64::from(*b)).abs());
+                let want: Vec<f64> = peaks.iter().zip(sums).map(|(peak, sum)| peak.max(sum)).collect();
+                kernels.raise_to_sums(&a, &b, &mut peaks);
+                assert_eq!(peaks, want, "{name}, length {len}, shift {shift}");
+                let sums = a
+                    .chunks_exact(2)
+                    .map(|pair| (f64::from(pair[0]) + f64::from(pair[1])).abs());
+                let got = kernels.largest_sum(&a);
+                assert_eq!(
+                    got.to_bits(),
+                    sums.fold(0.0, f64::max).to_bits(),
+                    "{name}, length {len}, shift {shift}"
+                );
+            }
+        }
+    }
+}

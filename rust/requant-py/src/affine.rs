@@ -1,6 +1,8 @@
 //! Affine maps and packing on numpy arrays.
 
-use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use numpy::{
+    PyArrayDyn, PyArrayMethods, PyReadonlyArray2, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods,
+};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
@@ -88,6 +90,19 @@ pub(crate) fn slice_ranges<'py>(
     };
     let (lo, hi) = ranges.into_iter().map(|range| (range.lo, range.hi)).unzip();
     Ok((moved(py, &shape, lo)?, moved(py, &shape, hi)?))
+}
+
+/// The largest magnitude of each row or column of a matrix, or of a sum of two neighbours in it.
+#[pyfunction]
+pub(crate) fn largest_terms<'py>(
+    py: Python<'py>,
+    x: PyReadonlyArray2<'py, f32>,
+    axis: usize,
+    pairs: bool,
+) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+    let (shape, values) = ([x.shape()[0], x.shape()[1]], x.as_slice()?);
+    let peaks = detached(py, || affine::largest_terms(values, shape, axis, pairs))?;
+    moved(py, &[peaks.len()], peaks)
 }
 
 /// One scale, or an array of them.
@@ -232,6 +247,20 @@ pub(crate) fn fake_quantize(
             detached(py, || map.fake_quantize_with_mask(reals, fake, mask))
         }
     }
+}
+
+/// The range of reals, the sum of their squares, and that of their distances from the reals of integers.
+#[pyfunction]
+pub(crate) fn rounding_error(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    q: &Bound<'_, PyAny>,
+    spec: Spec<'_>,
+) -> PyResult<(f32, f32, f64, f64)> {
+    let (x, q) = (RealArray::new(x)?, IntegerArray::new(q)?);
+    let (reals, integers, map) = (x.reals()?, q.integers()?, spec.lay_over(x.shape())?);
+    let found = detached(py, || map.rounding_error(reals, integers))?;
+    Ok((found.range.lo, found.range.hi, found.signal, found.noise))
 }
 
 /// Several integers of 2 or 4 bits to a byte.

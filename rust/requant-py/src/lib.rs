@@ -24,7 +24,9 @@ use pyo3::{prelude::*, types::PyTuple};
 #[pymodule(gil_used = false)]
 mod _requant {
     #[pymodule_export]
-    use super::affine::{affine_params, dequantize, fake_quantize, pack, quantize, slice_ranges, unpack};
+    use super::affine::{
+        affine_params, dequantize, fake_quantize, largest_terms, pack, quantize, rounding_error, slice_ranges, unpack,
+    };
     #[pymodule_export]
     use super::blocked::{BlockedMatrix, matmul_blocked};
     #[pymodule_export]

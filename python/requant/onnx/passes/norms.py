@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from requant.onnx.blocks import largest_terms
 from requant.onnx.graph import constant, int_attribute, is_transposed, set_constant
 from requant.onnx.mapped import changed
 
@@ -69,11 +70,14 @@ def _even_out(norm: ir.Node, places: list[tuple[ir.Node, int]]) -> bool:
     elsewhere = any(reader not in products for node in products for reader in _weight_readers(node))
     if norm.outputs[0].is_graph_output() or elsewhere:
         return False
-    rows = np.max([np.abs(w).max(axis=1) for w in weights], axis=0)
     gains = [gain for node, index in places if (gain := constant(node.inputs[index])) is not None]
-    if len(gains) < len(places) or any(g.shape != rows.shape or g.dtype != np.float32 for g in gains):
+    if len(gains) < len(places) or any(g.shape != weights[0].shape[:1] or g.dtype != np.float32 for g in gains):
         return False
-    step = _steps(np.sqrt(sum(np.square(gain.astype(np.float64)) for gain in gains)), rows)
+    size = np.sqrt(sum(np.square(gain.astype(np.float64)) for gain in gains))
+    if size.max() < _OUTSTANDING * np.min(size, where=size > 0, initial=np.inf):
+        return False  # whatever the weights are
+    rows = np.max([largest_terms(w) for w in weights], axis=0)
+    step = _steps(size, rows) if np.isfinite(rows).all() else None
     if step is None or np.max([step, rows * step]) > np.finfo(np.float32).max:
         return False
     for (node, index), gain in zip(places, gains, strict=True):
@@ -112,6 +116,6 @@ def _weight(node: ir.Node) -> NDArray[Any] | None:
     if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or int_attribute(node, "transA", 0):
         return None
     array = constant(node.inputs[1])
-    if array is None or array.ndim != 2 or array.dtype != np.float32 or not np.isfinite(array).all():
+    if array is None or array.ndim != 2 or array.dtype != np.float32:
         return None
     return array.T if is_transposed(node) else array

@@ -1,12 +1,13 @@
 //! What it costs to quantize an array over its own range, as is done at run time.
 
 use super::{Affine, params};
-use crate::{Granularity, QuantScheme, QuantType, Range, Result, kernels};
+use crate::{
+    Granularity, QuantScheme, QuantType, Range, Result,
+    kernels::{self, elementwise},
+};
 
 /// Values that are rounded before their errors are added up; both stay in the first-level cache.
 const CHUNK: usize = 2048;
-/// Sums that are added to by turns.
-const LANES: usize = 8;
 
 /// The range of the finite values of `x`, and the sum of their squared errors when they are quantized to `dtype` over it,
 /// asymmetrically and with one scale: what ONNX DynamicQuantizeLinear costs. `None` where no value is finite.
@@ -41,25 +42,13 @@ fn squared_error(x: &[f32], range: Range, dtype: QuantType) -> Result<f64> {
     };
     let params = params(range, scheme)?;
     let (scale, zero_point) = ([params.scale], [params.zero_point]);
-    let (mut sums, mut buffer) = ([0.0; LANES], [0.0; CHUNK]);
+    let (mut noise, mut buffer) = (0.0, [0.0; CHUNK]);
     for part in x.chunks(CHUNK) {
         let rounded = &mut buffer[..part.len()];
         Affine::new(&[part.len()], Granularity::PerTensor, dtype, false, &scale, &zero_point)?
             .with_threads(1)
             .fake_quantize(part, &mut *rounded)?;
-        let ((eights, rest), (rounded, rounded_rest)) = (part.as_chunks::<LANES>(), rounded.as_chunks::<LANES>());
-        for (x, rounded) in eights.iter().zip(rounded) {
-            add_squares(&mut sums, x, rounded);
-        }
-        add_squares(&mut sums, rest, rounded_rest);
+        noise += elementwise::current().squares(part, rounded).1;
     }
-    Ok(sums.iter().sum())
-}
-
-#[inline(always)]
-fn add_squares(sums: &mut [f64; LANES], x: &[f32], rounded: &[f32]) {
-    for ((sum, x), rounded) in sums.iter_mut().zip(x).zip(rounded) {
-        let error = f64::from(rounded - x);
-        *sum += error * error;
-    }
+    Ok(noise)
 }

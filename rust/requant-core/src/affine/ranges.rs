@@ -37,6 +37,35 @@ pub fn slice_ranges(x: &[f32], shape: &[usize], granularity: Granularity) -> Res
         .collect()) // -0 + 0 is 0
 }
 
+/// The largest magnitude in each row (`axis` 1) or column (`axis` 0) of a `[rows, columns]` matrix; with `pairs`, or the largest
+/// magnitude of a sum of two neighbours, `2i` and `2i + 1`, where that is larger.
+///
+/// A kernel that adds two products in 16 bits saturates by that: of unlike signs the sum is smaller than a term.
+///
+/// # Errors
+/// A length other than the shape's, a NaN or infinity (its index is told).
+pub fn largest_terms(x: &[f32], shape: [usize; 2], axis: usize, pairs: bool) -> Result<Vec<f64>> {
+    let along = Granularity::PerChannel { axis: 1 - axis.min(1) };
+    let ranges = slice_ranges(x, &shape, along)?;
+    let mut peaks: Vec<f64> = ranges.iter().map(|range| f64::from(range.hi.max(-range.lo))).collect();
+    let [_, columns] = shape;
+    if !pairs || columns == 0 {
+        return Ok(peaks);
+    }
+    let kernels = kernels::current();
+    if axis == 0 {
+        for rows in x.chunks_exact(2 * columns) {
+            let (even, odd) = rows.split_at(columns);
+            kernels.raise_to_sums(even, odd, &mut peaks);
+        }
+    } else {
+        for (row, peak) in x.chunks_exact(columns).zip(&mut peaks) {
+            *peak = peak.max(kernels.largest_sum(row));
+        }
+    }
+    Ok(peaks)
+}
+
 /// The error that tells where the first NaN or infinity is.
 #[cold]
 fn not_finite(x: &[f32], shape: &[usize]) -> Error {

@@ -141,6 +141,10 @@ pub trait ElementwiseKernel: Send + Sync {
     /// Whether the integer of each real lies within the type before it is clamped; false for NaN.
     fn in_range(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [bool]);
 
+    /// The sums of the squares of `x`, and of its distances from `y` as f32 has them; both slices are of one length. Value `i`
+    /// is added to sum `i % 16`, and the sums then one after another.
+    fn squares(&self, x: &[f32], y: &[f32]) -> (f64, f64);
+
     /// Each real as f32, exactly.
     fn widen(&self, x: Reals<'_>, out: &mut [f32]);
 

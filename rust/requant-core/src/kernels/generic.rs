@@ -1,5 +1,7 @@
 //! The definition of every kernel, in plain Rust.
 
+use std::slice;
+
 use super::{BINS, Corners, Counters, Kernels, LANES, Piece, Summary, Tail, Terms, WAYS, density};
 use crate::requantize::round_half_even;
 
@@ -26,6 +28,14 @@ impl Kernels for Generic {
 
     fn widen(&self, x: &[f32], lo: &mut [f32], hi: &mut [f32]) -> bool {
         widen(x, lo, hi)
+    }
+
+    fn raise_to_sums(&self, a: &[f32], b: &[f32], peaks: &mut [f64]) {
+        raise_to_sums(a, b, peaks);
+    }
+
+    fn largest_sum(&self, x: &[f32]) -> f64 {
+        largest_sum(x)
     }
 
     fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
@@ -130,6 +140,30 @@ pub(super) fn widen(x: &[f32], lo: &mut [f32], hi: &mut [f32]) -> bool {
         numbers &= !v.is_nan();
     }
     numbers
+}
+
+/// See [`Kernels::raise_to_sums`].
+#[inline(always)]
+pub(super) fn raise_to_sums(a: &[f32], b: &[f32], peaks: &mut [f64]) {
+    for ((a, b), peak) in a.iter().zip(b).zip(peaks) {
+        let sum = (f64::from(*a) + f64::from(*b)).abs();
+        *peak = if sum > *peak { sum } else { *peak };
+    }
+}
+
+/// See [`Kernels::largest_sum`].
+#[inline(always)]
+pub(super) fn largest_sum(x: &[f32]) -> f64 {
+    let mut peaks = [0.0; LANES];
+    let mut raise = |x: &[f32]| {
+        for ([a, b], peak) in x.as_chunks::<2>().0.iter().zip(&mut peaks) {
+            raise_to_sums(slice::from_ref(a), slice::from_ref(b), slice::from_mut(peak));
+        }
+    };
+    let (groups, rest) = x.as_chunks::<{ 2 * LANES }>();
+    groups.iter().for_each(|group| raise(group));
+    raise(rest);
+    peaks.into_iter().fold(0.0, f64::max)
 }
 
 /// A [`Summary`] in the making.

@@ -42,6 +42,10 @@ impl ElementwiseKernel for Generic {
         in_range(x, divisors, rounding, out);
     }
 
+    fn squares(&self, x: &[f32], y: &[f32]) -> (f64, f64) {
+        squares(x, y)
+    }
+
     fn widen(&self, x: Reals<'_>, out: &mut [f32]) {
         halves::widen(x, out);
     }
@@ -228,6 +232,24 @@ fn each<X: Copy, Y: Copy + Default, One, G: Fn(usize) -> One>(
     for (i, (x, out)) in rest.iter().zip(out_rest).enumerate() {
         *out = f(*x, one(first + i));
     }
+}
+
+#[inline(always)]
+pub(super) fn squares(x: &[f32], y: &[f32]) -> (f64, f64) {
+    let (mut signal, mut noise) = ([0.0; GROUP], [0.0; GROUP]);
+    let mut add = |x: &[f32], y: &[f32]| {
+        for (((x, y), signal), noise) in x.iter().zip(y).zip(&mut signal).zip(&mut noise) {
+            let (value, distance) = (f64::from(*x), f64::from(y - x));
+            *signal += value * value;
+            *noise += distance * distance;
+        }
+    };
+    let ((groups, rest), (others, other_rest)) = (x.as_chunks::<GROUP>(), y.as_chunks::<GROUP>());
+    for (x, y) in groups.iter().zip(others) {
+        add(x, y);
+    }
+    add(rest, other_rest);
+    (signal.iter().sum(), noise.iter().sum())
 }
 
 #[inline(always)]

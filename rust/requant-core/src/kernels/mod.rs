@@ -133,6 +133,17 @@ pub trait Kernels: Send + Sync {
         self.base().widen(x, lo, hi)
     }
 
+    /// Raises each peak to the magnitude of the sum of the two values beside it where that is larger; all are finite and of one
+    /// length. A sum of two f32 is exact in f64 but for values 2^29 times as large as each other.
+    fn raise_to_sums(&self, a: &[f32], b: &[f32], peaks: &mut [f64]) {
+        self.base().raise_to_sums(a, b, peaks);
+    }
+
+    /// The largest magnitude of a sum of two neighbours, `2i` and `2i + 1`; 0 where there are none. All are finite.
+    fn largest_sum(&self, x: &[f32]) -> f64 {
+        self.base().largest_sum(x)
+    }
+
     /// Cuts a density into cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first` on. Writes the sums over what lies
     /// beyond the cells' edges, of which the first is given, and `M ln(M / s)` of each cell's mass and bins, 0 where the mass is.
     ///

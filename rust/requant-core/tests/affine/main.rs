@@ -11,8 +11,8 @@ mod naive;
 use proptest::prelude::*;
 use requant_core::{
     Error, Granularity, QuantParams, QuantScheme, QuantType, Range,
-    affine::{self, Affine},
-    arrays::Integer,
+    affine::{self, Affine, RoundingError},
+    arrays::{Integer, Integers, IntegersMut},
 };
 
 const GRANULARITIES: usize = 8;
@@ -127,6 +127,19 @@ impl Case {
         (self.scale[slice], self.zero_point[slice])
     }
 
+    /// That of the integers of `x`, and their reals.
+    fn rounding_error<Q: Integer>(&self, threads: usize) -> (RoundingError, Vec<f32>)
+    where
+        for<'a> &'a [Q]: Into<Integers<'a>>,
+        for<'a> &'a mut [Q]: Into<IntegersMut<'a>>,
+    {
+        let (mut q, mut reals) = (vec![Q::default(); self.x.len()], vec![0.0; self.x.len()]);
+        self.map().quantize(&self.x, q.as_mut_slice()).unwrap();
+        self.map().dequantize(q.as_slice(), reals.as_mut_slice()).unwrap();
+        let map = self.map().with_threads(threads);
+        (map.rounding_error(self.x.as_slice(), q.as_slice()).unwrap(), reals)
+    }
+
     fn quantized<Q: Integer>(&self) -> (Vec<i64>, Vec<f32>) {
         let (mut q, mut x) = (vec![Q::default(); self.x.len()], vec![0.0; self.x.len()]);
         self.map().quantize(&self.x, &mut q).unwrap();
@@ -155,6 +168,43 @@ proptest! {
             let expected = naive::dequantize(q[i], scale, zero_point);
             prop_assert_eq!(x[i].to_bits(), expected.to_bits(), "element {}: {:e} != {:e}", i, x[i], expected);
             prop_assert_eq!(fake[i].to_bits(), expected.to_bits(), "element {}: {:e} != {:e}", i, fake[i], expected);
+        }
+    }
+
+    #[test]
+    fn rounding_errors_are_those_of_each_element(mut case in case(), threads in 1usize..4) {
+        case.x.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 7.0);
+        let x = &case.x;
+        let (error, reals) = match case.dtype {
+            QuantType::I2 | QuantType::I4 | QuantType::I8 => case.rounding_error::<i8>(threads),
+            QuantType::U2 | QuantType::U4 | QuantType::U8 => case.rounding_error::<u8>(threads),
+            QuantType::I16 => case.rounding_error::<i16>(threads),
+            QuantType::U16 => case.rounding_error::<u16>(threads),
+        };
+        let lowest = x.iter().copied().fold(f32::INFINITY, f32::min);
+        let highest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        prop_assert_eq!((error.range.lo, error.range.hi), (lowest, highest));
+        let signal: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let noise: f64 = x.iter().zip(&reals).map(|(x, real)| f64::from(real - x).powi(2)).sum();
+        prop_assert!((error.signal - signal).abs() <= 1e-9 * signal, "{} != {}", error.signal, signal);
+        prop_assert!((error.noise - noise).abs() <= 1e-9 * noise || error.noise == noise, "{} != {}", error.noise, noise);
+    }
+
+    #[test]
+    fn largest_terms_are_those_of_each_row_and_column(
+        rows in 0usize..6, columns in prop_oneof![0usize..6, 30usize..40], pairs in any::<bool>(), axis in 0usize..2,
+        values in prop::collection::vec(real(), 200),
+    ) {
+        let finite = |v: &f32| if v.is_finite() { *v } else { -3.5 };
+        let x: Vec<f32> = values.iter().take(rows * columns).map(finite).collect();
+        let peaks = affine::largest_terms(&x, [rows, columns], axis, pairs).unwrap();
+        let (lines, length) = if axis == 0 { (columns, rows) } else { (rows, columns) };
+        prop_assert_eq!(peaks.len(), lines);
+        for (line, peak) in peaks.iter().enumerate() {
+            let at = |i: usize| f64::from(x[if axis == 0 { i * columns + line } else { line * columns + i }]);
+            let terms = (0..length).map(|i| at(i).abs());
+            let sums = (0..length / 2 * usize::from(pairs)).map(|i| (at(2 * i) + at(2 * i + 1)).abs());
+            prop_assert_eq!(*peak, terms.chain(sums).fold(0.0, f64::max), "line {}", line);
         }
     }
 

@@ -295,6 +295,38 @@ fn threads_give_the_serial_result() {
     }
 }
 
+#[test]
+fn every_kernel_adds_squares_in_one_order() {
+    for kernel in elementwise::available() {
+        for len in (0..70).chain([255, 256, 1029]) {
+            let x: Vec<f32> = (0..len).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.173).collect();
+            let y: Vec<f32> = x.iter().map(|x| x.round()).collect();
+            let got = kernel.squares(&x, &y);
+            let (signal, noise) = generic().squares(&x, &y);
+            assert_eq!(
+                (got.0.to_bits(), got.1.to_bits()),
+                (signal.to_bits(), noise.to_bits()),
+                "{}, {len} values",
+                kernel.name()
+            );
+            let naive = |of: fn(f32, f32) -> f32| {
+                x.iter()
+                    .zip(&y)
+                    .map(|(x, y)| f64::from(of(*x, *y)).powi(2))
+                    .sum::<f64>()
+            };
+            assert!(
+                (signal - naive(|x, _| x)).abs() <= 1e-12 * signal,
+                "{len} values: {signal}"
+            );
+            assert!(
+                (noise - naive(|x, y| y - x)).abs() <= 1e-12 * noise,
+                "{len} values: {noise}"
+            );
+        }
+    }
+}
+
 /// Packing in one pass gives the bytes of packing afterwards.
 #[test]
 fn packed_arrays_are_the_packed_integers() {

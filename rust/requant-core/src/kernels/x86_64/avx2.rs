@@ -33,6 +33,16 @@ impl Kernels for Avx2 {
         unsafe { avx2_extrema::widen(x, lo, hi) }
     }
 
+    fn raise_to_sums(&self, a: &[f32], b: &[f32], peaks: &mut [f64]) {
+        // SAFETY: as above.
+        unsafe { avx2_extrema::raise_to_sums(a, b, peaks) }
+    }
+
+    fn largest_sum(&self, x: &[f32]) -> f64 {
+        // SAFETY: as above.
+        unsafe { avx2_extrema::largest_sum(x) }
+    }
+
     fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
         // SAFETY: as above.
         unsafe { avx2_density::cut(tails, step, first, edges, spreads) }

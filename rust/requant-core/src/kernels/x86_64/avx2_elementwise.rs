@@ -70,6 +70,11 @@ impl ElementwiseKernel for Avx2Elementwise {
         unsafe { in_range(x, divisors, rounding, out) }
     }
 
+    fn squares(&self, x: &[f32], y: &[f32]) -> (f64, f64) {
+        // SAFETY: an `Avx2Elementwise` exists only where its features were detected.
+        unsafe { squares(x, y) }
+    }
+
     fn widen(&self, x: Reals<'_>, out: &mut [f32]) {
         // SAFETY: an `Avx2Elementwise` exists only where its features were detected.
         unsafe { widen(x, out) }
@@ -133,6 +138,11 @@ fn in_range(x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [bo
         return Generic.in_range(x, divisors, rounding, out);
     }
     with_formula!(rounding, F => map::<InRange<F>>(x, divisors, out));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn squares(x: &[f32], y: &[f32]) -> (f64, f64) {
+    generic::squares(x, y)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

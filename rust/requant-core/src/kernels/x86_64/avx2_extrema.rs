@@ -1,4 +1,4 @@
-//! Smallest and largest values, of a slice and column by column.
+//! Smallest and largest values, of a slice and column by column, and largest sums of two.
 
 #[allow(
     clippy::wildcard_imports,
@@ -77,4 +77,14 @@ pub(super) fn widen(x: &[f32], lo: &mut [f32], hi: &mut [f32]) -> bool {
         unordered = _mm256_or_ps(unordered, _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
     }
     generic::widen(rest, lo_rest, hi_rest) && _mm256_movemask_ps(unordered) == 0
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn raise_to_sums(a: &[f32], b: &[f32], peaks: &mut [f64]) {
+    generic::raise_to_sums(a, b, peaks);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn largest_sum(x: &[f32]) -> f64 {
+    generic::largest_sum(x)
 }

@@ -84,6 +84,10 @@ impl ElementwiseKernel for Avx512Elementwise {
         base().in_range(x, divisors, rounding, out);
     }
 
+    fn squares(&self, x: &[f32], y: &[f32]) -> (f64, f64) {
+        base().squares(x, y)
+    }
+
     fn widen(&self, x: Reals<'_>, out: &mut [f32]) {
         base().widen(x, out);
     }
