@@ -329,3 +329,23 @@ def pools_in_float(data: bytes) -> bool:
     while node.op_type not in ("Conv", "DequantizeLinear", "QLinearConv", "QuantizeLinear"):
         node = next(producers[name] for name in node.input if name in producers)
     return node.op_type in ("Conv", "DequantizeLinear")
+
+
+def between_norms(op_type: str) -> onnx.ModelProto:
+    """Products of 64 rows between float ops, as in a transformer; or convolutions of one place, which cost the same."""
+    net = Net()
+    x = net.input("x", ["n", 64, 40] if op_type == "MatMul" else ["n", 40, 8, 8])
+    for inner, outer in ((40, 160), (160, 40), (40, 160), (160, 40)):
+        shape = (inner, outer) if op_type == "MatMul" else (outer, inner, 1, 1)
+        x = net.op("Erf", net.op(op_type, x, net.normal(*shape)))
+    return net.model(x)
+
+
+@pytest.mark.parametrize(("op_type", "slower"), [("MatMul", False), ("Conv", True)])
+def test_quantizing_for_products_costs_no_layout(op_type: str, *, slower: bool) -> None:
+    graph = prepare(Graph.load(between_norms(op_type)))[0]
+    config = QuantConfig(cpu="vnni", include=(op_type,))
+    plan = build_plan(graph, config)
+    assert len(plan.nodes) == 4
+    shape = (1, 64, 40) if op_type == "MatMul" else (1, 40, 8, 8)
+    assert is_presumably_slower(graph, plan, get_target("ort-cpu"), "vnni", {"x": shape}) == slower

@@ -93,6 +93,7 @@ def _estimates(
     sizes = assumed(graph.model, fed)
     in_float, quantized = {}, {}
     by_name = {node.name: node for node in graph.nodes}
+    types = {node.name: node.op_type for node in plan.nodes}
     for planned in plan.nodes:
         node = by_name.get(planned.name)
         if node is None:  # it stands in a body
@@ -108,10 +109,19 @@ def _estimates(
 
     def crossing(value: ir.Value) -> float:
         elements = math.prod(sizes.get(name_of(value), _UNKNOWN))
-        each = (costs.conversion.call + costs.conversion.output * elements for costs in kinds)
-        return 1e-3 * sum(each) / len(kinds)
+        bare = _is_for_products(value, types)
+        each = [(costs.bare if bare and costs.bare else costs.conversion) for costs in kinds]
+        return 1e-3 * sum(cost.call + cost.output * elements for cost in each) / len(kinds)
 
     return Times(in_float, quantized), crossing
+
+
+def _is_for_products(value: ir.Value, planned: Mapping[str, str]) -> bool:
+    """Whether of the ``planned`` nodes, by op type, only products read ``value``, and none but a product gives it."""
+    readers = {planned.get(name_of(node)) for node in value.consumers()} - {None}
+    giver = value.producer()
+    given = None if giver is None else planned.get(name_of(giver))
+    return bool(readers) and readers.issubset(_PRODUCTS) and (given is None or given in _PRODUCTS)
 
 
 def estimate(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) -> float:

@@ -72,6 +72,7 @@ _VNNI = Costs(
         "Resize": (Cost(0.05, call=400), Cost(0.58, call=300)),
     },
     Cost(0.4, call=2500),
+    bare=Cost(0.055, call=1000),
 )
 
 TARGET = Target(

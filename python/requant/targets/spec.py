@@ -51,10 +51,12 @@ class Costs:
             one along another axis than the last.
         conversion: of a tensor that is quantized or dequantized, with what that does to its layout: ``call``, and
             ``output`` for each element.
+        bare: of one that only products read, which has no layout; None where that is not known.
     """
 
     ops: Mapping[str, tuple[Cost, Cost]]
     conversion: Cost
+    bare: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
