@@ -109,7 +109,7 @@ class _Writer:
 
     def _look_up(self, node: ir.Node, weight: IntegerWeight) -> None:
         """Let a lookup read integers, and what it finds become real."""
-        table, indices, name = node.inputs[0], node.inputs[1], node.name or ""
+        table, indices, name = node.inputs[0], node.inputs[1], name_of(node)
         assert indices is not None  # as a Gather has some
         scope = _scope(table)
         rows = self._node("Gather", [self._constant(scope, f"{_name(table)}_q", weight.data), indices], f"{name}_rows")
