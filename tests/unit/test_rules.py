@@ -63,6 +63,7 @@ def test_the_reason_names_the_rule() -> None:
     reasons = {skip.node: skip.reason for skip in plan(exclude=["stem"]).skipped}
     assert reasons["stem"] == "excluded by 'stem'"
     assert {skip.reason for skip in plan(include=["Conv"]).skipped} == {"it is not included"}
+    assert {skip.reason for skip in plan(exclude=[".*"]).skipped} == {"excluded by '.*'"}
 
 
 @pytest.mark.parametrize("options", [{"exclude": ["stam"]}, {"include": ["stam"]}, {"rules": [Rule("stam", clip=1)]}])

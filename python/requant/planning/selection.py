@@ -53,7 +53,8 @@ def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
                 continue
             unused.pop(rule, None)
             if rule.quantize is False:
-                left[name_of(node)] = "it is not included" if rule.match == ".*" else f"excluded by {rule.match!r}"
+                others = bool(config.include) and rule is rules[0]  # what include leaves out
+                left[name_of(node)] = "it is not included" if others else f"excluded by {rule.match!r}"
             elif rule.quantize:
                 left.pop(name_of(node), None)
     missed = [rule for rule in unused if not any(rule.matches(spec.name) for spec in graph.inputs)]
