@@ -7,7 +7,7 @@
     reason = "tests know their numbers"
 )]
 
-use requant_core::kernels::{self, Corners, Kernels, Piece, Tail};
+use requant_core::kernels::{self, Corners, Kernels, Piece, Tables, Tail};
 
 /// Tables of a side with these counts.
 fn tables(counts: &[f64]) -> (Vec<Tail>, Vec<Piece>) {
@@ -211,10 +211,16 @@ fn cells_lie_between_their_corners() {
                     })
                 })
                 .collect();
+            let tables = Tables {
+                corners: &corners,
+                wide: 0,
+                narrow: bins + 1,
+                bins: bins + 1,
+            };
             for (first, count) in [(1, 0), (1, 7), (1, 16), (2, 100), (9, 33)] {
                 let cells = |kernels: &dyn Kernels| {
                     let mut out = vec![f32::NAN; count];
-                    kernels.interpolate(&corners, width, step, first, &mut out);
+                    kernels.interpolate(&tables, step, first, &mut out);
                     out
                 };
                 for (k, got) in (first..).zip(cells(generic)) {
@@ -229,6 +235,42 @@ fn cells_lie_between_their_corners() {
                 }
                 for kernels in kernels::available() {
                     assert_eq!(cells(kernels), cells(generic), "{} {step}", kernels.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn cells_are_added_up_to_a_limit() {
+    let generic = kernels::by_name("generic").expect("always present");
+    let corners: Vec<Corners> = (0..700u32)
+        .map(|i| Corners([3, 5, 7, 11].map(|by| (i * by % 13) as f32)))
+        .collect();
+    let tables = Tables {
+        corners: &corners,
+        wide: 350,
+        narrow: 20,
+        bins: 301,
+    };
+    for step in [1.0, 1.25, 3.5, 9.75] {
+        for count in (0..=35).chain([63, 64, 65, 130, 255]) {
+            let mut cells = vec![0.0; count];
+            generic.interpolate(&tables, step, 1, &mut cells);
+            let sum = |count: usize| cells[..count].iter().map(|cell| f64::from(*cell)).sum::<f64>();
+            for limit in [0.0, 150.0, 500.0, f32::INFINITY] {
+                let got = generic.add_up(&tables, step, count, limit);
+                let ends = (0..count).step_by(64).chain([count]).skip(1);
+                let end = ends.clone().find(|end| sum(*end) > f64::from(limit)).unwrap_or(count);
+                let what = format!("{count} cells of {step}, limit {limit}");
+                assert!(
+                    (f64::from(got) - sum(end)).abs() <= 1e-5 * sum(count),
+                    "{what}: {got} {}",
+                    sum(end)
+                );
+                for kernels in kernels::available() {
+                    let bits = kernels.add_up(&tables, step, count, limit).to_bits();
+                    assert_eq!(bits, got.to_bits(), "{what}: {}", kernels.name());
                 }
             }
         }

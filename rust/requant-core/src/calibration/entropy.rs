@@ -43,21 +43,26 @@ use crate::{
     Range,
     kernels::{self, Kernels, density::ln},
 };
-use cells::{BLOCK, Cells};
+use cells::Cells;
 
 pub(super) const NAME: &str = "entropy";
 
 pub(super) fn range(request: &Request) -> Range {
     let window = Window::new(request);
+    let mut sides = request.seen.sides.borrow_mut();
     let mut search = Search {
         request,
         window: &window,
-        sides: Sides::new(&request.model, &window),
+        sides: sides.get_or_insert_with(|| Sides::new(request.model)),
         best: (f64::INFINITY, request.widened(request.stats.min(), request.stats.max())),
+        resolution: 1e-12 * request.model.total,
+        least: Vec::new(),
     };
-    for step in window.steps().filter(|step| *step >= 1.0) {
-        search.consider(step);
-    }
+    search.sides.start(window.step(window.steps()));
+    // First a few: what they have found lets most of the others be ruled out early.
+    let (few, all) = ((1..=window.steps()).rev().step_by(64), (1..=window.steps()).rev());
+    search.consider_all(few.map(|i| window.step(i)));
+    search.consider_all(all.map(|i| window.step(i)));
     search.best.1
 }
 
@@ -65,200 +70,207 @@ pub(super) fn range(request: &Request) -> Range {
 struct Search<'a> {
     request: &'a Request<'a>,
     window: &'a Window,
-    sides: Sides,
+    sides: &'a mut Sides,
     best: (f64, Range),
+    resolution: f64,
+    /// What the cells of each split of a step lose at least.
+    least: Vec<f64>,
 }
 
 impl Search<'_> {
-    /// Looks at all splits of a step.
-    fn consider(&mut self, step: f64) {
-        let sides = &mut self.sides;
-        // Differences below this are rounding, and no divergence is negative.
-        let resolution = 1e-12 * sides.total;
-        if self.best.0 <= resolution {
-            return;
+    /// Looks at steps, from wide to narrow.
+    fn consider_all(&mut self, steps: impl Iterator<Item = f64>) {
+        for step in steps.take_while(|step| *step >= 1.0) {
+            // Differences below this are rounding, and no divergence is negative.
+            if self.best.0 <= self.resolution {
+                break;
+            }
+            match self.sides.rule_out(self.window, step, self.best.0) {
+                Some(splits) => self.consider(step, splits),
+                None => break, // narrower ones need still more levels
+            }
         }
-        let Some(splits) = sides.rule_out(self.window, step, self.best.0) else {
-            return;
-        };
+    }
+
+    /// Looks at some splits of a step.
+    fn consider(&mut self, step: f64, splits: RangeInclusive<usize>) {
+        let (window, sides) = (self.window, &mut *self.sides);
         sides.begin(step);
-        let Some(splits) = sides.bound_losses(splits, self.best.0) else {
+        let Some(splits) = sides.bound_losses(splits, window.levels, self.best.0, &mut self.least) else {
             return;
         };
-        for (i, above) in splits.enumerate() {
-            if sides.least[i] + sides.least_ends(above) >= self.best.0 {
+        for (least, above) in self.least.iter().zip(splits) {
+            let split = (window.levels - above, above);
+            if least + sides.least_ends(split) >= self.best.0 {
                 continue;
             }
-            let ends = sides.ends(above);
-            if sides.least[i] + ends >= self.best.0 {
+            let ends = sides.ends(split);
+            if least + ends >= self.best.0 {
                 continue;
             }
-            let cost = sides.lost(above) + ends;
-            if cost < self.best.0 - resolution {
-                let split = (self.window.levels - above, above);
-                self.best = (cost, self.window.range(self.request, step, split));
+            let cost = sides.lost(split) + ends;
+            if cost < self.best.0 - self.resolution {
+                self.best = (cost, window.range(self.request, step, split));
             }
         }
     }
 }
 
-/// What is taken off a bound for its rounding: a share of what f32 sums up, and that of each value in differences of sums.
-const ROUNDING: (f64, f64) = (1e-5, 1e-11);
+/// What is taken off a bound for its rounding: a share of what f32 sums up, and that of each value in differences of sums and
+/// on the grid of steps.
+const ROUNDING: (f64, f64) = (1e-5, 5e-8);
 
-/// Cells after which splits are left out for the first time.
-const FIRST: usize = 2 * BLOCK;
-/// So many splits are worth a look at their ends before that.
-const FEW: usize = 8;
+/// Levels below and above zero.
+type Split = (usize, usize);
 
-/// Both sides of zero, cut with one step. A split of the levels is named by how many are above zero.
-struct Sides {
+/// Both sides of zero, cut with one step.
+pub(super) struct Sides {
     negative: Cells,
     positive: Cells,
-    /// Levels other than zero.
-    levels: usize,
     /// All values.
     total: f64,
+    /// A power of two that no step of the search exceeds.
+    widest: f64,
     /// What the level of zero loses.
     centre: f64,
-    /// What the cells of each split lose at least.
-    least: Vec<f64>,
+    /// What the ends of each few splits cost at least.
+    ends: Vec<f64>,
     kernels: &'static dyn Kernels,
 }
 
 impl Sides {
-    fn new(model: &Model, window: &Window) -> Self {
-        let widest = window.steps().next().unwrap_or(0.0);
-        let cells = |side| Cells::new(side, model.total, widest, window.levels);
+    fn new(model: &Model) -> Self {
         Self {
-            negative: cells(&model.negative),
-            positive: cells(&model.positive),
-            levels: window.levels,
+            negative: Cells::new(&model.negative, model.total),
+            positive: Cells::new(&model.positive, model.total),
             total: model.total,
+            widest: 1.0,
             centre: 0.0,
-            least: Vec::new(),
+            ends: Vec::new(),
             kernels: kernels::current(),
         }
     }
 
-    /// The splits of a step, without those of which one end alone is certain to cost more than `best`, which only falls.
+    /// Begins with a search, whose steps are at most `widest`: nothing is ruled out.
+    fn start(&mut self, widest: f64) {
+        self.widest = 1.0;
+        while self.widest < widest {
+            self.widest *= 2.0;
+        }
+        self.negative.start();
+        self.positive.start();
+    }
+
+    /// How many levels above zero the splits of a step have, without those of which one end alone is certain to cost more than `best`,
+    /// which only falls.
     fn rule_out(&mut self, window: &Window, step: f64, best: f64) -> Option<RangeInclusive<usize>> {
-        self.negative.bound(step);
-        self.positive.bound(step);
-        self.negative.rule_out(best - self.positive.least());
-        self.positive.rule_out(best - self.negative.least());
-        splits(window, self.negative.levels(step), self.positive.levels(step))
+        // A bound for wider steps holds, too; most that are ruled out are by the first, so that few others are made.
+        let mut width = self.widest;
+        loop {
+            self.negative.bound(width);
+            self.positive.bound(width);
+            self.negative.rule_out(best - self.positive.least());
+            self.positive.rule_out(best - self.negative.least());
+            let splits = splits(window, self.negative.levels(step), self.positive.levels(step))?;
+            width /= 2.0;
+            if width < step {
+                return Some(splits);
+            }
+        }
     }
 
     fn begin(&mut self, step: f64) {
         self.negative.begin(step);
         self.positive.begin(step);
-        self.centre = cells::centre(&self.negative, &self.positive);
     }
 
-    /// What the cells of each split lose at least, but of those splits that are certain to cost `best`.
-    fn bound_losses(&mut self, splits: RangeInclusive<usize>, best: f64) -> Option<RangeInclusive<usize>> {
+    /// Writes what the cells of each split lose at least, but of those splits that are certain to cost `best`.
+    fn bound_losses(
+        &mut self,
+        splits: RangeInclusive<usize>,
+        levels: usize,
+        best: f64,
+        least: &mut Vec<f64>,
+    ) -> Option<RangeInclusive<usize>> {
         let (mut first, mut last) = splits.into_inner();
-        let mut budget = best - self.centre + ROUNDING.1 * self.total;
-        // The cells of all splits that have been looked at, from zero outwards.
-        let (mut below, mut above) = (0, 0);
-        let mut ends = if last - first < FEW {
-            self.least_ends_of(first, last)
-        } else {
-            f64::NEG_INFINITY
-        };
-        while ends < budget {
-            let is_done = below == self.levels - last && above == first;
-            if is_done || below + above >= FIRST && ends == f64::NEG_INFINITY {
-                let whole = (first, last);
-                let least_below = self.negative.least_levels(budget - self.positive.least());
-                first = first.max(self.positive.least_levels(budget - self.negative.least()));
-                last = last.min(self.levels.checked_sub(least_below)?);
-                if (first, last) != whole || ends == f64::NEG_INFINITY {
-                    ends = self.least_ends_of(first, last);
-                    continue;
-                }
-                if is_done {
-                    break;
-                }
-            }
-            for (side, done, levels) in [
-                (&mut self.negative, &mut below, self.levels - last),
-                (&mut self.positive, &mut above, first),
-            ] {
-                let count = (levels - *done).min(BLOCK);
-                if count > 0 {
-                    budget -= sum(&side.losses(*done + 1, count, self.kernels));
-                    *done += count;
-                }
+        self.bound_ends(first, last, levels);
+        let least_ends = self.ends.iter().copied().fold(f64::INFINITY, f64::min);
+        let mut budget = best + ROUNDING.1 * self.total;
+        // The cells that all splits have, from zero outwards.
+        let (below, above) = (levels - last, first);
+        for (side, levels) in [(&mut self.negative, below), (&mut self.positive, above)] {
+            budget -= side.common_loss(levels, budget - least_ends, self.kernels);
+            if least_ends >= budget {
+                return None;
             }
         }
-        if ends >= budget {
-            return None;
-        }
+        self.centre = cells::centre(&self.negative, &self.positive);
+        budget -= self.centre;
+        let few = self.ends.iter().position(|ends| *ends < budget)?;
+        let later = self.ends.iter().rev().position(|ends| *ends < budget)?;
+        last = last.min(first + FEW * (self.ends.len() - later) - 1);
+        first += FEW * few;
         // Those that only some of them have. As long as `best` is infinite, all are NaN, and nothing is ruled out.
-        self.least.clear();
-        self.least.resize(last - first + 1, best - budget);
-        add_running(&mut self.positive, first, self.least.iter_mut(), self.kernels);
-        add_running(
-            &mut self.negative,
-            self.levels - last,
-            self.least.iter_mut().rev(),
-            self.kernels,
-        );
+        least.clear();
+        least.resize(last - first + 1, best - budget);
+        let losses = self.positive.losses(above + 1, last - above, self.kernels);
+        add_running(losses, least.iter_mut(), first - above);
+        let losses = self.negative.losses(below + 1, levels - first - below, self.kernels);
+        add_running(losses, least.iter_mut().rev(), levels - last - below);
         Some(first..=last)
     }
 
-    /// What the ends of these splits cost at least; infinity where there are none.
-    fn least_ends_of(&self, first: usize, last: usize) -> f64 {
-        let ends = (first..=last).map(|above| self.least_ends(above));
-        ends.fold(f64::INFINITY, f64::min)
+    /// Writes what the ends of each few splits cost at least: no more than any that clip less, so that one look serves neighbours.
+    fn bound_ends(&mut self, first: usize, last: usize, levels: usize) {
+        self.ends.clear();
+        for above in (first..=last).step_by(FEW) {
+            let most = last.min(above + FEW - 1);
+            let below = self.negative.least_end_to(levels - above);
+            self.ends.push(below + self.positive.least_end_to(most));
+        }
     }
 
     /// What the ends of a split cost at least, with `N ln((N - T) / N)`.
-    fn least_ends(&self, above: usize) -> f64 {
-        self.negative.least_end(self.levels - above) + self.positive.least_end(above)
+    fn least_ends(&self, (below, above): Split) -> f64 {
+        self.negative.least_end(below) + self.positive.least_end(above)
     }
 
     /// What the ends of a split cost, with `N ln((N - T) / N)`.
-    fn ends(&self, above: usize) -> f64 {
-        let below = self.levels - above;
+    fn ends(&self, (below, above): Split) -> f64 {
         let clipped = self.negative.clipped(below) + self.positive.clipped(above);
         self.negative.end(below) + self.positive.end(above) + self.total * ln(1.0 - clipped / self.total)
     }
 
     /// What the cells of a split lose.
-    fn lost(&mut self, above: usize) -> f64 {
-        let below = self.negative.lost(self.levels - above, self.kernels);
+    fn lost(&mut self, (below, above): Split) -> f64 {
+        let below = self.negative.lost(below, self.kernels);
         self.centre + below + self.positive.lost(above, self.kernels)
     }
 }
 
-/// Adds to each but the first of `least` what the cells beyond `level` lose at least, one more to each than to the one before.
-fn add_running<'a>(
-    side: &mut Cells,
-    level: usize,
-    least: impl ExactSizeIterator<Item = &'a mut f64>,
-    kernels: &dyn Kernels,
-) {
-    let (mut lost, mut block) = (0.0, [0.0; BLOCK]);
-    let count = least.len() - 1;
-    for (i, least) in least.skip(1).enumerate() {
-        if i % BLOCK == 0 {
-            block = side.losses(level + i + 1, BLOCK.min(count - i), kernels);
-        }
-        lost += surely(block[i % BLOCK]);
+/// Splits whose ends are bounded together.
+const FEW: usize = 6;
+
+/// Adds what cells lose at least to splits, of which the first has `common` of them and each other one more.
+fn add_running<'a>(losses: &[f32], least: impl Iterator<Item = &'a mut f64>, common: usize) {
+    let (common, others) = losses.split_at(common);
+    let mut lost = sum(common);
+    let mut losses = others.iter();
+    for least in least {
         *least += lost;
+        lost += losses.next().map_or(0.0, |lost| surely(*lost));
     }
 }
 
-fn sum(block: &[f32; BLOCK]) -> f64 {
+fn sum(losses: &[f32]) -> f64 {
+    let (eights, rest) = losses.as_chunks::<8>();
     let mut lanes = [0.0; 8];
-    for eight in block.as_chunks::<8>().0 {
+    for eight in eights {
         for (lane, lost) in lanes.iter_mut().zip(eight) {
             *lane += lost;
         }
     }
-    lanes.into_iter().map(surely).sum()
+    lanes.iter().chain(rest).map(|lost| surely(*lost)).sum()
 }
 
 /// What a sum in f32 is at least, before rounding.

@@ -46,9 +46,7 @@ pub fn error(stats: &TensorStatistics, params: QuantParams, dtype: QuantType) ->
     let (mut squared, mut overload, mut clipped) = (0.0, 0.0, 0.0);
     for (side, levels) in sides {
         let (side_overload, side_clipped) = side.overload(step, levels as usize);
-        squared += side
-            .squared_error(step, levels as usize, f64::INFINITY)
-            .max(side_overload);
+        squared += side.squared_error(step, levels as usize).max(side_overload);
         overload += side_overload;
         clipped += side_clipped;
     }

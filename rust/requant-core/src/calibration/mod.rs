@@ -15,6 +15,8 @@ mod percentile;
 mod sqnr;
 mod window;
 
+use std::cell::RefCell;
+
 pub use error::{QuantError, error};
 use model::Model;
 use window::Window;
@@ -56,12 +58,21 @@ pub const METHODS: &[Method] = &[
 /// The share of values, in percent, that the percentile method keeps inside the range unless told otherwise.
 pub const DEFAULT_PERCENTILE: f64 = 99.99;
 
-/// What a method may look at.
-struct Request<'a> {
+/// What all methods look at.
+struct Seen<'a> {
     stats: &'a TensorStatistics,
     model: Model,
-    scheme: QuantScheme,
     percentile: f64,
+    /// What entropy's searches of both schemes look up, once one has begun.
+    sides: RefCell<Option<entropy::Sides>>,
+}
+
+/// What a method may look at.
+struct Request<'a> {
+    seen: &'a Seen<'a>,
+    stats: &'a TensorStatistics,
+    model: &'a Model,
+    scheme: QuantScheme,
 }
 
 /// The range that `method` chooses; `percentile` matters to that method alone.
@@ -87,7 +98,8 @@ pub fn range(stats: &TensorStatistics, method: &str, scheme: QuantScheme, percen
             name: method.to_owned(),
             known: METHODS.iter().map(|m| m.name).collect::<Vec<_>>().join(", "),
         })?;
-    Ok((method.range)(&Request::new(stats, scheme, percentile)?))
+    let seen = Seen::new(stats, percentile)?;
+    Ok((method.range)(&Request::new(&seen, scheme)))
 }
 
 /// What one method chooses.
@@ -106,6 +118,7 @@ pub struct Choice {
 /// # Errors
 /// As [`range`].
 pub fn ranges(stats: &TensorStatistics, dtype: QuantType, percentile: f64) -> Result<Vec<Choice>> {
+    let seen = Seen::new(stats, percentile)?;
     let mut choices: Vec<Choice> = Vec::with_capacity(2 * METHODS.len());
     for symmetric in [false, true] {
         let scheme = QuantScheme {
@@ -113,7 +126,7 @@ pub fn ranges(stats: &TensorStatistics, dtype: QuantType, percentile: f64) -> Re
             symmetric,
             narrow: false,
         };
-        let request = Request::new(stats, scheme, percentile)?;
+        let request = Request::new(&seen, scheme);
         for method in METHODS {
             let known = choices.iter().find(|c| {
                 let same_problem = c.symmetric == symmetric || stats.min() >= 0.0;
@@ -129,23 +142,35 @@ pub fn ranges(stats: &TensorStatistics, dtype: QuantType, percentile: f64) -> Re
     Ok(choices)
 }
 
-impl<'a> Request<'a> {
-    fn new(stats: &'a TensorStatistics, scheme: QuantScheme, percentile: f64) -> Result<Self> {
+impl<'a> Seen<'a> {
+    fn new(stats: &'a TensorStatistics, percentile: f64) -> Result<Self> {
         if !(percentile > 0.0 && percentile <= 100.0) {
             return Err(Error::Percentile(percentile));
         }
         if stats.count() == 0 {
             return Err(Error::Empty);
         }
-        // Without negatives both schemes spread the same integers over `[0, a]`: one problem, and one answer. A narrow
-        // scheme keeps its zero point at the centre.
-        let symmetric = scheme.symmetric && (scheme.narrow || stats.min() < 0.0);
         Ok(Self {
             stats,
             model: Model::new(stats.histogram()),
-            scheme: QuantScheme { symmetric, ..scheme },
             percentile,
+            sides: RefCell::default(),
         })
+    }
+}
+
+impl<'a> Request<'a> {
+    fn new(seen: &'a Seen<'a>, scheme: QuantScheme) -> Self {
+        let (stats, model) = (seen.stats, &seen.model);
+        // Without negatives both schemes spread the same integers over `[0, a]`: one problem, and one answer. A narrow
+        // scheme keeps its zero point at the centre.
+        let symmetric = scheme.symmetric && (scheme.narrow || stats.min() < 0.0);
+        Self {
+            seen,
+            stats,
+            model,
+            scheme: QuantScheme { symmetric, ..scheme },
+        }
     }
 
     /// `[lo, hi]`, widened to 0 and, for a symmetric scheme, to both sides.

@@ -97,7 +97,7 @@ pub(super) struct Side {
 const POINT: f64 = 1e-6;
 
 /// Steps so fine that a sum over the levels equals an integral with its first correction.
-const FINE: f64 = 0.125;
+pub(super) const FINE: f64 = 0.125;
 
 impl Side {
     pub(super) fn new(counts: Vec<f64>, extent: f64) -> Self {
@@ -155,33 +155,21 @@ impl Side {
         Some((self.bins.get(i)?, rest.min(self.end - x)))
     }
 
-    /// Sum of the squared errors of rounding to the levels `0, step .. levels * step`; see the module's page. Infinity, as
-    /// soon as it is certain to exceed `limit`.
-    pub(super) fn squared_error(&self, step: f64, levels: usize, limit: f64) -> f64 {
-        /// Levels between looks at the limit.
-        const STRIDE: usize = 32;
+    /// Sum of the squared errors of rounding to the levels `0, step .. levels * step`; see the module's page.
+    pub(super) fn squared_error(&self, step: f64, levels: usize) -> f64 {
         let end = step * to_f64_len(levels);
         if step <= FINE || self.is_empty() {
             // Midpoint rule: sum of step * excess(midpoints) = integral + step^2 / 24 * (change of beyond).
             return self.excess_sq(end) + step * step / 12.0 * (self.beyond(0.0) - self.beyond(end));
         }
-        let kernels = kernels::current();
-        let (all, clipped) = (self.excess_sq(0.0), self.excess_sq(end));
-        let mut sum = 0.0;
-        for first in (0..levels).step_by(STRIDE) {
-            let from = to_f64_len(first) * step;
-            // The error so far, and what the levels to come must leave: the excess is convex, so that a midpoint's is at most
-            // the mean of a level's.
-            let inside = all - 2.0 * step * sum - self.excess_sq(from);
-            if inside + clipped > limit {
-                return f64::INFINITY;
-            }
-            if from >= self.end {
-                break;
-            }
-            sum += kernels.excess(&self.bins, self.end, step, first, STRIDE.min(levels - first));
-        }
-        all - 2.0 * step * sum
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most eight for each bin"
+        )]
+        let not_beyond = (self.end / step) as usize + 1;
+        let sum = kernels::current().excess(&self.bins, self.end, step, 0, levels.min(not_beyond));
+        self.excess_sq(0.0) - 2.0 * step * sum
     }
 
     /// The part of that error that clipping makes, and how many values are clipped: those half a step beyond the last

@@ -16,8 +16,8 @@ use crate::Range;
 pub(super) const NAME: &str = "percentile";
 
 pub(super) fn range(request: &Request) -> Range {
-    let model = &request.model;
-    let outside = model.total * (100.0 - request.percentile) / 100.0;
+    let model = request.model;
+    let outside = model.total * (100.0 - request.seen.percentile) / 100.0;
     if request.scheme.symmetric {
         return request.symmetric(model.real(model.magnitudes().quantile(outside)));
     }

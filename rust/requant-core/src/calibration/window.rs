@@ -21,7 +21,7 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new(request: &Request) -> Self {
-        let (scheme, model) = (request.scheme, &request.model);
+        let (scheme, model) = (request.scheme, request.model);
         let (qmin, qmax) = affine::limits(scheme.dtype, scheme.narrow);
         let levels = qmax.abs_diff(qmin) as usize;
         let (below, above) = (model.negative.extent, model.positive.extent);
@@ -50,30 +50,22 @@ impl Window {
         }
     }
 
-    /// Steps, in bins, that of the full range first: a few from wide to narrow, then all. What the few have found lets most
-    /// of the others be ruled out early.
-    pub(super) fn steps(&self) -> impl Iterator<Item = f64> {
-        self.few().chain(self.all())
-    }
-
-    /// A few of the steps.
-    pub(super) fn few(&self) -> impl Iterator<Item = f64> {
-        self.all().step_by(64)
-    }
-
-    /// All of them.
+    /// How many steps there are.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "at most the bins of a histogram"
     )]
-    pub(super) fn all(&self) -> impl Iterator<Item = f64> {
-        (1..=self.extent.ceil() as usize)
-            .rev()
-            .map(|i| to_f64(i).min(self.extent) * self.unit)
+    pub(super) fn steps(&self) -> usize {
+        self.extent.ceil() as usize
     }
 
-    /// The range of a step that [`Window::steps`] gave, with a split.
+    /// The step, in bins, whose range is `i` bins wide, from 1 on; that of the full range is the last.
+    pub(super) fn step(&self, i: usize) -> f64 {
+        to_f64(i).min(self.extent) * self.unit
+    }
+
+    /// The range of a step that [`Window::step`] gave, with a split.
     pub(super) fn range(&self, request: &Request, step: f64, (below, above): (usize, usize)) -> Range {
         let real = |x| request.model.real(x);
         if request.scheme.symmetric {

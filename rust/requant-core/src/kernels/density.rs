@@ -34,6 +34,19 @@ pub struct Piece {
 #[repr(C, align(16))]
 pub struct Corners(pub [f32; 4]);
 
+/// Corners of the runs of so many bins that a step has between two edges, and of those of one more.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables<'a> {
+    /// Both tables, and others.
+    pub corners: &'a [Corners],
+    /// Where that of the longer runs begins.
+    pub wide: usize,
+    /// Where that of the shorter runs begins.
+    pub narrow: usize,
+    /// Entries of each, at least one: a bin beyond the last counts as the last.
+    pub bins: usize,
+}
+
 /// Partial sums of [`Kernels::excess`](super::Kernels::excess): term `k` is added to lane `k mod LANES`, and the lanes
 /// are added by halves.
 pub(super) const LANES: usize = 8;
@@ -88,23 +101,51 @@ pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
     clippy::cast_sign_loss,
     reason = "the index of a bin, and a part of one"
 )]
-pub(super) fn interpolate(corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
-    let (wide, narrow) = corners.split_at(corners.len() / 2);
+pub(super) fn interpolate(tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
+    let place = |edge: f64| (edge.floor(), edge - edge.floor());
+    let (mut i, mut x) = place((to_f64(first) - 0.5) * step);
     for (k, out) in (first..).zip(out) {
-        let (inner, outer) = ((to_f64(k) - 0.5) * step, (to_f64(k) + 0.5) * step);
-        let i = inner.floor();
-        let is_wide = outer.floor() - i > to_f64(width);
-        let (corners, j) = if is_wide {
-            (wide, i + to_f64(width + 1))
-        } else {
-            (narrow, i + to_f64(width))
-        };
-        let [none, from, to, both] = corners[(i as usize).min(corners.len() - 1)].0;
+        let (j, y) = place((to_f64(k) + 0.5) * step);
+        let start = if y < x { tables.wide } else { tables.narrow };
+        let [none, from, to, both] = tables.corners[start + (i as usize).min(tables.bins - 1)].0;
         // Each weight is rounded by itself: no term is the difference of larger ones.
-        let (x, rest_x) = ((inner - i) as f32, (i + 1.0 - inner) as f32);
-        let (y, rest_y) = ((outer - j) as f32, (j + 1.0 - outer) as f32);
-        *out = rest_y * (rest_x * none + x * from) + y * (rest_x * to + x * both);
+        let (inner, rest_x) = (x as f32, (1.0 - x) as f32);
+        let (outer, rest_y) = (y as f32, (1.0 - y) as f32);
+        *out = rest_y * (rest_x * none + inner * from) + outer * (rest_x * to + inner * both);
+        (i, x) = (j, y);
     }
+}
+
+/// Cells of [`Kernels::add_up`](super::Kernels::add_up) after which it may end.
+pub(super) const CELLS: usize = 64;
+
+/// Its partial sums: cell `k` is added to lane `(k - 1) mod SUMS`, and the lanes are added by halves.
+pub(super) const SUMS: usize = 16;
+
+/// See [`Kernels::add_up`](super::Kernels::add_up).
+#[inline(always)]
+pub(super) fn add_up(
+    tables: &Tables<'_>,
+    step: f64,
+    count: usize,
+    limit: f32,
+    interpolate: impl Fn(&Tables<'_>, f64, usize, &mut [f32]),
+) -> f32 {
+    let (mut lanes, mut sum, mut cells) = ([0.0; SUMS], 0.0, [0.0; CELLS]);
+    for done in (0..count).step_by(CELLS) {
+        let cells = &mut cells[..CELLS.min(count - done)];
+        interpolate(tables, step, done + 1, cells);
+        for cells in cells.chunks(SUMS) {
+            for (lane, cell) in lanes.iter_mut().zip(cells) {
+                *lane += cell;
+            }
+        }
+        sum = add_halves(lanes);
+        if sum > limit {
+            break;
+        }
+    }
+    sum
 }
 
 /// See [`Kernels::excess`](super::Kernels::excess).

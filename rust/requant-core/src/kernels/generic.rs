@@ -1,8 +1,8 @@
 //! The definition of every kernel, in plain Rust.
 
-use std::slice;
+use std::{ops::AddAssign, slice};
 
-use super::{BINS, Corners, Counters, Kernels, LANES, Piece, Summary, Tail, Terms, WAYS, density};
+use super::{BINS, Counters, Kernels, LANES, Piece, Summary, Tables, Tail, Terms, WAYS, density};
 use crate::requantize::round_half_even;
 
 pub(super) struct Generic;
@@ -46,8 +46,12 @@ impl Kernels for Generic {
         density::lose(sums, width, lost);
     }
 
-    fn interpolate(&self, corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
-        density::interpolate(corners, width, step, first, out);
+    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
+        density::interpolate(tables, step, first, out);
+    }
+
+    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
+        density::add_up(tables, step, count, limit, density::interpolate)
     }
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
@@ -224,11 +228,12 @@ impl Lanes {
     }
 }
 
-pub(super) fn add_halves<const LANES: usize>(mut lanes: [f64; LANES]) -> f64 {
+pub(super) fn add_halves<T: Copy + AddAssign, const LANES: usize>(mut lanes: [T; LANES]) -> T {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
+            let other = lanes[lane + half];
+            lanes[lane] += other;
         }
         half /= 2;
     }

@@ -68,7 +68,7 @@ mod x86_64;
 
 use std::sync::OnceLock;
 
-pub use density::{Corners, Piece, Tail};
+pub use density::{Corners, Piece, Tables, Tail};
 
 use crate::Result;
 
@@ -163,10 +163,16 @@ pub trait Kernels: Send + Sync {
     /// For the cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first` on, what the corners of the bins that a cell's
     /// edges lie in say between them: linear in each edge.
     ///
-    /// The second half of `corners` is for runs of `width` bins, which is the whole part of `step`, and the first for those of one more;
-    /// a bin beyond the last of a half counts as the last.
-    fn interpolate(&self, corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
-        self.base().interpolate(corners, width, step, first, out);
+    /// The narrow table is that of the whole part of `step`. All edges must be exact: a multiple of 2^-39 as the step, and
+    /// edges below 2^13.
+    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
+        self.base().interpolate(tables, step, first, out);
+    }
+
+    /// Sum of what [`Kernels::interpolate`] says of the cells 1 to `count`, none of which is negative, or of so many of them, 64 by 64,
+    /// that it is more than `limit`.
+    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
+        self.base().add_up(tables, step, count, limit)
     }
 
     /// Sum of the excess over `(k + 1/2) step`, for `count` of `k` from `first` on; `pieces`, of which there is at least one, end

@@ -1,6 +1,6 @@
 //! Summaries, histograms, sums and tables of bytes, and what calibration searches with.
 
-use requant_core::kernels::{self, BINS, Corners, Counters, Kernels, Piece, Tail, Terms, WAYS};
+use requant_core::kernels::{self, BINS, Corners, Counters, Kernels, Piece, Tables, Tail, Terms, WAYS};
 
 use crate::{bits, compare, noise, reals};
 
@@ -73,9 +73,16 @@ fn densities() {
                 2,
                 &mut lost,
             );
-            k.interpolate(&corners, 1, 1.3, 1, &mut cells);
+            let tables = Tables {
+                corners: &corners,
+                wide: 0,
+                narrow: 20,
+                bins: 20,
+            };
+            k.interpolate(&tables, 1.3, 1, &mut cells);
+            let lost_to = [10.0, f32::INFINITY].map(|limit| k.add_up(&tables, 1.3, count, limit).to_bits());
             let excess = k.excess(&pieces, 19.5, 1.3, 0, count);
-            (edges, spreads, bits(&lost), bits(&cells), excess.to_bits())
+            (edges, spreads, bits(&lost), bits(&cells), lost_to, excess.to_bits())
         });
     }
 }

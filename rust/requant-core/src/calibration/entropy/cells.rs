@@ -3,6 +3,7 @@
 use super::{
     bound::{Bins, Bound, n_log_n},
     losses::Losses,
+    surely,
 };
 use crate::{
     calibration::model::Side,
@@ -15,9 +16,6 @@ use crate::{
 /// Kernels take whole multiples of so many cells at once.
 const VECTORS: usize = 16;
 
-/// Cells that are looked at together.
-pub(super) const BLOCK: usize = 32;
-
 /// What the level of zero itself loses.
 pub(super) fn centre(negative: &Cells, positive: &Cells) -> f64 {
     let (mut mass, mut bins, mut n_log_n) = (0.0, 0.0, 0.0);
@@ -25,7 +23,7 @@ pub(super) fn centre(negative: &Cells, positive: &Cells) -> f64 {
         let beyond = side.beyond(0);
         mass += side.tails[0].mass - beyond.mass;
         bins += side.tails[0].bins - beyond.bins;
-        n_log_n += side.n_log_n[0] - side.first_edge;
+        n_log_n += side.n_log_n[0] - side.n_log_n_beyond(0);
     }
     if mass > 0.0 {
         n_log_n - mass * ln(mass / bins)
@@ -40,20 +38,21 @@ pub(super) struct Cells {
     /// The same of `n ln(n)`.
     n_log_n: Vec<f64>,
     counts: Vec<f64>,
+    /// `n ln(n)` of each bin.
+    own: Vec<f64>,
     /// The fullest of each bin and all beyond it.
     fullest: Vec<f64>,
-    /// For steps up to the widest, half of it, a quarter ..
-    bounds: Vec<Bound>,
-    widest: f64,
+    /// For steps up to 1, 2, 4 .. bins, if there were any.
+    bounds: Vec<Option<Bound>>,
     /// The bound in use.
     bound: usize,
     /// All values of both sides; not more than a quarter of them may be clipped.
     total: f64,
     /// The step that the side is cut with.
     step: f64,
-    /// `n ln(n)` beyond the edge of the level of zero.
-    first_edge: f64,
     losses: Losses,
+    /// What cells lose at least.
+    lost: Vec<f32>,
     /// What lies beyond each level's cell, as far as it has been cut: up to level `done`.
     edges: Vec<Tail>,
     /// `M ln(M / s)` of each level's cell, and of all up to it.
@@ -63,83 +62,94 @@ pub(super) struct Cells {
 }
 
 impl Cells {
-    pub(super) fn new(side: &Side, total: f64, widest: f64, levels: usize) -> Self {
+    pub(super) fn new(side: &Side, total: f64) -> Self {
         let bins = side.counts.len().max(1);
+        let mut own = vec![0.0; side.counts.len()];
         let (mut tails, mut beyond) = (vec![Tail::default(); bins + 1], vec![0.0; bins + 1]);
         for (i, &mass) in side.counts.iter().enumerate().rev() {
             tails[i] = Tail {
                 mass: tails[i + 1].mass + mass,
                 bins: tails[i + 1].bins + if mass > 0.0 { 1.0 } else { 0.0 },
             };
-            beyond[i] = beyond[i + 1] + n_log_n(mass);
+            own[i] = n_log_n(mass);
+            beyond[i] = beyond[i + 1] + own[i];
         }
         let mut fullest = side.counts.clone();
         for i in (1..fullest.len()).rev() {
             fullest[i - 1] = fullest[i - 1].max(fullest[i]);
         }
         Self {
-            losses: Losses::new(&tails, &beyond, widest),
+            losses: Losses::new(&tails, &beyond),
+            lost: Vec::new(),
             tails,
             n_log_n: beyond,
             counts: side.counts.clone(),
+            own,
             fullest,
             bounds: Vec::new(),
-            widest,
             bound: 0,
             total,
             step: 1.0,
-            first_edge: 0.0,
-            edges: vec![Tail::default(); levels + VECTORS],
-            spreads: vec![0.0; levels + VECTORS],
-            sums: vec![0.0; levels + VECTORS],
+            edges: Vec::new(),
+            spreads: Vec::new(),
+            sums: Vec::new(),
             done: 0,
         }
     }
 
-    /// Takes the bound that belongs to a step, which is at most the widest.
-    pub(super) fn bound(&mut self, step: f64) {
-        let (mut width, mut bound) = (self.widest, 0);
-        while self.bounds.len() <= bound || width >= 2.0 * step {
-            if self.bounds.len() <= bound {
-                let innermost = self.bounds.last().map_or(0, Bound::innermost);
-                let bins = Bins {
-                    counts: &self.counts,
-                    tails: &self.tails,
-                    fullest: &self.fullest,
-                };
-                self.bounds.push(Bound::new(&bins, self.total, width, innermost));
-            }
-            if width >= 2.0 * step {
-                (width, bound) = (width / 2.0, bound + 1);
-            }
-        }
+    /// Begins with a search: nothing is ruled out.
+    pub(super) fn start(&mut self) {
+        self.bounds.iter_mut().flatten().for_each(Bound::start);
+    }
+
+    /// Takes the bound for steps up to a power of two.
+    pub(super) fn bound(&mut self, width: f64) {
+        let bound = log2(width);
         self.bound = bound;
+        if self.bounds.len() <= bound {
+            self.bounds.resize_with(bound + 1, || None);
+        }
+        if self.bounds[bound].is_none() {
+            let bins = Bins {
+                counts: &self.counts,
+                own: &self.own,
+                tails: &self.tails,
+                fullest: &self.fullest,
+            };
+            self.bounds[bound] = Some(Bound::new(&bins, self.total, width));
+        }
+    }
+
+    /// The bound of the step.
+    fn in_use(&self) -> &Bound {
+        self.bounds[self.bound].as_ref().expect("made when it was taken")
     }
 
     /// What an end that is not ruled out costs at least.
     pub(super) fn least(&self) -> f64 {
-        self.bounds[self.bound].least()
-    }
-
-    /// The least number of levels whose end costs at most `budget`, of those that are not ruled out.
-    pub(super) fn least_levels(&self, budget: f64) -> usize {
-        levels_to(self.bounds[self.bound].bins_to(budget), self.step)
+        self.in_use().least()
     }
 
     /// Leaves out the ends whose clipping alone costs more than `budget`; budgets only shrink.
     pub(super) fn rule_out(&mut self, budget: f64) {
-        self.bounds[self.bound].rule_out(budget);
+        let bound = self.bounds[self.bound].as_mut();
+        bound.expect("made when it was taken").rule_out(budget);
     }
 
     /// The least number of levels that is not ruled out, and the least that clips nothing.
     pub(super) fn levels(&self, step: f64) -> (usize, usize) {
-        let innermost = self.bounds[self.bound].innermost();
+        let innermost = self.in_use().innermost();
         (levels_to(innermost, step), levels_to(self.counts.len(), step))
     }
 
     /// What ending with a level costs at least, with its share of `N ln(1 - T / N)`, beyond its cells.
     pub(super) fn least_end(&self, level: usize) -> f64 {
-        self.bounds[self.bound].least_in(self.bin(level))
+        self.in_use().least_in(self.bin(level))
+    }
+
+    /// What ending with any of the levels up to one costs at least.
+    pub(super) fn least_end_to(&self, level: usize) -> f64 {
+        self.in_use().least_to(self.bin(level))
     }
 
     /// The bin that a level's cell ends in.
@@ -151,16 +161,24 @@ impl Cells {
     /// Begins with a step.
     pub(super) fn begin(&mut self, step: f64) {
         (self.step, self.done) = (step, 0);
-        self.first_edge = self.n_log_n_beyond(0);
     }
 
-    /// What each cell of `count` levels, at most a block of them, from `first` on loses at least, but for rounding.
-    pub(super) fn losses(&mut self, first: usize, count: usize, kernels: &dyn Kernels) -> [f32; BLOCK] {
-        let mut lost = [0.0; BLOCK];
+    /// What the cells of the first levels lose at least, or of so many of them that it is more than `limit`.
+    #[expect(clippy::cast_possible_truncation, reason = "rounded to f32")]
+    pub(super) fn common_loss(&mut self, levels: usize, limit: f64, kernels: &dyn Kernels) -> f64 {
+        // Rounding must not end it too early: a little more, or infinity.
+        let limit = (limit * (1.0 + 1e-4)) as f32;
+        surely(self.losses.add_up(self.step, levels, limit, kernels))
+    }
+
+    /// What each cell of `count` levels from `first` on loses at least, but for rounding.
+    pub(super) fn losses(&mut self, first: usize, count: usize, kernels: &dyn Kernels) -> &[f32] {
         let whole = count.next_multiple_of(VECTORS);
-        self.losses.of(self.step, first, &mut lost[..whole], kernels);
-        lost[count..].fill(0.0);
-        lost
+        if self.lost.len() < whole {
+            self.lost.resize(whole, 0.0);
+        }
+        self.losses.of(self.step, first, &mut self.lost[..whole], kernels);
+        &self.lost[..count]
     }
 
     /// What the cells up to a level lose.
@@ -168,14 +186,18 @@ impl Cells {
         if level > self.done {
             self.cut(level, kernels);
         }
-        self.first_edge - self.n_log_n_beyond(level) - self.sums[level]
+        self.n_log_n_beyond(0) - self.n_log_n_beyond(level) - if level == 0 { 0.0 } else { self.sums[level] }
     }
 
     /// Cuts the cells up to `level`, or a few more.
     fn cut(&mut self, level: usize, kernels: &dyn Kernels) {
+        let (first, last) = (self.done + 1, level.next_multiple_of(VECTORS));
+        if self.edges.len() <= last {
+            self.edges.resize(last + 1, Tail::default());
+            self.spreads.resize(last + 1, 0.0);
+            self.sums.resize(last + 1, 0.0);
+        }
         self.edges[0] = self.beyond(0);
-        let first = self.done + 1;
-        let last = level.next_multiple_of(VECTORS);
         let (edges, spreads) = (&mut self.edges[first - 1..=last], &mut self.spreads[first..=last]);
         kernels.cut(&self.tails, self.step, first, edges, spreads);
         let mut sum = self.sums[first - 1];
@@ -240,6 +262,10 @@ impl Cells {
     }
 }
 
+fn log2(power: f64) -> usize {
+    (power.to_bits() >> 52) as usize - 1023
+}
+
 /// The least number of levels whose cells reach so many bins.
 #[expect(
     clippy::cast_possible_truncation,
@@ -279,9 +305,9 @@ mod tests {
                 .chain([1.0])
                 .collect();
             let (total, extent) = (counts.iter().sum(), to_f64(counts.len()));
-            let mut cells = Cells::new(&Side::new(counts, extent), total, 4.0, 70);
-            for step in [4.0, 2.71, 2.0, 1.3, 1.0] {
-                cells.bound(step);
+            let mut cells = Cells::new(&Side::new(counts, extent), total);
+            for (step, width) in [(4.0, 4.0), (2.71, 4.0), (2.0, 2.0), (1.3, 8.0), (1.0, 1.0)] {
+                cells.bound(width);
                 cells.begin(step);
                 let (_, most) = cells.levels(step);
                 let mut lost_before = cells.lost(0, kernels::current());
@@ -302,8 +328,7 @@ mod tests {
                     );
                     assert!(cost >= least - rounding, "{what}");
                     assert!(cost >= cells.least() - rounding, "{what}");
-                    let enough = cells.least_levels(cost + rounding);
-                    assert!(level >= enough, "{what} {enough}");
+                    assert!(cost >= cells.least_end_to(level) - rounding, "{what}");
                     bounded += usize::from(cost.is_finite() && least > 0.2 * cost && cost > 0.0);
                     (lost_sum, bound_sum) = (lost_sum + lost - lost_before, bound_sum + bound);
                     lost_before = lost;

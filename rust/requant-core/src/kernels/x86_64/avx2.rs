@@ -1,7 +1,7 @@
 //! AVX2 with FMA: Haswell, Zen and later.
 
 use super::{avx2_bytes, avx2_density, avx2_extrema, avx2_tally};
-use crate::kernels::{Corners, Counters, Kernels, Piece, Summary, Tail, Terms};
+use crate::kernels::{Counters, Kernels, Piece, Summary, Tables, Tail, Terms};
 
 /// Proof that AVX2, FMA and POPCNT were detected: only [`probe`] makes one.
 struct Avx2(());
@@ -53,9 +53,14 @@ impl Kernels for Avx2 {
         unsafe { avx2_density::lose(sums, width, lost) }
     }
 
-    fn interpolate(&self, corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
+    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
         // SAFETY: as above.
-        unsafe { avx2_density::interpolate(corners, width, step, first, out) }
+        unsafe { avx2_density::interpolate(tables, step, first, out) }
+    }
+
+    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
+        // SAFETY: as above.
+        unsafe { avx2_density::add_up(tables, step, count, limit) }
     }
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {

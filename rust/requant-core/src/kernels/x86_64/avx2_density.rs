@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use super::avx2_values::{load, store as store_f32};
 use crate::kernels::{
-    Corners, Piece, Tail,
+    Corners, Piece, Tables, Tail,
     density::{self, BIAS, EXPONENT, HALF_UP, LANES, MAGIC, SERIES, TWO_52, ZERO, to_f64},
     generic::add_halves,
 };
@@ -90,7 +90,7 @@ pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
 
 /// First where all cells lie, then what is there: together they are too long a chain, as above.
 #[target_feature(enable = "avx2")]
-pub(super) fn interpolate(corners: &[Corners], width: usize, step: f64, first: usize, out: &mut [f32]) {
+pub(super) fn interpolate(tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
     let (blocks, rest) = out.as_chunks_mut::<PLACES>();
     let mut places = Places {
         at: [0; PLACES],
@@ -98,10 +98,17 @@ pub(super) fn interpolate(corners: &[Corners], width: usize, step: f64, first: u
         y: [[0.0; PLACES]; 2],
     };
     for (k, out) in (first..).step_by(PLACES).zip(&mut *blocks) {
-        places.find(k, step, width, corners.len() / 2);
-        places.look_up(corners, out);
+        places.find(k, step, tables);
+        places.look_up(tables.corners, out);
     }
-    density::interpolate(corners, width, step, first + PLACES * blocks.len(), rest);
+    density::interpolate(tables, step, first + PLACES * blocks.len(), rest);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn add_up(tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
+    density::add_up(tables, step, count, limit, |tables, step, first, cells| {
+        interpolate(tables, step, first, cells);
+    })
 }
 
 /// Cells whose places are found before they are looked up.
@@ -117,26 +124,25 @@ struct Places {
 impl Places {
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn find(&mut self, first: usize, step: f64, width: usize, bins: usize) {
-        let [bins, width] = [bins, width].map(|len| _mm256_set1_pd(to_f64(len)));
+    fn find(&mut self, first: usize, step: f64, tables: &Tables<'_>) {
+        let [wide, narrow, last] = [tables.wide, tables.narrow, tables.bins - 1].map(|len| _mm256_set1_pd(to_f64(len)));
         let one = _mm256_set1_pd(1.0);
         let mut k = _mm256_add_pd(_mm256_set1_pd(to_f64(first)), _mm256_setr_pd(0.0, 1.0, 2.0, 3.0));
         for four in 0..PLACES / 4 {
             let (inner, outer) = (edges(k, -0.5, step), edges(k, 0.5, step));
-            let (i, j) = (_mm256_floor_pd(inner), _mm256_floor_pd(outer));
-            let is_wide = _mm256_cmp_pd::<_CMP_GT_OQ>(_mm256_sub_pd(j, i), width);
-            let j = _mm256_add_pd(i, _mm256_add_pd(width, _mm256_and_pd(is_wide, one)));
-            let within = _mm256_min_pd(i, _mm256_sub_pd(bins, one));
-            let place = _mm256_add_pd(within, _mm256_andnot_pd(is_wide, bins));
+            let i = _mm256_floor_pd(inner);
+            let (x, y) = (_mm256_sub_pd(inner, i), _mm256_sub_pd(outer, _mm256_floor_pd(outer)));
+            let start = _mm256_blendv_pd(narrow, wide, _mm256_cmp_pd::<_CMP_LT_OQ>(y, x));
+            let place = _mm256_add_pd(_mm256_min_pd(i, last), start);
             let at = &mut self.at.as_chunks_mut::<4>().0[four];
             // SAFETY: `at` is 16 writable bytes, and `storeu` needs no alignment.
             unsafe { _mm_storeu_si128(at.as_mut_ptr().cast(), _mm256_cvttpd_epi32(place)) };
-            for (weights, edge, bin) in [(&mut self.x, inner, i), (&mut self.y, outer, j)] {
+            for (weights, part) in [(&mut self.x, x), (&mut self.y, y)] {
                 let [from, to] = weights
                     .each_mut()
                     .map(|weights| &mut weights.as_chunks_mut::<4>().0[four]);
-                store_4(_mm256_cvtpd_ps(_mm256_sub_pd(edge, bin)), from);
-                store_4(_mm256_cvtpd_ps(_mm256_sub_pd(_mm256_add_pd(bin, one), edge)), to);
+                store_4(_mm256_cvtpd_ps(part), from);
+                store_4(_mm256_cvtpd_ps(_mm256_sub_pd(one, part)), to);
             }
             k = _mm256_add_pd(k, _mm256_set1_pd(4.0));
         }

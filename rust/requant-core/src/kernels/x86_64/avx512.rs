@@ -1,7 +1,7 @@
 //! AVX-512 with bytes and words: Skylake-X, Zen 4 and later.
 
-use super::{avx2, avx512_tally};
-use crate::kernels::{Counters, Kernels, Summary, generic};
+use super::{avx2, avx512_density, avx512_tally};
+use crate::kernels::{Counters, Kernels, Piece, Summary, Tables, generic};
 
 /// Proof that AVX-512 was detected: only [`probe`] makes one.
 struct Avx512(());
@@ -27,5 +27,25 @@ impl Kernels for Avx512 {
     fn tally(&self, x: &[f32], inv_width: f32, step: u32, counters: &mut Counters) -> Option<Summary> {
         // SAFETY: an `Avx512` exists only where AVX-512 and POPCNT were detected.
         unsafe { avx512_tally::tally(x, inv_width, step, counters) }
+    }
+
+    fn lose(&self, sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { avx512_density::lose(sums, width, lost) }
+    }
+
+    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
+        // SAFETY: as above.
+        unsafe { avx512_density::interpolate(tables, step, first, out) }
+    }
+
+    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
+        // SAFETY: as above.
+        unsafe { avx512_density::add_up(tables, step, count, limit) }
+    }
+
+    fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {
+        // SAFETY: as above.
+        unsafe { avx512_density::excess(pieces, end, step, first, count) }
     }
 }

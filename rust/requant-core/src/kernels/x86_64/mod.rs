@@ -54,6 +54,7 @@ mod avx2_packing;
 mod avx2_tally;
 mod avx2_values;
 pub(super) mod avx512;
+mod avx512_density;
 pub(super) mod avx512_elementwise;
 pub(super) mod avx512_gemm;
 pub(super) mod avx512_low_bit;
