@@ -15,9 +15,9 @@ use std::array;
 
 use super::{
     SUPER,
-    bytes::{nearest, pack_2, pack_4, pack_bit, read_half, unpack_2, unpack_4, unpack_bit, write_half},
+    bytes::{byte, pack_2, pack_4, pack_bit, read_half, unpack_2, unpack_4, unpack_bit, write_half},
     integers::{self, Vectors},
-    lanes::{V, side_by_side},
+    lanes::{V, level, side_by_side},
     search::{self, Affine},
     simple::{mean_square, weigh},
 };
@@ -26,8 +26,8 @@ use super::{
 struct Params<const BLOCKS: usize> {
     d: f32,
     dmin: f32,
-    scales: [u8; BLOCKS],
-    mins: [u8; BLOCKS],
+    scales: V<BLOCKS>,
+    mins: V<BLOCKS>,
 }
 
 impl<const BLOCKS: usize> Params<BLOCKS> {
@@ -35,7 +35,11 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
     #[inline(always)]
     fn choose(found: Affine<BLOCKS>, weights: Option<V<BLOCKS>>, most: f32, halves: &mut [u8]) -> Self {
         let (d, scales) = rounded(found.scale, weights, most);
-        let (dmin, mins) = rounded(found.min, weights, most);
+        // A scale that was rounded moves the line, and the best min with it.
+        let moved = V::all(d) * scales - found.scale;
+        let zero = V::all(0.0);
+        let beside = found.min.if_greater(zero, found.min + moved * found.mean_level, zero);
+        let (dmin, mins) = rounded(beside, weights, most);
         Self {
             d: write_half(halves, d),
             dmin: write_half(&mut halves[2..], dmin),
@@ -51,16 +55,10 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
     /// The level of each value.
     #[inline(always)]
     fn levels<const LANES: usize>(&self, vectors: &impl Vectors<LANES>, x: &[f32; SUPER], most: f32) -> [u8; SUPER] {
-        let (mut inverses, mut mins) = ([0f32; BLOCKS], [0f32; BLOCKS]);
-        for (inverse, &s) in inverses.iter_mut().zip(&self.scales) {
-            let d = self.d * f32::from(s);
-            *inverse = if d > 0.0 { 1.0 / d } else { 0.0 };
-        }
-        for (min, &m) in mins.iter_mut().zip(&self.mins) {
-            *min = self.dmin * f32::from(m);
-        }
+        let (d, mins) = (V::all(self.d) * self.scales, V::all(self.dmin) * self.mins);
+        let inverses = d.if_greater(V::all(0.0), V::all(1.0) / d, V::all(0.0));
         let mut levels = [0; SUPER];
-        vectors.levels(x, &mins, &inverses, most, &mut levels);
+        vectors.levels(x, &mins.0, &inverses.0, most, &mut levels);
         levels
     }
 
@@ -68,8 +66,8 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
     #[inline(always)]
     fn values<const N: usize>(&self, levels: &[u8; SUPER], out: &mut [f32; SUPER]) {
         let blocks = levels.as_chunks::<N>().0.iter().zip(out.as_chunks_mut::<N>().0);
-        for ((levels, out), (&s, &m)) in blocks.zip(self.scales.iter().zip(&self.mins)) {
-            let (d, m) = (self.d * f32::from(s), self.dmin * f32::from(m));
+        for ((levels, out), (&s, &m)) in blocks.zip(self.scales.0.iter().zip(&self.mins.0)) {
+            let (d, m) = (self.d * s, self.dmin * m);
             for (out, &l) in out.iter_mut().zip(levels) {
                 *out = d * f32::from(l) - m;
             }
@@ -79,7 +77,7 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
 
 /// Integers in the ratio of values, and what they are multiples of: by weights, where there are some.
 #[inline(always)]
-fn rounded<const BLOCKS: usize>(values: V<BLOCKS>, weights: Option<V<BLOCKS>>, most: f32) -> (f32, [u8; BLOCKS]) {
+fn rounded<const BLOCKS: usize>(values: V<BLOCKS>, weights: Option<V<BLOCKS>>, most: f32) -> (f32, V<BLOCKS>) {
     match weights {
         Some(weights) => {
             let unit = search::positive(values, weights, most);
@@ -91,7 +89,7 @@ fn rounded<const BLOCKS: usize>(values: V<BLOCKS>, weights: Option<V<BLOCKS>>, m
 
 /// Integers in the ratio of values, the largest `most`, and what they are multiples of.
 #[inline(always)]
-fn multiples<const BLOCKS: usize>(values: V<BLOCKS>, most: f32) -> (f32, [u8; BLOCKS]) {
+fn multiples<const BLOCKS: usize>(values: V<BLOCKS>, most: f32) -> (f32, V<BLOCKS>) {
     // By halves, which compilers do in vectors.
     let (mut across, mut left) = (values.0, BLOCKS);
     while left > 1 {
@@ -103,17 +101,13 @@ fn multiples<const BLOCKS: usize>(values: V<BLOCKS>, most: f32) -> (f32, [u8; BL
     }
     let largest = if across[0] > 0.0 { across[0] } else { 0.0 };
     let inverse = if largest > 0.0 { most / largest } else { 0.0 };
-    let mut multiples = [0; BLOCKS];
-    for (multiple, v) in multiples.iter_mut().zip(values.0) {
-        *multiple = nearest(inverse * v, most);
-    }
-    (largest / most, multiples)
+    (largest / most, (V::all(inverse) * values).level(0.0, most))
 }
 
 /// The multiples of `unit` nearest to values.
 #[inline(always)]
-fn multiples_of<const BLOCKS: usize>(values: V<BLOCKS>, unit: f32, most: f32) -> [u8; BLOCKS] {
-    values.0.map(|v| if unit > 0.0 { nearest(v / unit, most) } else { 0 })
+fn multiples_of<const BLOCKS: usize>(values: V<BLOCKS>, unit: f32, most: f32) -> V<BLOCKS> {
+    values.map(|v| if unit > 0.0 { level(v / unit, 0.0, most) } else { 0.0 })
 }
 
 /// Weights of values, and their sums over blocks, where the importance of columns is known.
@@ -142,30 +136,37 @@ macro_rules! each_searched {
         let next = $x.len(); // rows lie one behind the other
         for (x, out) in $x.chunks(2 * SUPER).zip($out.chunks_mut(2 * $bytes)) {
             $vectors.fetch(x.as_ptr().wrapping_add(next), size_of_val(x));
-            let (mut scales, mut mins) = ([0f32; 2 * BLOCKS], [0f32; 2 * BLOCKS]);
+            let (mut scales, mut mins, mut means) = ([0f32; 2 * BLOCKS], [0f32; 2 * BLOCKS], [0f32; 2 * BLOCKS]);
             let params = scales
                 .as_chunks_mut::<LANES>()
                 .0
                 .iter_mut()
-                .zip(mins.as_chunks_mut::<LANES>().0);
-            for (blocks, (scales, mins)) in x.as_chunks::<$size>().0.chunks(LANES).zip(params) {
+                .zip(mins.as_chunks_mut::<LANES>().0)
+                .zip(means.as_chunks_mut::<LANES>().0);
+            for (blocks, ((scales, mins), means)) in x.as_chunks::<$size>().0.chunks(LANES).zip(params) {
                 let none = [0f32; $size];
                 let mut of = [&none; LANES];
                 for (of, block) in of.iter_mut().zip(blocks) {
                     *of = block;
                 }
                 let found = integers::affine($vectors, of, $n);
-                (*scales, *mins) = (found.scale.0, found.min.0);
+                (*scales, *mins, *means) = (found.scale.0, found.min.0, found.mean_level.0);
             }
-            let params = scales.as_chunks::<BLOCKS>().0.iter().zip(mins.as_chunks::<BLOCKS>().0);
+            let params = scales
+                .as_chunks::<BLOCKS>()
+                .0
+                .iter()
+                .zip(mins.as_chunks::<BLOCKS>().0)
+                .zip(means.as_chunks::<BLOCKS>().0);
             let blocks = x.as_chunks::<SUPER>().0.iter().zip(out.chunks_exact_mut($bytes));
-            for ((x, out), (scale, min)) in blocks.zip(params) {
+            for ((x, out), ((scale, min), mean)) in blocks.zip(params) {
                 finite &= $store(
                     $vectors,
                     x,
                     Affine {
                         scale: V(*scale),
                         min: V(*min),
+                        mean_level: V(*mean),
                     },
                     None,
                     out,
@@ -214,8 +215,8 @@ fn store_q2<const LANES: usize>(
     out: &mut [u8],
 ) -> bool {
     let params = Params::choose(found, weights, 15.0, &mut out[80..]);
-    for ((out, s), m) in out.iter_mut().zip(params.scales).zip(params.mins) {
-        *out = s | m << 4;
+    for ((out, s), m) in out.iter_mut().zip(params.scales.0).zip(params.mins.0) {
+        *out = byte(s) | byte(m) << 4;
     }
     pack_2(&params.levels(vectors, x, 3.0), &mut out[16..80]);
     params.finite()
@@ -229,8 +230,8 @@ pub(super) fn decode_q2(data: &[u8], out: &mut [f32; SUPER]) {
     let params = Params {
         d: read_half(&data[80..]),
         dmin: read_half(&data[82..]),
-        scales: packed.map(|byte| byte & 15),
-        mins: packed.map(|byte| byte >> 4),
+        scales: V(packed.map(|byte| f32::from(byte & 15))),
+        mins: V(packed.map(|byte| f32::from(byte >> 4))),
     };
     params.values::<16>(&levels, out);
 }
@@ -263,8 +264,8 @@ fn store<const LANES: usize, const BITS: u32>(
     out: &mut [u8],
 ) -> bool {
     let params = Params::choose(found, weights, 63.0, out);
+    let (s, m) = (params.scales.0.map(byte), params.mins.0.map(byte));
     for i in 0..4 {
-        let (s, m) = (&params.scales, &params.mins);
         out[4 + i] = s[i] | s[i + 4] >> 4 << 6;
         out[8 + i] = m[i] | m[i + 4] >> 4 << 6;
         out[12 + i] = s[i + 4] & 15 | m[i + 4] << 4;
@@ -283,7 +284,7 @@ fn store<const LANES: usize, const BITS: u32>(
 
 #[inline(always)]
 pub(super) fn decode<const BITS: u32>(data: &[u8], out: &mut [f32; SUPER]) {
-    let (mut scales, mut mins) = ([0; 8], [0; 8]);
+    let (mut scales, mut mins) = ([0u8; 8], [0u8; 8]);
     for i in 0..4 {
         let (s, m, both) = (data[4 + i], data[8 + i], data[12 + i]);
         (scales[i], scales[i + 4]) = (s & 63, both & 15 | s >> 6 << 4);
@@ -297,5 +298,6 @@ pub(super) fn decode<const BITS: u32>(data: &[u8], out: &mut [f32; SUPER]) {
         unpack_4::<32>(&data[16..], &mut levels);
     }
     let (d, dmin) = (read_half(data), read_half(&data[2..]));
+    let (scales, mins) = (V(scales.map(f32::from)), V(mins.map(f32::from)));
     Params { d, dmin, scales, mins }.values::<32>(&levels, out);
 }

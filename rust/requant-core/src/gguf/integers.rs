@@ -276,6 +276,7 @@ pub(super) fn affine<const LANES: usize, const N: usize, S: Vectors<LANES>>(
     Affine {
         scale: range.if_greater(least, scale * size, zero).lanes(),
         min: (zero - (low + start)).lanes(),
+        mean_level: (best.sum_l / count).lanes(),
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Affine<const LANES: usize> {
     pub(super) scale: V<LANES>,
     /// What is taken away: never negative.
     pub(super) min: V<LANES>,
+    /// The mean of the levels that these are best for, by the weights of values.
+    pub(super) mean_level: V<LANES>,
 }
 
 /// The best of the tried scales and mins for levels `0 ..= n`.
@@ -52,6 +54,7 @@ pub(super) fn affine<const N: usize, const LANES: usize>(
     }
     let range = high - low;
     let (mut scale, mut offset, mut most) = (range / V::all(n), zero, V::all(f32::NEG_INFINITY));
+    let mut levels = zero;
     for i in 0..=COUNT {
         let factor = V::all(FIRST + STEP * f32::from(i) + n) / (range - offset);
         let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
@@ -77,11 +80,13 @@ pub(super) fn affine<const N: usize, const LANES: usize>(
         let explained = linear + linear - quadratic;
         scale = explained.if_greater(most, tried_scale, scale);
         offset = explained.if_greater(most, tried_offset, offset);
+        levels = explained.if_greater(most, sum_l, levels);
         most = most.max(explained);
     }
     Affine {
         scale: range.if_greater(zero, scale, zero),
         min: zero - (low + range.if_greater(zero, offset, zero)),
+        mean_level: levels / sum_w,
     }
 }
 
@@ -156,7 +161,7 @@ pub(super) fn descend<const N: usize, const LANES: usize>(x: &[V<LANES>; N], n: 
     V::all(LEAST).if_greater(magnitude, zero, scale)
 }
 
-/// The scale for levels `0 ..= n` of values that are not negative.
+/// The scale for levels `0 ..= n` of values; negative ones get level 0.
 pub(super) fn positive<const N: usize>(x: V<N>, weights: V<N>, n: f32) -> f32 {
     const ROUNDS: usize = 5;
     let (x, weights) = (x.0, weights.0);

@@ -6,13 +6,13 @@ fn nearest(v: f32, lo: i32, hi: i32) -> i32 {
     (v.round_ties_even() as i32).clamp(lo, hi)
 }
 
-/// Scale and min of a block for levels `0 ..= n`.
-pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32) {
+/// Scale and min of a block for levels `0 ..= n`, and the mean of the levels.
+pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32, f32) {
     let low = x.iter().copied().fold(f32::INFINITY, f32::min).min(0.0);
     let high = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let range = high - low;
     if range < 1e-15 {
-        return (0.0, -low);
+        return (0.0, -low, 0.0);
     }
     let unit = 4096.0 / range;
     let values: Vec<i32> = x.iter().map(|v| ((v - low) * unit).round_ties_even() as i32).collect();
@@ -53,7 +53,7 @@ pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32) {
     }
     let scale = numerator / divisor;
     let begin = if pinned { origin } else { (total - scale * sum) / count };
-    (scale * (range / 4096.0), -(low + begin * (range / 4096.0)))
+    (scale * (range / 4096.0), -(low + begin * (range / 4096.0)), sum / count)
 }
 
 fn largest(x: &[f32]) -> f32 {
@@ -148,17 +148,22 @@ pub(crate) fn rounded(dtype: &str, x: &[f32]) -> Vec<f32> {
     }
 }
 
-fn with_mins(x: &[f32], size: usize, n: i32, most: i32, search: impl Fn(&[f32]) -> (f32, f32)) -> Vec<f32> {
-    let (scales, mins): (Vec<f32>, Vec<f32>) = x.chunks(size).map(search).unzip();
+fn with_mins(x: &[f32], size: usize, n: i32, most: i32, search: impl Fn(&[f32]) -> (f32, f32, f32)) -> Vec<f32> {
+    let found: Vec<_> = x.chunks(size).map(search).collect();
     let integers = |values: &[f32]| -> (f32, Vec<i32>) {
         let largest = values.iter().copied().fold(0f32, f32::max);
         let inverse = if largest > 0.0 { most as f32 / largest } else { 0.0 };
-        (
-            half(largest / most as f32),
-            values.iter().map(|v| nearest(inverse * v, 0, most)).collect(),
-        )
+        let integers = values.iter().map(|v| nearest(inverse * v, 0, most)).collect();
+        (largest / most as f32, integers)
     };
-    let ((d, scales), (dmin, mins)) = (integers(&scales), integers(&mins));
+    let (d, scales) = integers(&found.iter().map(|f| f.0).collect::<Vec<_>>());
+    // The best min beside a scale that was rounded.
+    let beside = found.iter().zip(&scales).map(|(&(scale, min, mean), s)| {
+        let moved = d * *s as f32 - scale;
+        if min > 0.0 { min + moved * mean } else { 0.0 }
+    });
+    let (dmin, mins) = integers(&beside.collect::<Vec<_>>());
+    let (d, dmin) = (half(d), half(dmin));
     let mut out = Vec::new();
     for (i, block) in x.chunks(size).enumerate() {
         let (d, m) = (d * scales[i] as f32, dmin * mins[i] as f32);
