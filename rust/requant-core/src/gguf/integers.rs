@@ -36,7 +36,7 @@ const TOP: f32 = 4096.0;
 
 /// Half steps that are tried beside `n`, each with the eighths of a step by which they begin later. None makes levels below 0
 /// or above `n`.
-const TRIES: [(i16, [i16; SHIFTS]); 4] = [(-2, [-4, -2, 0]), (-1, [-4, -2, 0]), (0, [-2, 0, 2]), (1, [1, 2, 4])];
+const TRIES: [(i16, [i16; SHIFTS]); 3] = [(-1, [-7, -6, -5]), (0, [-2, 0, 2]), (1, [1, 2, 4])];
 
 /// How values become levels.
 #[derive(Debug, Clone, Copy)]
@@ -250,13 +250,11 @@ pub(super) fn affine<const LANES: usize, const N: usize, S: Vectors<LANES>>(
         off: sum_a - count * origin,
         never: vectors.all(f32::INFINITY),
     };
-    let one = vectors.all(1.0);
     let mut best = Best {
         gain: vectors.all(f32::NEG_INFINITY),
-        divisor: one,
+        divisor: vectors.all(1.0),
         along: zero,
         sum_l: zero,
-        through: zero,
     };
     for (halves, eighths) in TRIES {
         let factor = 8 * n + 4 * halves;
@@ -266,17 +264,17 @@ pub(super) fn affine<const LANES: usize, const N: usize, S: Vectors<LANES>>(
             eighths[2] * 4096 / factor,
         ];
         let [a, b, c] = vectors.sums(pairs, Rounding { factor, shifts });
-        best.take(block, one, a);
-        best.take(block, one, b);
-        best.take(block, one, c);
+        best.take(block, a);
+        best.take(block, b);
+        best.take(block, c);
     }
-    let (scale, start) = best.line(block);
+    let (scale, start, mean_level) = best.line(block);
     let size = range / top;
     let start = range.if_greater(least, start * size, zero);
     Affine {
         scale: range.if_greater(least, scale * size, zero).lanes(),
         min: (zero - (low + start)).lanes(),
-        mean_level: (best.sum_l / count).lanes(),
+        mean_level: mean_level.lanes(),
     }
 }
 
@@ -301,14 +299,13 @@ struct Best<R> {
     divisor: R,
     /// The scale times `divisor`.
     along: R,
+    /// Of levels; `never` where the line starts where 0 lies.
     sum_l: R,
-    /// 1 where the line starts where 0 lies.
-    through: R,
 }
 
 impl<R> Best<R> {
     #[inline(always)]
-    fn take<const LANES: usize>(&mut self, block: Block<R>, one: R, sums: Sums<R>)
+    fn take<const LANES: usize>(&mut self, block: Block<R>, sums: Sums<R>)
     where
         R: Reals<LANES>,
     {
@@ -318,31 +315,35 @@ impl<R> Best<R> {
         // Levels that are all the same do not tell where a line starts.
         let start = spread.if_greater(zero, block.off * spread, block.never);
         let bound = line * sums.l;
-        let (mut gain, mut divisor, mut along, mut through) = (line * line, spread, line, zero);
+        let (mut gain, mut divisor, mut along, mut sum_l) = (line * line, spread, line, sums.l);
         if start.any_greater(bound) {
             let rest = sums.la - block.origin * sums.l;
             let squares = block.count * rest * rest - block.off * block.off * sums.ll;
             gain = start.if_greater(bound, squares, gain);
             divisor = start.if_greater(bound, sums.ll, divisor);
             along = start.if_greater(bound, rest, along);
-            through = start.if_greater(bound, one, zero);
+            sum_l = start.if_greater(bound, block.never, sum_l);
         }
         let (ours, theirs) = (gain * self.divisor, self.gain * divisor);
         self.gain = ours.if_greater(theirs, gain, self.gain);
         self.divisor = ours.if_greater(theirs, divisor, self.divisor);
         self.along = ours.if_greater(theirs, along, self.along);
-        self.sum_l = ours.if_greater(theirs, sums.l, self.sum_l);
-        self.through = ours.if_greater(theirs, through, self.through);
+        self.sum_l = ours.if_greater(theirs, sum_l, self.sum_l);
     }
 
-    /// Scale and start.
+    /// Scale, start and the mean level, which is 0 where the line starts where 0 lies.
     #[inline(always)]
-    fn line<const LANES: usize>(&self, block: Block<R>) -> (R, R)
+    fn line<const LANES: usize>(&self, block: Block<R>) -> (R, R, R)
     where
         R: Reals<LANES>,
     {
         let scale = self.along / self.divisor;
         let start = (block.sum_a - scale * self.sum_l) / block.count;
-        (scale, self.through.if_greater(block.zero, block.origin, start))
+        let told = |there, else_: R| block.never.if_greater(self.sum_l, there, else_);
+        (
+            scale,
+            told(start, block.origin),
+            told(self.sum_l / block.count, block.zero),
+        )
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32, f32) {
     // What the best try takes from the squared error and its scale, both times the divisor; its levels, and whether it
     // begins at 0. Quotients are compared by products with the other's divisor.
     let (mut most, mut divisor, mut numerator, mut sum, mut pinned) = (f32::NEG_INFINITY, 1f32, 0f32, 0f32, false);
-    for (half_steps, starts) in [(-2, [-4, -2, 0]), (-1, [-4, -2, 0]), (0, [-2, 0, 2]), (1, [1, 2, 4])] {
+    for (half_steps, starts) in [(-1, [-7, -6, -5]), (0, [-2, 0, 2]), (1, [1, 2, 4])] {
         let eighths = 8 * n + 4 * half_steps;
         for start in starts {
             let shift = start * 4096 / eighths;
@@ -53,7 +53,8 @@ pub(crate) fn affine(x: &[f32], n: i32) -> (f32, f32, f32) {
     }
     let scale = numerator / divisor;
     let begin = if pinned { origin } else { (total - scale * sum) / count };
-    (scale * (range / 4096.0), -(low + begin * (range / 4096.0)), sum / count)
+    let mean = if pinned { 0.0 } else { sum / count };
+    (scale * (range / 4096.0), -(low + begin * (range / 4096.0)), mean)
 }
 
 fn largest(x: &[f32]) -> f32 {
