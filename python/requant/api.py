@@ -13,7 +13,7 @@ from requant.concluding import Given, Held, conclude
 from requant.data import DataOptions, open_data
 from requant.documents import finite
 from requant.errors import ConfigError, DataError
-from requant.metrics import get_metric
+from requant.metrics import DEFAULT, get_metric
 from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
@@ -125,7 +125,7 @@ def quantize(
     data_options: DataOptions | None = None,
     evaluation: object = None,
     labels: str | None = None,
-    metric: str | Callable[..., object] = "top1",
+    metric: str | Callable[..., object] = DEFAULT,
     progress: Progress | None = None,
     executor: Executor | None = None,
     **overrides: Any,
@@ -158,7 +158,9 @@ def quantize(
         >>> result = requant.quantize("model.onnx", "calib.npz", method="mse")  # doctest: +SKIP
         >>> result.save("model.int8.onnx")  # doctest: +SKIP
     """
-    config = configured(config, overrides)
+    config, judge = configured(config, overrides), get_metric(metric)
+    if evaluation is None:
+        _refuse_unjudged(labels, metric)
     if config.weight_only is not None:
         refuse_table(table)
         refuse_executor(executor)
@@ -169,10 +171,9 @@ def quantize(
             data_options=data_options,
             evaluation=evaluation,
             labels=labels,
-            metric=metric,
+            judge=judge,
             progress=progress,
         )
-    judge = get_metric(metric)
     watch = Stopwatch()
     with watch("load"):
         graph = load_float(model)
@@ -292,6 +293,16 @@ def refuse_hopeless(inspection: Inspection) -> None:
     """
     refuse_quantized(inspection.quantized_ops, inspection.model)
     refuse_empty(inspection.plan, inspection.model)
+
+
+def _refuse_unjudged(labels: str | None, metric: str | Callable[..., object]) -> None:
+    """Refuse what says how models are judged, by samples that are not given."""
+    chosen = {"labels": labels, "metric": None if metric == DEFAULT else metric}
+    for name in (name for name, value in chosen.items() if value is not None):
+        raise ConfigError(
+            f"{name} says how models are judged, and no samples to judge by are given",
+            hint=f"give evaluation, or leave out {name}",
+        )
 
 
 def _check_sources(config: QuantConfig, data: object, table: CalibrationTable | None) -> None:

@@ -16,7 +16,6 @@ from requant.data import open_data
 from requant.errors import ConfigError, ModelError
 from requant.evaluation.distance import decibels
 from requant.evaluation.verify import is_large, measure_latency
-from requant.metrics import get_metric
 from requant.onnx.lowbit import insert_blocks, needed_opset, with_opset
 from requant.onnx.passes import prepare
 from requant.onnx.rescale import rescale
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.data import Batch, DataOptions, Dataset
     from requant.evaluation.verify import Feeds, Runners
+    from requant.metrics.spec import Metric
     from requant.onnx.graph import Graph
     from requant.onnx.reading import Model
     from requant.planning.plan import QuantPlan
@@ -70,7 +70,7 @@ def quantize_weights(
     data_options: DataOptions | None,
     evaluation: object,
     labels: str | None,
-    metric: str | Callable[..., object],
+    judge: Metric,
     progress: Progress | None,
 ) -> QuantizedModel:
     """What ``requant.quantize`` does where ``config.weight_only`` is set; arguments as there.
@@ -78,7 +78,6 @@ def quantize_weights(
     Raises:
         RequantError: a subclass says which input was wrong and how to mend it.
     """
-    judge = get_metric(metric)
     watch = Stopwatch()
     with watch("load"):
         graph = load_float(model)

@@ -152,6 +152,13 @@ def test_options_are_checked_before_any_work() -> None:
         requant.quantize("nowhere.onnx", None, metric="accuracy")
 
 
+@pytest.mark.parametrize("options", [{"labels": "mine"}, {"metric": "mse"}, {"metric": peak}])
+@pytest.mark.parametrize("weight_only", [None, "int4"])
+def test_what_nothing_is_judged_by_is_refused(options: dict[str, Any], weight_only: str | None) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(options))} says how models are judged"):
+        requant.quantize("nowhere.onnx", None, weight_only=weight_only, **options)
+
+
 def test_an_interrupt_leaves_no_thread() -> None:
     def interrupt(done: int, total: int | None) -> None:
         raise KeyboardInterrupt

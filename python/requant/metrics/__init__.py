@@ -24,6 +24,8 @@ METRICS = {
     "kl": "kl",
     "kl99": "kl99",
 }
+#: What judges where nobody says otherwise.
+DEFAULT = "top1"
 
 
 def get_metric(metric: str | Callable[..., object]) -> Metric:
@@ -43,4 +45,4 @@ def get_metric(metric: str | Callable[..., object]) -> Metric:
     return replace(found, source=metric)
 
 
-__all__ = ["METRICS", "Against", "Case", "Metric", "get_metric"]
+__all__ = ["DEFAULT", "METRICS", "Against", "Case", "Metric", "get_metric"]

@@ -11,7 +11,7 @@ from requant.concluding import Given, Held
 from requant.documents import finite
 from requant.errors import ConfigError, DataError, VerificationError
 from requant.evaluation.evaluate import check_labels, measure
-from requant.metrics import Against, get_metric
+from requant.metrics import DEFAULT, Against, get_metric
 from requant.pages.page import fragment
 from requant.pages.results import quantization
 from requant.runtime import cpu_kind, open_runner
@@ -42,7 +42,6 @@ SCHEMA = 1
 OWN_PERPLEXITY = "perplexity of held-back samples"
 COSINE = "cosine of the outputs"
 FIDELITY = "output fidelity"
-_DEFAULT_METRIC = "top1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +153,12 @@ def quantize_to_keep(
         refuse_executor(executor)
     refuse_iterator(data, "samples")
     refuse_iterator(evaluation, "evaluation samples")
-    found = get_metric(_DEFAULT_METRIC if metric is None else metric)
+    found = get_metric(DEFAULT if metric is None else metric)
     watch = Stopwatch()
     with watch("prepare"):
         own_labels = labels if evaluation is None else None
         setup = set_up(
-            model, data, config, data_options=data_options, evaluation=None, metric=_DEFAULT_METRIC, labels=own_labels
+            model, data, config, data_options=data_options, evaluation=None, metric=DEFAULT, labels=own_labels
         )
         judged = None
         if evaluation is not None:
