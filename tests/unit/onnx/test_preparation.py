@@ -279,3 +279,14 @@ def test_functions_of_the_model_are_inlined() -> None:
     assert {node.domain for node in quantized.graph.node} == {""}
     (real,), (got,) = run(model, feeds(model)), run(result.data, feeds(model))
     assert np.abs(got - real).max() < 0.1 * np.abs(real).max()
+
+
+def test_nothing_is_said_of_constants_that_are_outputs(caplog: pytest.LogCaptureFixture) -> None:
+    net = Net()
+    x = net.input("x", ["n", 4])
+    fixed = net.const(np.arange(3, dtype=np.float32))
+    model = net.model(net.op("MatMul", x, net.normal(4, 3)), net.op("Neg", fixed), fixed)
+    prepared = prepare(Graph.load(model))[0]
+    assert not caplog.records
+    for wanted, got in zip(run(model, feeds(model)), run(prepared.serialize().proto, feeds(model)), strict=True):
+        np.testing.assert_array_equal(wanted, got)

@@ -5,7 +5,9 @@ It tries fifty rules on every node, one of them against all other nodes, which t
 
 from __future__ import annotations
 
+import logging
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnx_ir.passes import common
@@ -15,7 +17,7 @@ from requant.onnx.graph import constant, int_attribute
 from requant.onnx.names import free_name, name_of, taken_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -40,10 +42,23 @@ def optimize(model: ir.Model, should_fold: Callable[[ir.Node], bool | None]) -> 
     common.RemoveUnusedOpsetsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
-    common.DeduplicateInitializersPass()(model)
+    with _without_remarks(common.DeduplicateInitializersPass):
+        common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     _fix_outputs(model)
     common.NameFixPass()(model)
+
+
+@contextmanager
+def _without_remarks(of: type) -> Iterator[None]:
+    """Let a pass not warn of what is as it should be, such as constants that are outputs, and are not shared."""
+    log = logging.getLogger(of.__module__)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _fix_outputs(model: ir.Model) -> None:
