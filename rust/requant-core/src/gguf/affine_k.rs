@@ -30,10 +30,6 @@ struct Params<const BLOCKS: usize> {
     mins: V<BLOCKS>,
 }
 
-/// The level of each value. Vectors that cross lines of the cache are slow to write and to read again.
-#[repr(align(64))]
-struct Levels([u8; SUPER]);
-
 impl<const BLOCKS: usize> Params<BLOCKS> {
     /// The multiples nearest to what was found, up to `most`; what they are multiples of is written to two float16.
     #[inline(always)]
@@ -58,11 +54,11 @@ impl<const BLOCKS: usize> Params<BLOCKS> {
 
     /// The level of each value.
     #[inline(always)]
-    fn levels<const LANES: usize>(&self, vectors: &impl Vectors<LANES>, x: &[f32; SUPER], most: f32) -> Levels {
+    fn levels<const LANES: usize>(&self, vectors: &impl Vectors<LANES>, x: &[f32; SUPER], most: f32) -> [u8; SUPER] {
         let (d, mins) = (V::all(self.d) * self.scales, V::all(self.dmin) * self.mins);
         let inverses = d.if_greater(V::all(0.0), V::all(1.0) / d, V::all(0.0));
-        let mut levels = Levels([0; SUPER]);
-        vectors.levels(x, &mins.0, &inverses.0, most, &mut levels.0);
+        let mut levels = [0; SUPER];
+        vectors.levels(x, &mins.0, &inverses.0, most, &mut levels);
         levels
     }
 
@@ -222,7 +218,7 @@ fn store_q2<const LANES: usize>(
     for ((out, s), m) in out.iter_mut().zip(params.scales.0).zip(params.mins.0) {
         *out = byte(s) | byte(m) << 4;
     }
-    pack_2(&params.levels(vectors, x, 3.0).0, &mut out[16..80]);
+    pack_2(&params.levels(vectors, x, 3.0), &mut out[16..80]);
     params.finite()
 }
 
@@ -274,7 +270,7 @@ fn store<const LANES: usize, const BITS: u32>(
         out[8 + i] = m[i] | m[i + 4] >> 4 << 6;
         out[12 + i] = s[i + 4] & 15 | m[i + 4] << 4;
     }
-    let levels = &params.levels(vectors, x, most::<BITS>()).0;
+    let levels = &params.levels(vectors, x, most::<BITS>());
     let rest = &mut out[16..];
     if BITS == 5 {
         let (high, low) = rest.split_at_mut(32);
