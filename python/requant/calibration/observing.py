@@ -193,6 +193,8 @@ def _failed(batch: Batch, problem: ModelError) -> CalibrationError:
 
 def _not_finite(name: str, batch: Batch, array: Any) -> CalibrationError:
     bad = np.argwhere(~np.isfinite(array))
+    if not len(bad):  # of a model that draws numbers, which ran twice
+        return _failed(batch, ModelError(f"tensor {name!r} holds NaN or infinity in some runs, and not in others"))
     offset = int(bad[0][0]) if array.ndim and array.shape[0] == batch.count else 0
     return CalibrationError(
         f"tensor {name!r} holds {np.isnan(array).sum()} NaN and {counted(np.isinf(array).sum(), 'infinite value(s)')}, "

@@ -224,11 +224,17 @@ unsafe extern "system" fn compute(kernel: *const Kernel, context: *const c_void)
     if !failed.is_null() {
         return failed;
     }
+    // A tensor may lie in memory that a caller fed, at any address.
+    let copy: Vec<f32>;
     let x = if len == 0 {
         &[]
-    } else {
+    } else if data.is_aligned() {
         // SAFETY: the tensor holds `len` floats, which nobody writes to while a node reads them.
         unsafe { slice::from_raw_parts(data, len) }
+    } else {
+        // SAFETY: as above, wherever they lie.
+        copy = (0..len).map(|i| unsafe { data.add(i).read_unaligned() }).collect();
+        &copy
     };
     // Statistics are read only if the run succeeds, so nothing half-made is seen.
     match catch_unwind(AssertUnwindSafe(|| observe(*index, x))).unwrap_or(Err(c"panic in the core")) {

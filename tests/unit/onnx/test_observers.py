@@ -181,3 +181,32 @@ def test_a_stop_is_no_reason_to_run_again() -> None:
     observer.stop()
     with pytest.raises(CalibrationError, match="samples 0 to 1"):
         observer.observe(observer.statistics(), batch)
+
+
+def test_what_was_not_finite_may_be_so_when_it_is_computed_again() -> None:
+    net = Net()
+    x = net.input("x", ["n", 4])
+    drawn = net.op("RandomUniformLike", x, low=-2.0, high=-1.0)
+    model = net.model(net.op("Identity", net.op("Log", drawn, output="found"), output="y"))
+    graph = Graph.load(onnx.shape_inference.infer_shapes(model))
+    observer = Observer(Observation(graph.serialize(["found"]), (), ("found",), (0,)), threads=1)
+    observer._give = lambda batch: [np.zeros((2, 4), np.float32)]  # type: ignore[method-assign]
+    (batch,) = open_data(samples(model, 2), graph.inputs, DataOptions(batch_size=2)).batches()
+    with pytest.raises(CalibrationError, match="'found' holds NaN or infinity in some runs"):
+        observer.observe(observer.statistics(), batch)
+
+
+def test_memory_that_was_fed_is_counted_at_any_address() -> None:
+    net = Net()
+    x = net.input("x", ["n", 4])
+    flat = net.op("Flatten", x, axis=0, output="flat")  # in the memory of its input
+    model = onnx.shape_inference.infer_shapes(net.model(net.op("Relu", flat, output="y")))
+    runner = open_observing(Graph.load(model).serialize(["flat"]), (0,), threads=1, ordered=True)
+    assert runner is not None
+    fed = np.frombuffer(bytearray(33), np.uint8)[1:].view(np.float32).reshape(2, 4)
+    fed[:] = np.arange(8).reshape(2, 4)
+    seen = ops.TensorStatistics()
+    ops.observe_here([seen], 1)
+    runner.run({"x": fed})
+    assert ops.observe_here([], 1) == 1
+    assert (seen.count, seen.min, seen.max) == (8, 0.0, 7.0)
