@@ -73,7 +73,7 @@ class QuantConfig:
         per_channel: one weight scale for each output channel instead of one for the tensor.
         weights: integer type of the weights, int8 or uint8; always symmetric, with the lowest integer unused.
         activations: integer type of the activations, uint8, int8, uint16 or int16; unset: the target's. Weight-only
-            products take ``float`` (the default) or ``int8``, rounded at run time.
+            products take ``float`` or ``int8``, rounded at run time; unset: float, and int8 beside weights of 8 bits.
         saturation: ``safe`` scales int8 weights so that no CPU saturates (x86 before VNNI adds pairs of uint8 x int8
             products in 16 bits); ``full`` always uses all 8 bits.
         rest: what becomes of the weights that static quantization leaves out: ``int8`` for what ``dynamic`` does with

@@ -266,7 +266,7 @@ def build(
     """The quantized model, and what to know of it."""
     qdq = config.format == "qdq"
     model = rescale(prepared, rounded.factors) if rounded.factors else prepared
-    model = insert_blocks(model, plan, rounded.weights, qdq=qdq, activations=config.activations or "float")
+    model = insert_blocks(model, plan, rounded.weights, qdq=qdq, activations=config.activations)
     stored = Stored()
     if given.holds_half():
         model, stored = store_half(model, exactly=True)
@@ -306,7 +306,7 @@ def _notes(plan: QuantPlan, config: QuantConfig) -> Iterator[str]:
         yield "bits of weights: " + ", ".join(f"{b} ({count})" for b, count in sorted(bits.items()))
     if 3 in bits:
         yield "3-bit weights are stored in 4 bits, as no runtime packs 3: they save no bytes"
-    if config.format == "qdq" and (config.activations or "float") == "float":
+    if config.format == "qdq" and config.activations != "int8":
         yield (
             "onnxruntime rounds activations to int8 where it fuses DequantizeLinear and MatMul, unless "
             "session.qdq_matmulnbits_accuracy_level is 1"

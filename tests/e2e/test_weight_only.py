@@ -51,7 +51,8 @@ def test_every_form_runs_and_both_formats_hold_the_same_reals(
     bits: str, symmetric: bool, form: str, block_size: int
 ) -> None:
     model = models.language_model()
-    result = quantize(model, weight_only=bits, algorithm="rtn", symmetric=symmetric, format=form, block_size=block_size)
+    options = {"weight_only": bits, "algorithm": "rtn", "symmetric": symmetric, "block_size": block_size}
+    result = quantize(model, format=form, activations="float", **options)
     noise = {"int2": 0.6, "int3": 0.2, "int4": 0.03, "int8": 1e-3}[bits]
     own = error(result, model)
     if form == "matmulnbits":
@@ -59,7 +60,7 @@ def test_every_form_runs_and_both_formats_hold_the_same_reals(
         assert op_types(result).count("MatMulNBits") == 7
         assert op_types(result).count("GatherBlockQuantized") == 1
     else:
-        other = quantize(model, weight_only=bits, algorithm="rtn", symmetric=symmetric, block_size=block_size)
+        other = quantize(model, activations="float", **options)
         plain = models.run(result.data, models.tokens(8, seed=7), optimize=False)[0]
         np.testing.assert_allclose(plain, logits(other.data), rtol=1e-3, atol=1e-3)
         assert op_types(result).count("DequantizeLinear") == 8
@@ -127,6 +128,15 @@ def test_the_optimized_graph_has_the_arithmetic_that_was_asked_for() -> None:
             if attribute.name == "accuracy_level"
         ]
         assert set(levels) == {4 if activations == "int8" else 1}
+
+
+def test_weights_of_8_bits_are_multiplied_by_integers_unless_floats_are_asked_for() -> None:
+    model = models.language_model()
+    rules = [{"match": "head", "bits": 8}]
+    for activations, runs in ((None, "W4A32 in 6 products, W8A8"), ("float", "W4A32 in 6 products, W8A32")):
+        result = quantize(model, algorithm="rtn", rules=rules, activations=activations)
+        assert any(f"onnxruntime runs {runs} in 1 product" in note for note in result.report.notes)
+        assert any("unpacked at each run" in note for note in result.report.notes) is (activations == "float")
 
 
 def test_rules_choose_bits_algorithm_and_what_stays_float() -> None:

@@ -37,12 +37,19 @@ _CONTRIB = "com.microsoft"
 _BIAS = 2
 #: MatMulNBits multiplies in float32, or rounds the activations to int8.
 ACCURACY_LEVELS = {"float": 1, "int8": 4}
+#: Weights of so many bits are unpacked at each run where activations are float: it has no kernel for these.
+UNPACKED = 8
 #: The first opset whose DequantizeLinear takes blocks and 4 bits, and the one that takes 2.
 _BLOCKED_OPSET, _TWO_BITS_OPSET = 21, 25
 
 
 def insert_blocks(
-    graph: Graph, plan: QuantPlan, weights: Mapping[tuple[str, bool], BlockWeights], *, qdq: bool, activations: str
+    graph: Graph,
+    plan: QuantPlan,
+    weights: Mapping[tuple[str, bool], BlockWeights],
+    *,
+    qdq: bool,
+    activations: str | None,
 ) -> Graph:
     """A copy of ``graph`` whose planned nodes read ``weights``.
 
@@ -51,7 +58,7 @@ def insert_blocks(
         plan: what becomes of it.
         weights: integers by ``BlockedNode.key``.
         qdq: standard DequantizeLinear instead of onnxruntime's own ops.
-        activations: ``float`` or ``int8``, how MatMulNBits multiplies.
+        activations: ``float`` or ``int8``, how MatMulNBits multiplies; None for what is fast with the weights.
 
     Raises:
         ModelError: the model cannot have the opset that ``qdq`` needs.
@@ -65,11 +72,11 @@ def insert_blocks(
 
 
 class _Writer:
-    def __init__(self, graph: Graph, weights: Mapping[tuple[str, bool], BlockWeights], activations: str) -> None:
+    def __init__(self, graph: Graph, weights: Mapping[tuple[str, bool], BlockWeights], activations: str | None) -> None:
         self.graph = graph
         self.model = graph.model
         self.weights = weights
-        self.level = ACCURACY_LEVELS[activations]
+        self.activations = activations
         self.nodes = {node.name: node for node in graph.all_nodes()}
         self.taken = taken_names(graph.model.graph)
         self.parts: dict[tuple[tuple[str, bool], str], ir.Value] = {}
@@ -102,13 +109,16 @@ class _Writer:
                 addend = bias
         attributes = {
             "K": terms, "N": rows, "bits": weights.scheme.stored_bits, "block_size": weights.scheme.block_size,
-            "accuracy_level": self.level,
+            "accuracy_level": self._level(weights.scheme.stored_bits),
         }  # fmt: skip
         product = self._node("MatMulNBits", inputs, attributes, planned.name)
         chain = [product]
         if addend is not None:
             chain.append(self._node("Add", [product.outputs[0], addend], {}, f"{planned.name}_bias", domain=""))
         _replace(node, chain)
+
+    def _level(self, bits: int) -> int:
+        return ACCURACY_LEVELS[self.activations or ("int8" if bits == UNPACKED else "float")]
 
     def _look_up(self, node: ir.Node, planned: BlockedNode) -> None:
         weights = self.weights[planned.key]

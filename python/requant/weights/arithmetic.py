@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from requant.onnx.lowbit import multiplications
+from requant.onnx.lowbit import UNPACKED, multiplications
 from requant.runtime import optimized
 from requant.wording import counted
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from requant.config import QuantConfig
     from requant.serialized import SerializedModel
 
-#: Of weights with so many bits onnxruntime has no kernel for float activations.
-_UNPACKED = 8
 #: Larger models are not written once more only to be looked at.
 _LOOKED_AT = 1 << 29
 
@@ -30,7 +28,7 @@ def arithmetic_of(model: SerializedModel) -> Counter[tuple[int, str]] | None:
 def describe_arithmetic(found: Counter[tuple[int, str]] | None, config: QuantConfig) -> Iterator[str]:
     """What the report says of it."""
     if found is None:
-        asked = "A8" if config.activations == "int8" else "A32"
+        asked = {"int8": "A8", "float": "A32", None: "A8 beside 8-bit weights, else A32,"}[config.activations]
         yield f"arithmetic: {asked} asked for; the model is too large, or no onnxruntime there, to see what runs"
         return
     runs = [
@@ -44,10 +42,10 @@ def describe_arithmetic(found: Counter[tuple[int, str]] | None, config: QuantCon
         if kind == "reals"
     ]
     yield f"onnxruntime runs {', '.join(runs) or 'no product with weights in blocks'}"
-    if any(bits == _UNPACKED and kind in ("A16", "A32") for bits, kind in found):
+    if any(bits == UNPACKED and kind in ("A16", "A32") for bits, kind in found):
         yield (
             "weights of 8 bits beside float activations are unpacked at each run: for a single token such a product "
-            "takes many times as long as in float; with --activations int8 it does not"
+            "takes many times as long as in float; with --activations int8, or unset, it does not"
         )
 
 
