@@ -116,6 +116,20 @@ def test_gemm_keeps_its_bias_and_ragged_rows_work(bias: str, trans_b: int) -> No
         assert np.linalg.norm(got - exact) < 0.02 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 1.0), (1.0, 2.0), (0.25, -3.0), (2.0, 0.0)])
+@pytest.mark.parametrize("algorithm", ["rtn", "awq+gptq"])
+def test_factors_that_preparation_cannot_fold_are_kept(alpha: float, beta: float, algorithm: str) -> None:
+    net = models.Net()
+    x = net.input("x", ["n", 40])
+    bias = net.op("ReduceMean", x, keepdims=1)  # computed at run time
+    model = net.model(net.op("Gemm", x, net.normal(40, 24), bias, alpha=alpha, beta=beta, name="fc", output="y"))
+    feeds = models.samples(model, 64)
+    for form in ("matmulnbits", "qdq"):
+        result = requant.quantize(model, feeds, weight_only="int8", algorithm=algorithm, format=form, threads=1)
+        exact, got = models.run(model, feeds)[0], models.run(result.data, feeds)[0]
+        assert np.linalg.norm(got - exact) < 0.02 * np.linalg.norm(exact)
+
+
 def test_the_optimized_graph_has_the_arithmetic_that_was_asked_for() -> None:
     model = models.language_model()
     for activations, kind in (("float", "W4A32"), ("int8", "W4A8")):

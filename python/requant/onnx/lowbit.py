@@ -99,9 +99,10 @@ class _Writer:
         shape = (rows, weights.scheme.blocks(terms), -1)
         inputs = [node.inputs[0], self._data(planned, shape), self._scales(planned), self._zero_points(planned)]
         bias = node.inputs[_BIAS] if len(node.inputs) > _BIAS else None
+        alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
         addend = None
         if bias is not None:
-            vector = constant(bias)
+            vector = constant(bias) if alpha == beta == 1.0 else None
             if vector is not None and vector.size == rows and vector.shape[-1:] == (rows,):
                 flat = bias if vector.ndim == 1 else self._initializer(f"{bias.name}_flat", vector.reshape(-1))
                 inputs += [None, flat]
@@ -113,12 +114,22 @@ class _Writer:
         }  # fmt: skip
         product = self._node("MatMulNBits", inputs, attributes, planned.name)
         chain = [product]
+        if alpha != 1.0:  # one that preparation could not fold
+            chain.append(self._scaled(product.outputs[0], alpha, f"{planned.name}_alpha"))
+        result = chain[-1].outputs[0]
+        if addend is not None and beta != 1.0:
+            chain.append(self._scaled(addend, beta, f"{planned.name}_beta"))
+            addend = chain[-1].outputs[0]
         if addend is not None:
-            chain.append(self._node("Add", [product.outputs[0], addend], {}, f"{planned.name}_bias", domain=""))
+            chain.append(self._node("Add", [result, addend], {}, f"{planned.name}_bias", domain=""))
         _replace(node, chain)
 
     def _level(self, bits: int) -> int:
         return ACCURACY_LEVELS[self.activations or ("int8" if bits == UNPACKED else "float")]
+
+    def _scaled(self, value: ir.Value, factor: float, name: str) -> ir.Node:
+        constant_factor = self._initializer(f"{name}_factor", np.array(factor, np.float32))
+        return self._node("Mul", [value, constant_factor], {}, name, domain="")
 
     def _look_up(self, node: ir.Node, planned: BlockedNode) -> None:
         weights = self.weights[planned.key]

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [None, (), (1,), (5,)])
 @pytest.mark.parametrize(("alpha", "beta"), [(0.5, 1.0), (1.0, -2.0), (0.25, 0.0), (3.0, 1.0)])
-def test_gemm_loses_its_factors_and_keeps_its_function(alpha: float, beta: float, bias: bool) -> None:
+def test_gemm_loses_its_factors_and_keeps_its_function(alpha: float, beta: float, bias: tuple[int, ...] | None) -> None:
     net = Net()
-    rest = [net.normal(5)] if bias else []
+    rest = [] if bias is None else [net.const(np.full(bias, 1.5, np.float32))]
     y = net.op("Gemm", net.input("x", ["n", 6]), net.normal(6, 5), *rest, alpha=alpha, beta=beta)
     model = net.model(y)
     prepared, _ = prepare(Graph.load(model))
     (node,) = prepared.nodes
-    if bias or alpha != 1.0:
+    if bias is not None or alpha != 1.0:
         assert not {"alpha", "beta"} & node.attributes.keys()
     feeds = samples(model, 3)
     np.testing.assert_allclose(run(prepared.to_bytes(), feeds)[0], run(model, feeds)[0], rtol=1e-5, atol=1e-6)

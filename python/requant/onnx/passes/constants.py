@@ -43,7 +43,7 @@ def _scaled(value: ir.Value | None, factor: float) -> np.ndarray[Any, Any] | Non
     if array is None or array.dtype != np.float32:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        product = (array.astype(np.float64) * factor).astype(np.float32)
+        product = np.asarray(array.astype(np.float64) * factor).astype(np.float32)
     return product if np.isfinite(product).all() else None
 
 
