@@ -267,3 +267,17 @@ def test_a_bias_that_is_a_list_of_floats_is_resolved() -> None:
     model = net.model(net.op("Gemm", net.input("x", ["n", 4]), net.normal(4, 3), b, name="op"))
     _, _, result = resolved(model)
     np.testing.assert_allclose(result.biases["op"].data * result.biases["op"].params.scale, [1, 2, 3], rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e7])
+def test_groups_of_transposed_convolutions_share_scales(size: float) -> None:
+    weight, bias = normal(6, 4, 3, 3), size * normal(12, seed=1)
+    net = Net()
+    y = net.op("ConvTranspose", net.input("x", ["n", 6, 5, 5]), net.const(weight), net.const(bias), name="op", group=3)
+    found = resolved(net.model(y), target="generic")[2]
+    scale = found.weights["op"].params.scale
+    stored = found.biases["op"]
+    assert (scale.shape, stored.params.scale.shape, stored.data.shape) == ((4,), (12,), (12,))
+    reals = stored.data * stored.params.scale.astype(np.float64)
+    np.testing.assert_allclose(reals, bias, atol=float(stored.params.scale.max()) / 2)
+    np.testing.assert_array_equal(stored.params.scale.reshape(3, 4), np.tile(stored.params.scale[:4], (3, 1)))

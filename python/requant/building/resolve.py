@@ -140,9 +140,7 @@ def _weight_scale(weight: Floats, node: NodePlan, config: QuantConfig, *, guarde
     granularity = PerChannel(axis) if per_channel else PerTensor()
     scheme = QuantScheme(QuantType(config.weights), symmetric=True, granularity=granularity, narrow=True)
     rows = as_rows(weight, node)
-    peak = largest_terms(rows)
-    if guarded:
-        peak = np.maximum(peak, largest_pairs(rows))
+    peak = largest_pairs(rows) if guarded else largest_terms(rows)
     if isinstance(granularity, PerTensor):
         peak = peak.max()
     live = peak > 0
@@ -167,6 +165,8 @@ def saturating_pairs(config: QuantConfig) -> bool:
 def _grow_for_bias(scale: Floats, bias: Floats, input_scale: float) -> Floats:
     """``scale``, grown where biases would fill int32 in steps of ``input_scale * scale``, or these leave float32."""
     smallest = smallest_scale(bias, input_scale)
+    if scale.ndim and bias.size > scale.size:  # all groups of a transposed convolution share their scales
+        smallest = smallest.reshape(-1, scale.size).max(axis=0)
     grown: Floats = np.maximum(scale, smallest if scale.ndim else smallest.max(initial=0.0))
     return grown
 
@@ -181,6 +181,8 @@ def smallest_scale(bias: Floats, input_scale: float) -> Floats:
 def quantize_bias(bias: Floats, weight: QuantParams, input_scale: float) -> QuantizedTensor:
     """``bias [channels]`` as int32 of scale ``input_scale * weight.scale``."""
     scale = np.float32(input_scale) * weight.scale
+    if scale.ndim and bias.size > scale.size:
+        scale = np.tile(scale, bias.size // scale.size)
     integers = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
     integers = np.clip(integers, -_INT32_MAX, _INT32_MAX).astype(np.int32)
     granularity = PerChannel(0) if scale.ndim else PerTensor()
