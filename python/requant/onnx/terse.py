@@ -9,6 +9,7 @@
 * Numbers in wider types than they need, such as int64 of a table of positions or the floats of a mask:
 
       integers -> Cast -> readers
+* The pairs of positions at which one bias stands (``requant.onnx.repeats``).
 * Attributes that say what the op does without them.
 * Long names of inner tensors. That a node gives a tensor is said by the node's name, which stays (``name_briefly``).
 """
@@ -27,6 +28,7 @@ import onnx_ir as ir
 from requant.onnx.graph import add_initializer, constant
 from requant.onnx.names import name_of, taken_names
 from requant.onnx.passes.cleanup import drop_unused
+from requant.onnx.repeats import gather_repeats
 from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def drop_implied(graph: Graph, *, folds: bool) -> Graph:
             _drop_zero_points(node)
         drop_unused(copy.model)
         if copy.scratch is None:  # what lies in files is not read for it
+            gather_repeats(copy.model)
             _narrow(copy.model)
     for node in copy.all_nodes():
         _drop_defaults(node, copy.opset)
