@@ -50,7 +50,8 @@ def with_observers(data: bytes, observed: Iterable[int]) -> bytes:
     names = {index: outputs[index].name for index in observed}
     computed = {name: place for place, node in enumerate(graph.node) for name in node.output}
     # onnxruntime goes back from nodes without outputs, the last one first: so each runs right after what it reads.
-    for index in sorted(names, key=lambda index: computed[names[index]], reverse=True):
+    # What it has folded is computed by none.
+    for index in sorted(names, key=lambda index: computed.get(names[index], -1), reverse=True):
         graph.node.append(helper.make_node("Observe", [names[index]], [], domain=_DOMAIN, index=index))
     model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     del graph.output[:]

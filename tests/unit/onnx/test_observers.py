@@ -210,3 +210,27 @@ def test_memory_that_was_fed_is_counted_at_any_address() -> None:
     runner.run({"x": fed})
     assert ops.observe_here([], 1) == 1
     assert (seen.count, seen.min, seen.max) == (8, 0.0, 7.0)
+
+
+def test_what_the_runtime_folds_is_counted_as_well() -> None:
+    model = network(16)
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Constant", [], ["given"], value=onnx.helper.make_tensor("v", 1, [4], [1, 2, 3, 4])),
+            onnx.helper.make_node("Exp", ["given"], ["folded"]),
+        ]
+    )
+    model.graph.output.append(onnx.helper.make_tensor_value_info("folded", TensorProto.FLOAT, [4]))
+    graph = Graph.load(onnx.shape_inference.infer_shapes(model))
+    fetched = (*(str(node.outputs[0].name) for node in graph.nodes if node.op_type == "Conv"), "given", "folded")
+    tables = []
+    for ordered in (True, False):
+        what = Observation(graph.serialize(fetched), (), fetched, observable(graph, fetched), ordered)
+        assert len(what.observable) == len(fetched)
+        observer = Observer(what, threads=1)
+        statistics = observer.statistics()
+        (batch,) = open_data(samples(model, 2), graph.inputs, DataOptions(batch_size=2)).batches()
+        observer.observe(statistics, batch)
+        tables.append([(seen.count, seen.min, seen.max) for seen in statistics])
+    assert tables[0] == tables[1]
+    assert [count for count, *_ in tables[0]][-2:] == [4, 4]
