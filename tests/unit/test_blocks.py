@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from requant import ops
+from requant.errors import ModelError
 from requant.onnx import blocks
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
 
@@ -97,3 +98,11 @@ def test_integers_part_by_part_are_those_of_the_whole(axis: int, monkeypatch: py
     params = QuantParams(scale, np.zeros(len(scale), np.int8), scheme)
     monkeypatch.setattr(blocks, "_MANY", 40)
     np.testing.assert_array_equal(blocks.quantized(weight, params), ops.quantize_array(weight, params).data)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_bad_value_is_named_where_the_weight_has_it(turned: bool) -> None:
+    weight = np.ones((3, 9), np.float32)
+    weight[0, 7] = np.nan
+    with pytest.raises(ModelError, match=r"'w' \(3, 9\) holds 1 NaN .* at \(0, 7\)"):
+        blocks.finite(weight.T if turned else weight, "w")

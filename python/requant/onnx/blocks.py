@@ -54,9 +54,11 @@ def finite(array: NDArray[Any] | None, name: str) -> Floats:
         raise ModelError(f"weight {name!r} is not a constant")
     bad = count_not_finite(array)
     if bad:
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        turned = array.ndim == 2 and array.flags.f_contiguous and not array.flags.c_contiguous  # it lies the other way
+        stored = array.T if turned else array
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(stored))[0])
         raise ModelError(
-            f"weight {name!r} {array.shape} holds {counted(bad, 'NaN or infinite value(s)')}, the first at {where}",
+            f"weight {name!r} {stored.shape} holds {counted(bad, 'NaN or infinite value(s)')}, the first at {where}",
             hint="repair the float model; a weight that is not finite cannot be quantized",
         )
     return array

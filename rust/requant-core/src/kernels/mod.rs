@@ -160,7 +160,7 @@ pub trait Kernels: Send + Sync {
         self.base().lose(sums, width, lost);
     }
 
-    /// For the cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first` on, what the corners of the bins that a cell's
+    /// For the cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first >= 1` on, what the corners of the bins that a cell's
     /// edges lie in say between them: linear in each edge.
     ///
     /// The narrow table is that of the whole part of `step`. All edges must be exact: a multiple of 2^-39 as the step, and
