@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _READERS = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"})
 #: Elements that are looked at for it: fewer are not worth a node, and more not the time.
 _LEAST, _MOST = 1 << 10, 1 << 22
+#: Vectors that are looked at first: where fewer of them repeat, as floats do by chance, the others are not sorted.
+_SAMPLE, _REPEATED = 1 << 12, 16
 #: What a Gather, its names and the headers of its constants take, about.
 _NODE_BYTES = 200
 #: The part of its bytes that a constant may still take, at most.
@@ -71,6 +73,9 @@ def _repeats(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64], int]
         before, behind = array.shape[:axis], array.shape[axis:]
         rows = np.ascontiguousarray(array.reshape(-1, math.prod(behind)).T)
         bits = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).reshape(-1)
+        picked = np.unique(np.random.default_rng(0).integers(len(bits), size=_SAMPLE))
+        if len(bits) > _SAMPLE and len(picked) - len(np.unique(bits[picked])) < _REPEATED:
+            continue
         _, first, index = np.unique(bits, return_index=True, return_inverse=True)
         width = 1 if len(first) <= 1 << 8 else 2 if len(first) <= 1 << 15 else 4  # the type that it is stored in
         size = 4 * rows.shape[1] * len(first) + width * len(rows) + _NODE_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,3 +75,18 @@ def test_a_runtime_that_folds_nothing_gets_it_written_out() -> None:
     model = biased(np.resize(np.array([0.1, 0.2, 0.3], np.float32), (2, 32, 32)))
     graph = drop_implied(Graph.load(model), folds=False)
     assert "Gather" not in {node.op_type for node in graph.nodes}
+
+
+def test_many_vectors_are_sorted_only_where_some_of_them_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    check(biased(rng.standard_normal((4, 255)).astype(np.float32)[:, distances(128)]), gathers=1)
+    sizes: list[int] = []
+    unique: Any = np.unique
+
+    def watched(array: Array, **options: bool) -> object:
+        sizes.append(array.size)
+        return unique(array, **options)
+
+    monkeypatch.setattr(np, "unique", watched)
+    check(biased(rng.standard_normal((4, 128, 128)).astype(np.float32)), gathers=0)
+    assert max(sizes) <= 1 << 12
