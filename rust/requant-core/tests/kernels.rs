@@ -36,7 +36,7 @@ const NOT_FINITE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::
 const OFF_THE_GRID: [f32; 5] = [3e9, -3e9, f32::MAX, f32::MIN, 1e30];
 
 fn lengths() -> impl Iterator<Item = usize> {
-    (0..=67).chain([127, 128, 129, 255, 256, 300, 1029])
+    (0..=67).chain([127, 128, 129, 255, 256, 300, 1029, 2700])
 }
 
 fn cleared() -> Box<Counters> {
@@ -105,8 +105,8 @@ fn every_set_equals_generic() {
 fn runs_are_counted() {
     for kernels in kernels::available() {
         for (value, other) in [(1.5, 1.5), (1.5, -1.5), (0.0, -0.0), (-0.0, 3.0), (-7.0, -7.25)] {
-            for at in [0, 1, 127, 128, 200, 383, 399] {
-                let mut x = vec![value; 400];
+            for at in [0, 1, 127, 128, 200, 383, 512, 1100, 1299] {
+                let mut x = vec![value; 1300];
                 x[at] = other;
                 let (mut got, mut want) = (cleared(), cleared());
                 let summary = kernels.tally(&x, 4.0, 1, &mut got);
@@ -128,7 +128,7 @@ fn zeros_are_counted_wherever_they_are() {
         state ^= state << 17;
         state >> 32
     };
-    for (share, len) in (0..=8).flat_map(|share| [16, 128, 131, 700].map(|len| (share, len))) {
+    for (share, len) in (0..=8).flat_map(|share| [16, 128, 131, 700, 2100].map(|len| (share, len))) {
         for last in [1.5, 0.0, f32::NAN] {
             let mut value = || match random() % 8 {
                 part if part < share => [0.0, -0.0][usize::from(random() % 2 == 0)],
