@@ -348,6 +348,17 @@ def test_a_square_weight_is_walked_as_it_is_written() -> None:
     assert off("gptq") < 0.7 * off("rtn")
 
 
+@pytest.mark.parametrize("algorithm", ["auto", "gptq"])
+def test_rows_too_long_for_moments_are_rounded_without_data(algorithm: str) -> None:
+    """Moments of rows of 100,000 values would take 80 GB."""
+    net = models.Net(seed=3)
+    x = net.op("MatMul", net.input("x", ["n", 100_000]), net.normal(100_000, 32, name="long.w"), name="long")
+    model = net.model(net.op("MatMul", x, net.normal(32, 16, name="short.w"), name="short", output="y"))
+    result = quantize(model, models.samples(model, 8), algorithm=algorithm)
+    assert "1 weight rounded without data: rows of more than 12,288 values" in result.report.notes
+    assert (result.report.outputs[0].sqnr_db or 0) > 10
+
+
 @pytest.mark.parametrize("form", ["matmulnbits", "qdq"])
 def test_weights_in_bodies_are_rounded_without_data(form: str) -> None:
     net = models.Net(seed=2)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Of inverses, as a share of the mean of the diagonal.
 DAMPING = 0.01
+#: Values of the longest rows whose moments are collected: 1.2 GB of them, and work on them takes six times that.
+LONGEST = 12288
 _TINY = float(np.finfo(np.float32).tiny)
 _PART = 1 << 20  # values of a weight that are looked at at a time
 _TOKENS = 8192  # rows of an activation that are multiplied at a time

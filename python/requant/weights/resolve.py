@@ -20,7 +20,7 @@ from requant.onnx.names import name_of
 from requant.onnx.segments import Walk
 from requant.onnx.sites import find_sites
 from requant.weights import ALGORITHMS, AUTO, get_algorithm, needs_data
-from requant.weights.moments import DAMPING, carried_error, moments_of_rows
+from requant.weights.moments import DAMPING, LONGEST, carried_error, moments_of_rows
 from requant.weights.plan import in_columns, weights_of
 from requant.weights.scaling import choose_factors
 from requant.wording import counted
@@ -63,16 +63,22 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Rounded:
-    """Integer weights by the key of their nodes, the factors of scaled tensors, and what rounding did."""
+    """Integer weights by the key of their nodes, the factors of scaled tensors, and what rounding did.
+
+    ``too_long`` weights were rounded without data, as their rows are longer than ``LONGEST``.
+    """
 
     weights: Mapping[Key, BlockWeights]
     factors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     errors: tuple[LayerError, ...] = ()
+    too_long: int = 0
 
     def notes(self) -> Iterator[str]:
         """What was chosen."""
         chosen = Counter(error.algorithm for error in self.errors)
         yield "weights rounded by " + ", ".join(f"{name} ({count})" for name, count in chosen.most_common())
+        if self.too_long:
+            yield f"{counted(self.too_long, 'weight(s)')} rounded without data: rows of more than {LONGEST:,} values"
         if self.factors:
             yield counted(len(self.factors), "activation(s) scaled by channel (AWQ), by powers of two")
         damped = [weights.damping for weights in self.weights.values() if weights.damping is not None]
@@ -124,7 +130,7 @@ def moments_of(
     if not batches:
         return
     walk = Walk(graph, (batch.feeds for batch in batches), threads=threads)
-    layers = [layer for layer in weights_of(graph, plan) if _is_product(graph, *layer[:2])]
+    layers = [layer for layer in weights_of(graph, plan) if _is_judged(graph, *layer)]
     for place, value, group in _in_order(graph, layers):
         walk.advance(place)
         name = name_of(value)
@@ -134,6 +140,11 @@ def moments_of(
 def _is_product(graph: Graph, planned: BlockedNode, node: ir.Node) -> bool:
     """Whether it is a product of the main graph, whose input a walk comes by."""
     return planned.op_type != "Gather" and node.graph is graph.model.graph
+
+
+def _is_judged(graph: Graph, planned: BlockedNode, node: ir.Node, rows: NDArray[Any]) -> bool:
+    """Whether it is a product whose moments are collected."""
+    return _is_product(graph, planned, node) and rows.shape[1] <= LONGEST
 
 
 def _in_order(graph: Graph, layers: Sequence[Layer]) -> Iterator[tuple[int, ir.Value, list[Layer]]]:
@@ -170,7 +181,7 @@ class _Rounding:
                 self._keep(planned, *self._alone(planned, rows), rows)
         if walked:
             self._walk(walked)
-        return Rounded(self.weights, self.factors, tuple(self.errors.values()))
+        return Rounded(self.weights, self.factors, tuple(self.errors.values()), self._too_long())
 
     def run_apart(self) -> Rounded:
         walked = {planned.key: (planned, rows) for planned, _, rows in self._walked()} if self.batches else {}
@@ -181,7 +192,7 @@ class _Rounding:
             for planned, rows in (walked[key] for key in keys if key in walked and key not in self.weights):
                 weights, name, _ = self._best(planned, finite(rows, planned.weight), moments, None)
                 self._keep(planned, weights, name, rows)
-        return Rounded(self.weights, errors=tuple(self.errors.values()))
+        return Rounded(self.weights, errors=tuple(self.errors.values()), too_long=self._too_long())
 
     def _walked(self) -> list[Layer]:
         """The layers that are rounded by what they read: products of the main graph that ask for it.
@@ -192,10 +203,18 @@ class _Rounding:
         return [
             (planned, node, rows)
             for planned, node, rows in self.layers
-            if (planned.algorithm == AUTO or needs_data(planned.algorithm))
-            and _is_product(self.graph, planned, node)
-            and planned.key not in tables
+            if _by_data(planned) and _is_judged(self.graph, planned, node, rows) and planned.key not in tables
         ]
+
+    def _too_long(self) -> int:
+        """How many weights would have been rounded by what they read, if there were room for its moments."""
+        return len(
+            {
+                planned.key
+                for planned, node, rows in (self.layers if self.batches else ())
+                if _by_data(planned) and _is_product(self.graph, planned, node) and rows.shape[1] > LONGEST
+            }
+        )
 
     def _alone(self, planned: BlockedNode, rows: NDArray[Any]) -> tuple[BlockWeights, str]:
         """A weight rounded by itself."""
@@ -347,6 +366,10 @@ class _Rounding:
             data=self.graph.tensor(weights.data, "data").numpy(),
             scales=self.graph.tensor(weights.scales, "scales").numpy(),
         )
+
+
+def _by_data(planned: BlockedNode) -> bool:
+    return planned.algorithm == AUTO or needs_data(planned.algorithm)
 
 
 def _rounded(planned: BlockedNode, rows: NDArray[Any], name: str) -> BlockWeights:
