@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
+    thread,
 };
 
 use pyo3::{import_exception, prelude::*};
@@ -17,7 +18,16 @@ import_exception!(requant.errors, InternalError);
 /// a panic, which is a bug: pyo3's `PanicException` would escape `except Exception`.
 pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> requant_core::Result<T> + Send) -> PyResult<T> {
     // What `work` borrows is dropped on its panic or is written only on success, so nothing half-made is seen.
-    match py.detach(|| catch_unwind(AssertUnwindSafe(work))) {
+    outcome(py.detach(|| catch_unwind(AssertUnwindSafe(work))))
+}
+
+/// The same for work that takes less time than to detach.
+pub(crate) fn attached<T>(work: impl FnOnce() -> T) -> PyResult<T> {
+    outcome(catch_unwind(AssertUnwindSafe(|| Ok(work()))))
+}
+
+fn outcome<T>(result: thread::Result<requant_core::Result<T>>) -> PyResult<T> {
+    match result {
         Ok(result) => result.map_err(|error| to_py(&error)),
         Err(panic) => Err(InternalError::new_err(format!(
             "panic in the core: {}",

@@ -15,7 +15,11 @@ use requant_core::{
     stats::{self, Statistic},
 };
 
-use crate::{affine::parse, arrays::slice, guard::detached};
+use crate::{
+    affine::parse,
+    arrays::slice,
+    guard::{attached, detached},
+};
 
 /// Bin edges and counts.
 type Histogram<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<u64>>);
@@ -25,7 +29,7 @@ type Choice = (&'static str, bool, f32, f32);
 
 /// Everything a calibration method needs of a tensor, in constant memory; thread-safe.
 ///
-/// Locks are taken detached from the interpreter, one at a time: nobody waits for a lock while holding the GIL or
+/// Locks are waited for detached from the interpreter, one at a time: nobody waits for one while holding the GIL or
 /// another lock.
 #[pyclass(frozen, module = "requant._requant")]
 pub(crate) struct TensorStatistics(Mutex<stats::TensorStatistics>);
@@ -41,8 +45,12 @@ impl TensorStatistics {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something short. Detached only where the lock is taken: to attach again may mean to wait for other threads.
     fn read<T: Send>(&self, py: Python<'_>, f: impl FnOnce(&stats::TensorStatistics) -> T + Send) -> PyResult<T> {
-        detached(py, || Ok(f(&self.lock())))
+        match self.0.try_lock() {
+            Ok(seen) => attached(|| f(&seen)),
+            Err(_) => detached(py, || Ok(f(&self.lock()))),
+        }
     }
 }
 

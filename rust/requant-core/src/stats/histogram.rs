@@ -13,22 +13,49 @@
 //! most [`BINS`], so more than a quarter and, where all values have one sign, more than half of the bins lie within the
 //! range. It only grows as values arrive, and growing by one merges bins `2i` and `2i + 1` into `i`. So the counts are
 //! those of binning everything at the final `e`: the same for any order of values, cut into batches or merging.
+//!
+//! What kernels count stays in their small counters from one array to the next, until one could overflow: moving it to
+//! the counts after each array takes as long as counting 3,000 values.
+
+use std::{mem::take, ops::AddAssign};
 
 use crate::{
     Result,
-    kernels::{BINS, generic::slot},
+    kernels::{BINS, Counters, Kernels, Summary, WAYS},
 };
 
 /// Counts of the finite values seen. Zeros are counted apart: every scheme represents them without error.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Histogram {
     /// The range of the values, widened to contain 0.
     lo: f32,
     hi: f32,
     exponent: i32,
     zeros: u64,
-    /// The nonzero values of bin `i`, at `i mod BINS`: no shifting while the range grows and `e` does not.
-    counts: Box<[u64; BINS]>,
+    /// The nonzero values of bin `i`, at `i mod BINS`: no shifting while the range grows and `e` does not. These and more.
+    counts: Option<Box<[u64; BINS]>>,
+    recent: Option<Box<Recent>>,
+}
+
+/// What kernels have counted, zeros included.
+#[derive(Debug, Clone)]
+struct Recent {
+    counters: Counters,
+    values: u64,
+    zeros: u64,
+}
+
+impl Recent {
+    const NONE: Self = Self {
+        counters: [[0; BINS]; WAYS],
+        values: 0,
+        zeros: 0,
+    };
+
+    fn nonzero(&self, slot: usize) -> u64 {
+        let counted: u64 = self.counters.iter().map(|table| u64::from(table[slot])).sum();
+        counted - if slot == 0 { self.zeros } else { 0 }
+    }
 }
 
 impl Default for Histogram {
@@ -38,8 +65,16 @@ impl Default for Histogram {
             hi: 0.0,
             exponent: MIN_EXPONENT,
             zeros: 0,
-            counts: Box::new([0; BINS]),
+            counts: None,
+            recent: None,
         }
+    }
+}
+
+impl PartialEq for Histogram {
+    fn eq(&self, other: &Self) -> bool {
+        (self.lo, self.hi, self.exponent, self.zeros) == (other.lo, other.hi, other.exponent, other.zeros)
+            && (0..BINS).all(|slot| self.nonzero(slot) == other.nonzero(slot))
     }
 }
 
@@ -77,12 +112,12 @@ impl Histogram {
 
     /// Counts of the values above 0, from 0 outwards.
     pub(crate) fn positive(&self) -> impl DoubleEndedIterator<Item = u64> {
-        self.counts[..self.positive_bins()].iter().copied()
+        (0..self.positive_bins()).map(|slot| self.nonzero(slot))
     }
 
     /// Counts of the values below 0, from 0 outwards.
     pub(crate) fn negative(&self) -> impl DoubleEndedIterator<Item = u64> {
-        self.counts[BINS - self.negative_bins()..].iter().rev().copied()
+        (BINS - self.negative_bins()..BINS).rev().map(|slot| self.nonzero(slot))
     }
 
     /// Counts of the nonzero values, ascending.
@@ -95,18 +130,25 @@ impl Histogram {
         let mut histogram = Self::default();
         histogram.grow(min, max);
         histogram.zeros = zeros;
-        let (negative, positive) = (histogram.negative_bins(), histogram.positive_bins());
+        let counts = histogram.counts.insert(Box::new([0; BINS]));
+        let (negative, positive) = (
+            bins(-histogram.lo, histogram.exponent),
+            bins(histogram.hi, histogram.exponent),
+        );
         for slot in (BINS - negative..BINS).chain(0..positive) {
-            histogram.counts[slot] = next()?;
+            counts[slot] = next()?;
         }
         Ok(histogram)
     }
 
     /// All values, if they fit 64 bits.
     pub(super) fn total(&self) -> Option<u64> {
-        self.counts
-            .iter()
-            .try_fold(self.zeros, |sum, count| sum.checked_add(*count))
+        (0..BINS).try_fold(self.zeros, |sum, slot| sum.checked_add(self.nonzero(slot)))
+    }
+
+    fn nonzero(&self, slot: usize) -> u64 {
+        self.counts.as_ref().map_or(0, |counts| counts[slot])
+            + self.recent.as_ref().map_or(0, |recent| recent.nonzero(slot))
     }
 
     fn positive_bins(&self) -> usize {
@@ -118,13 +160,58 @@ impl Histogram {
     }
 
     /// `1 / width`, which f32 holds exactly.
-    pub(super) fn inv_width(&self) -> f32 {
+    fn inv_width(&self) -> f32 {
         power_of_two(-self.exponent)
     }
 
     /// Whether values in `lo..=hi` can be counted without widening the bins.
-    pub(super) fn has_room(&self, lo: f32, hi: f32) -> bool {
+    fn has_room(&self, lo: f32, hi: f32) -> bool {
         exponent(lo.min(self.lo), hi.max(self.hi)) == self.exponent
+    }
+
+    /// Counts values, fewer than 2^31; `None`, and nothing counted, where one is not finite.
+    ///
+    /// Counts first and looks at the range afterwards: values that widen the bins are few, and are taken back and
+    /// counted again.
+    pub(super) fn count(&mut self, x: &[f32], kernels: &dyn Kernels) -> Option<Summary> {
+        if self.recent.as_ref().is_some_and(|recent| recent.values >= 1 << 31) {
+            self.settle();
+        }
+        let mut found = self.tally(x, 1, kernels);
+        if !found.is_some_and(|found| self.has_room(found.min, found.max)) {
+            self.tally(x, 1u32.wrapping_neg(), kernels);
+            let Summary { min, max, .. } = found?;
+            self.grow(min, max);
+            found = self.tally(x, 1, kernels);
+        }
+        let found = found?;
+        self.grow(found.min, found.max);
+        self.zeros += u64::from(found.zeros);
+        if let Some(recent) = &mut self.recent {
+            recent.values += x.len() as u64;
+            recent.zeros += u64::from(found.zeros);
+        }
+        Some(found)
+    }
+
+    fn tally(&mut self, x: &[f32], step: u32, kernels: &dyn Kernels) -> Option<Summary> {
+        let inv_width = self.inv_width();
+        let recent = self.recent.get_or_insert_with(|| Box::new(Recent::NONE));
+        kernels.tally(x, inv_width, step, &mut recent.counters)
+    }
+
+    /// Moves what is in the counters to the counts.
+    fn settle(&mut self) {
+        if let Some(recent) = self.recent.take() {
+            self.add(|slot| recent.nonzero(slot));
+        }
+    }
+
+    fn add(&mut self, nonzero: impl Fn(usize) -> u64) {
+        let counts = self.counts.get_or_insert_with(|| Box::new([0; BINS]));
+        for (slot, count) in counts.iter_mut().enumerate() {
+            *count += nonzero(slot);
+        }
     }
 
     /// Widens the range to contain `lo..=hi`, and the bins as that demands.
@@ -132,49 +219,41 @@ impl Histogram {
         let coarser = exponent(lo.min(self.lo), hi.max(self.hi));
         let merged = coarser - self.exponent;
         if merged > 0 {
-            let mut counts = Box::new([0; BINS]);
-            for (i, count) in self.positive().enumerate() {
-                counts[i >> merged.min(31)] += count;
+            let (negative, positive) = (self.negative_bins(), self.positive_bins());
+            if let Some(counts) = &mut self.counts {
+                merge_bins(counts, negative, positive, merged);
             }
-            for (i, count) in self.negative().enumerate() {
-                counts[BINS - 1 - (i >> merged.min(31))] += count;
+            for counters in self.recent.iter_mut().flat_map(|recent| &mut recent.counters) {
+                merge_bins(counters, negative, positive, merged);
             }
-            (self.exponent, self.counts) = (coarser, counts);
+            self.exponent = coarser;
         }
         (self.lo, self.hi) = (lo.min(self.lo), hi.max(self.hi));
     }
 
-    /// Adds counts of the present grid: `count` values in bin 0 or wherever `slot` is, of which `zeros` in bin 0 are 0.
-    pub(super) fn add(&mut self, counts: impl Iterator<Item = u64>, zeros: u64) {
-        for (total, count) in self.counts.iter_mut().zip(counts) {
-            *total += count;
-        }
-        self.counts[0] -= zeros;
-        self.zeros += zeros;
-    }
-
-    /// Adds values within the present range.
-    pub(super) fn add_each(&mut self, x: &[f32]) {
-        let inv_width = self.inv_width();
-        for v in x {
-            if *v == 0.0 {
-                self.zeros += 1;
-            } else {
-                self.counts[slot(*v, inv_width)] += 1;
-            }
-        }
-    }
-
     pub(super) fn merge(&mut self, other: &Self) {
         self.grow(other.lo, other.hi);
-        if other.exponent == self.exponent {
-            self.add(other.counts.iter().copied(), 0);
-        } else {
+        if other.exponent < self.exponent {
             let mut other = other.clone();
             other.grow(self.lo, self.hi);
-            self.add(other.counts.iter().copied(), 0);
+            return self.merge(&other);
         }
+        self.settle();
+        self.add(|slot| other.nonzero(slot));
         self.zeros += other.zeros;
+    }
+}
+
+/// Merges `2^merged` neighbours into one, on both sides of 0.
+fn merge_bins<T: Copy + Default + AddAssign>(bins: &mut [T; BINS], negative: usize, positive: usize, merged: i32) {
+    let merged = merged.min(31);
+    for i in 0..positive {
+        let count = take(&mut bins[i]);
+        bins[i >> merged] += count;
+    }
+    for i in 0..negative {
+        let count = take(&mut bins[BINS - 1 - i]);
+        bins[BINS - 1 - (i >> merged)] += count;
     }
 }
 
@@ -213,4 +292,26 @@ fn power_of_two(exponent: i32) -> f32 {
 #[expect(clippy::cast_precision_loss, reason = "at most BINS")]
 fn to_f64(i: usize) -> f64 {
     i as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels;
+
+    #[test]
+    fn counters_that_could_overflow_are_emptied() {
+        let (mut kept, mut emptied) = (Histogram::default(), Histogram::default());
+        for x in [[-1.0, 0.0, 0.5], [0.0, 0.0, -0.7], [3.0, 0.5, 0.0]] {
+            assert!(kept.count(&x, kernels::current()).is_some());
+            if let Some(recent) = &mut emptied.recent {
+                recent.values = 1 << 31;
+            }
+            assert!(emptied.count(&x, kernels::current()).is_some());
+            assert_eq!(emptied.recent.as_ref().map(|recent| recent.values), Some(3));
+            assert_eq!(emptied, kept);
+        }
+        assert!(emptied.counts.is_some() && kept.counts.is_none());
+        assert_eq!((kept.zeros(), kept.total()), (4, Some(9)));
+    }
 }

@@ -10,7 +10,7 @@ use exact::ExactSum;
 pub use histogram::Histogram;
 
 use crate::{
-    kernels::{self, BINS, Counters, Kernels, Summary, WAYS, generic},
+    kernels::{self, Kernels, Summary},
     threads,
 };
 
@@ -24,9 +24,6 @@ pub trait Statistic {
 
 /// Values that are summed in f64 before they join an exact sum; they and the counters fit the second-level cache.
 const CHUNK: usize = 4096;
-
-/// At most this many values are not worth a pass.
-const FEW: usize = 512;
 
 /// Range, moments, NaN and Inf counts and histogram of a tensor.
 ///
@@ -129,45 +126,24 @@ impl TensorStatistics {
 
     /// [`Statistic::observe`] with the kernels given, which decide nothing but the time it takes.
     pub fn observe_with(&mut self, x: &[f32], kernels: &dyn Kernels) {
-        if x.len() <= FEW {
-            return self.observe_few(x);
-        }
-        // A counter cannot overflow within a run.
-        for run in x.chunks(1 << 28) {
-            let mut pass = Pass {
-                stats: self,
-                kernels,
-                counters: [[0; BINS]; WAYS],
-                zeros: 0,
-            };
-            run.chunks(CHUNK).for_each(|chunk| pass.observe(chunk));
-            pass.flush();
-        }
-    }
-
-    /// Counts straight into the histogram: clearing and flushing a pass's counters costs as much as 1,000 values.
-    fn observe_few(&mut self, x: &[f32]) {
-        match generic::summarize(x) {
-            Some(summary) if !x.is_empty() => {
-                self.accept(x.len(), &summary);
-                self.histogram.add_each(x);
-            }
-            Some(_) => {}
-            None => {
-                let finite = self.finite(x);
-                self.observe_few(&finite);
+        for chunk in x.chunks(CHUNK) {
+            match self.histogram.count(chunk, kernels) {
+                Some(found) => self.accept(chunk.len(), &found),
+                None => {
+                    let finite = self.finite(chunk);
+                    self.observe_with(&finite, kernels);
+                }
             }
         }
     }
 
-    /// Takes in what a kernel found in `len` finite values, all but their bins.
+    /// Takes in what a kernel found in `len` finite values that the histogram has counted.
     fn accept(&mut self, len: usize, found: &Summary) {
         self.count += to_u64(len);
         self.min = self.min.min(found.min);
         self.max = self.max.max(found.max);
         self.sum.add(found.sum);
         self.sum_sq.add(found.sum_sq);
-        self.histogram.grow(found.min, found.max);
     }
 
     /// Counts the values that are not finite, and returns the others.
@@ -193,59 +169,6 @@ impl Statistic for TensorStatistics {
         self.sum.merge(&other.sum);
         self.sum_sq.merge(&other.sum_sq);
         self.histogram.merge(&other.histogram);
-    }
-}
-
-/// A run of chunks on their way into the statistics: counts wait in small counters, on the histogram's present grid.
-struct Pass<'a> {
-    stats: &'a mut TensorStatistics,
-    kernels: &'a dyn Kernels,
-    counters: Counters,
-    /// Zeros in the counters.
-    zeros: u64,
-}
-
-impl Pass<'_> {
-    /// Counts first and looks at the range afterwards: chunks that widen the bins are few, and are taken back and redone.
-    fn observe(&mut self, chunk: &[f32]) {
-        let summary = self.tally(chunk, 1);
-        if let Some(found) = &summary
-            && self.stats.histogram.has_room(found.min, found.max)
-        {
-            return self.accept(chunk, found);
-        }
-        self.tally(chunk, 1u32.wrapping_neg());
-        match summary {
-            Some(found) => {
-                self.flush();
-                self.counters = [[0; BINS]; WAYS];
-                self.accept(chunk, &found);
-                self.tally(chunk, 1);
-            }
-            None => {
-                let finite = self.stats.finite(chunk);
-                if !finite.is_empty() {
-                    self.observe(&finite);
-                }
-            }
-        }
-    }
-
-    fn tally(&mut self, chunk: &[f32], step: u32) -> Option<Summary> {
-        let inv_width = self.stats.histogram.inv_width();
-        self.kernels.tally(chunk, inv_width, step, &mut self.counters)
-    }
-
-    fn accept(&mut self, chunk: &[f32], found: &Summary) {
-        self.stats.accept(chunk.len(), found);
-        self.zeros += u64::from(found.zeros);
-    }
-
-    /// Moves the counts to the histogram; the counters keep their values.
-    fn flush(&mut self) {
-        let [a, b] = &self.counters;
-        let counts = a.iter().zip(b).map(|(a, b)| u64::from(*a) + u64::from(*b));
-        self.stats.histogram.add(counts, std::mem::take(&mut self.zeros));
     }
 }
 
