@@ -25,7 +25,7 @@ from requant.errors import ConfigError, MissingDependencyError, MissingFileError
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _VNNI = frozenset({"avx512vnni", "avxvnni", "amx-int8"})
 
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_SAVED_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 #: Weights in files are mapped; with more of them than this they are multiplied where they lie, instead of from a copy
 #: in the kernels' order.
 _PACKED_AT_MOST = 1 << 28
@@ -148,9 +149,12 @@ def open_runner(
     """
     model = SerializedModel.of(model)
     if available():
-        return (None if ordered else _unordered(model, threads, shared)) or OrtRunner(
-            model, threads=threads, shared=shared
-        )
+        if not ordered:
+            try:
+                return _open_unordered(model, lambda proto: proto, threads=threads, shared=shared)
+            except ModelError as problem:
+                logger.debug("outputs are put in order: %s", problem)
+        return OrtRunner(model, threads=threads, shared=shared)
     from requant.onnx.reference import ReferenceRunner
 
     _warn_slow()
@@ -169,13 +173,15 @@ def open_observing(
 
     if not observed or not available():
         return None
+
+    def watched(proto: bytes) -> bytes:
+        return with_observers(proto, observed)
+
     try:
-        optimized_model = None if ordered else _without_reorders(model)
-        if optimized_model is not None:
-            model = SerializedModel(optimized_model)
-        watched = replace(model, proto=with_observers(model.proto, observed))
-        as_is = optimized_model is not None
-        return OrtRunner(watched, threads=threads, shared=True, as_is=as_is, libraries=(ops.LIBRARY,))
+        if ordered:
+            model = replace(model, proto=watched(model.proto))
+            return OrtRunner(model, threads=threads, shared=True, libraries=(ops.LIBRARY,))
+        return _open_unordered(model, watched, threads=threads, shared=True, libraries=(ops.LIBRARY,))
     except (ModelError, ConfigError) as problem:
         logger.debug("tensors are given out to be counted: %s", problem)
         return None
@@ -193,25 +199,17 @@ def run_seconds(runner: Runner, feeds: Mapping[str, NDArray[Any]], repeats: int)
     return max((time.thread_time() - start) / repeats, 1e-9)
 
 
-def _unordered(model: SerializedModel, threads: int, shared: bool) -> OrtRunner | None:
-    """A runner whose outputs are not put in order; None where that is no other, or does not work."""
-    try:
-        unordered = _without_reorders(model)
-        return (
-            None
-            if unordered is None
-            else OrtRunner(SerializedModel(unordered), threads=threads, shared=shared, as_is=True)
-        )
-    except ModelError as problem:
-        logger.debug("outputs are put in order: %s", problem)
-        return None
-
-
-def _without_reorders(model: SerializedModel) -> bytes | None:
+def _open_unordered(model: SerializedModel, change: Callable[[bytes], bytes], **options: Any) -> OrtRunner:
+    """A runner of what ``change`` makes of ``model`` where its outputs are not put in order, if that is another."""
     from requant.onnx.reorders import without_reorders
 
-    optimized_model = optimized(model)
-    return None if optimized_model is None else without_reorders(optimized_model)
+    with tempfile.TemporaryDirectory(prefix="requant-") as name:
+        folder = Path(name)
+        unordered = without_reorders(_optimized(model, folder, weights=True))
+        if unordered is None:
+            return OrtRunner(replace(model, proto=change(model.proto)), **options)
+        # Weights are mapped when it is open, and need their name no more.
+        return OrtRunner(SerializedModel(change(unordered), folder), as_is=True, **options)
 
 
 @cache
@@ -256,9 +254,14 @@ def optimized(model: SerializedModel) -> bytes | None:
     if not available():
         return None
     with tempfile.TemporaryDirectory(prefix="requant-") as folder:
-        path = Path(folder, "optimized.onnx")
-        OrtRunner(model, threads=1, save_to=path)
-        return path.read_bytes()
+        return _optimized(model, Path(folder))
+
+
+def _optimized(model: SerializedModel, folder: Path, *, weights: bool = False) -> bytes:
+    """What ``optimized`` gives, saved in ``folder``; with ``weights`` these in a file of their own there."""
+    path = folder / "optimized.onnx"
+    OrtRunner(model, threads=1, save_to=path, save_weights=weights)
+    return path.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +354,7 @@ class OrtRunner:
         shared: bool = False,
         profile: str = "",
         save_to: Path | None = None,
+        save_weights: bool = False,
         as_is: bool = False,
         libraries: tuple[str, ...] = (),
     ) -> None:
@@ -366,13 +370,15 @@ class OrtRunner:
             options.profile_file_prefix = str(Path(profile, "profile"))
         if save_to is not None:
             options.optimized_model_filepath = str(save_to)
+        if save_weights:
+            options.add_session_config_entry(_SAVED_WEIGHTS, "weights")
         if as_is:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if shared:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if model.folder is not None:
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.folder))
-        if model.external_bytes > _PACKED_AT_MOST:
+        if model.external_bytes > _PACKED_AT_MOST or save_to is not None:
             options.add_session_config_entry("session.disable_prepacking", "1")
         try:
             self._session = onnxruntime.InferenceSession(model.proto, options, providers=["CPUExecutionProvider"])

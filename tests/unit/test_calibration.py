@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.models import Array, Net, concat, conv_relu, run, samples, two_gemm
 
 from requant import ops
+from requant.calibration.observing import Observer
 from requant.calibration.run import calibrate_graph
 from requant.calibration.table import CalibrationTable
 from requant.config import METHODS, QuantConfig
-from requant.data import DataOptions, open_data
+from requant.data import Batch, DataOptions, open_data
 from requant.errors import CalibrationError, DataError, MissingFileError, ModelError
 from requant.onnx.graph import Graph
 from requant.onnx.passes import prepare
@@ -117,6 +118,35 @@ def test_batches_of_varying_shape_are_seen_whole() -> None:
     sizes = [(4, 4), (8, 6), (5, 9)]
     images = [np.ones((1, 4, *size), np.float32) for size in sizes]
     assert calibrated(model, images)["x"].count == sum(4 * h * w for h, w in sizes)
+
+
+@pytest.mark.parametrize(("threads", "elsewhere"), [(1, [0, 5, 6]), (2, range(7))])
+def test_short_batches_of_one_shape_take_one_thread_less(
+    threads: int, elsewhere: Iterable[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net()
+    x = net.input("x", ["n", 4, "h", "w"])
+    model = net.model(net.conv(net.op("Relu", net.conv(x, 4, 4)), 4, 2))
+    sizes = [(4, 4)] * 5 + [(8, 6), (4, 4)]
+    images = [np.full((1, 4, *size), i, np.float32) for i, size in enumerate(sizes)]
+    where: dict[int, str] = {}
+    observe = Observer.observe
+
+    def watched(observer: Observer, statistics: Any, batch: Batch) -> None:
+        where[batch.first] = threading.current_thread().name
+        observe(observer, statistics, batch)
+
+    monkeypatch.setattr(Observer, "observe", watched)
+    tables = []
+    for short in (0.0, 60.0):
+        monkeypatch.setattr("requant.calibration.run._SHORT", short)
+        where.clear()
+        tables.append(bits(calibrated(model, images, threads=threads, batch_size=1)))
+        here = [i for i, name in where.items() if name == threading.current_thread().name]
+        assert set(where) == set(range(7))
+        assert set(here) == (set(where) - set(elsewhere) if short else set())
+    assert len({name for i, name in where.items() if 0 < i < 5}) == 1
+    assert tables[0] == tables[1]
 
 
 # -- what is not finite ----------------------------------------------------------------------------------------------

@@ -65,6 +65,9 @@ class Observer:
     def __init__(self, what: Observation, *, threads: int) -> None:
         self.what = what
         self.threads = threads
+        inner = set(range(len(what.fetched))) - set(what.observable)
+        #: Of what is counted within a run all others.
+        self._left = [*range(len(what.fed)), *(len(what.fed) + place for place in sorted(inner))]
         self._lock = threading.Lock()
         self._stopped = False
         self._giving: Runner | None = None
@@ -84,16 +87,17 @@ class Observer:
         Raises:
             CalibrationError: the model fails on it, or a tensor holds NaN or infinity.
         """
-        arrays: list[Any] = [batch.feeds[name] for name in self.what.fed]
-        given = self._count(statistics, batch)
-        arrays += self._give(batch) if given is None else given
-        left = [(seen, array) for seen, array in zip(statistics, arrays, strict=True) if array is not None]
-        ops.observe_many([seen for seen, _ in left], [array for _, array in left], threads=self.threads)
-        for index, seen in enumerate(statistics):
+        places: Sequence[int] = self._left
+        outputs = self._count(statistics, batch)
+        if outputs is None:
+            places, outputs = range(len(statistics)), self._give(batch)
+        arrays = [*(batch.feeds[name] for name in self.what.fed), *outputs]
+        ops.observe_many([statistics[place] for place in places], arrays, threads=self.threads)
+        for place, seen in enumerate(statistics):
             if seen.nan_count or seen.inf_count:
-                if arrays[index] is None:
-                    arrays[len(self.what.fed) :] = self._give(batch)
-                raise _not_finite(self.what.names[index], batch, arrays[index])
+                known = dict(zip(places, arrays, strict=True))
+                array = known[place] if place in known else self._give(batch)[place - len(self.what.fed)]
+                raise _not_finite(self.what.names[place], batch, array)
 
     def stop(self) -> None:
         """Make what is under way in other threads end with an error."""
@@ -103,7 +107,7 @@ class Observer:
                 runner.stop()
 
     def _count(self, statistics: Sequence[ops.TensorStatistics], batch: Batch) -> list[Any] | None:
-        """Run the model, and count within; the tensors ``fetched`` that it gives out, None for those that are counted.
+        """Run the model, and count within; the others of the tensors ``fetched``.
 
         None if it counted nothing: another runtime may run nodes in other threads than the one that has asked for it.
         """
@@ -120,8 +124,8 @@ class Observer:
         finally:
             seen = ops.observe_here([], 1)
         if problem is None and seen == expected:
-            given, observable = iter(outputs), set(self.what.observable)
-            return [None if i in observable else joined(next(given)) for i in range(len(self.what.fetched))]
+            given = len(self.what.fetched) - expected  # where that is none, the model has another output
+            return [joined(output) for output in outputs[:given]]
         if seen or self._stopped:
             raise _failed(batch, problem or ModelError(f"onnxruntime counted {seen} of {expected} tensors"))
         self._counting = None

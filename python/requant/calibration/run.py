@@ -7,8 +7,10 @@ two each, which keeps cores busier than many threads on one.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from contextlib import closing
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from requant import ops
@@ -20,7 +22,7 @@ from requant.remote import map_remote
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from requant.config import QuantConfig
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 #: Batches under way at most, whatever the number of cores: each holds the activations of a batch in memory.
 WORKERS = 4
+
+#: Seconds of a thread that a short batch takes: it may hold up an interrupt.
+_SHORT = 0.001
 
 #: Larger models are not written and read once more only to save time.
 _REOPENED = 1 << 28
@@ -118,7 +123,8 @@ def _observe_here(
     workers = min(config.cores, WORKERS)
     observer = Observer(what, threads=config.cores // workers)
     # A batch is counted in a set of statistics that no other batch in progress uses; in the end all are merged.
-    idle = deque(observer.statistics() for _ in range(workers))
+    others = [observer.statistics() for _ in range(workers - 1)]
+    idle = deque([total, *others])
 
     def observe(batch: Batch) -> int:
         statistics = idle.popleft()
@@ -126,10 +132,46 @@ def _observe_here(
         idle.append(statistics)
         return batch.count
 
-    with closing(in_order(observe, batches, workers, stop=observer.stop)) as counts:
+    with closing(_each(observe, batches, workers, observer.stop)) as counts:
         yield from counts
-    for statistics in idle:
+    for statistics in others:
         _merge(total, statistics)
+
+
+def _each(
+    observe: Callable[[Batch], int], batches: Iterable[Batch], workers: int, stop: Callable[[], None]
+) -> Generator[int, None, None]:
+    """``in_order``; but batches like a first one that is short take one worker less, and none where that leaves none.
+
+    To read them keeps the caller's thread as busy as a worker, and to hand them over takes a third of their time.
+    """
+    batches = iter(batches)
+    beyond: list[Batch] = []
+    for first in islice(batches, 1):
+        [(count, seconds)] = in_order(lambda batch: _timed(observe, batch), [first], 1, stop=stop)
+        yield count
+        if seconds < _SHORT:
+            alike = _alike(first, batches, beyond)
+            yield from in_order(observe, alike, workers - 1, stop=stop) if workers > 1 else map(observe, alike)
+    yield from in_order(observe, chain(beyond, batches), workers, stop=stop)
+
+
+def _timed(observe: Callable[[Batch], int], batch: Batch) -> tuple[int, float]:
+    start = time.thread_time()
+    return observe(batch), time.thread_time() - start
+
+
+def _alike(first: Batch, batches: Iterator[Batch], beyond: list[Batch]) -> Iterator[Batch]:
+    """Those in a row that have the shapes of ``first``; the next one goes to ``beyond``."""
+    for batch in batches:
+        if _shapes(batch) != _shapes(first):
+            beyond.append(batch)
+            return
+        yield batch
+
+
+def _shapes(batch: Batch) -> list[tuple[int, ...]]:
+    return [array.shape for array in batch.feeds.values()]
 
 
 def _observe_there(

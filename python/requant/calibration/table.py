@@ -145,7 +145,9 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
                 found[f"{AUTO}{suffix[symmetric]}"] = found[f"{best}{suffix[symmetric]}"]
             return found
 
-        return dict(zip(self, in_order(ranges, self, config.cores), strict=True))  # the search runs without the GIL
+        # The search runs without the GIL, and ends before an interrupt has waited for long.
+        found = map(ranges, self) if config.cores == 1 else in_order(ranges, self, config.cores)
+        return dict(zip(self, found, strict=True))
 
     def choices(self, plan: QuantPlan, config: QuantConfig) -> dict[str, Choice]:
         """The range of every tensor that ``plan`` calibrates, but of those in branches that no sample took.

@@ -52,7 +52,8 @@ def with_observers(data: bytes, observed: Iterable[int]) -> bytes:
     # onnxruntime goes back from nodes without outputs, the last one first: so each runs right after what it reads.
     # What it has folded is computed by none.
     for index in sorted(names, key=lambda index: computed.get(names[index], -1), reverse=True):
-        graph.node.append(helper.make_node("Observe", [names[index]], [], domain=_DOMAIN, index=index))
+        number = onnx.AttributeProto(name="index", type=onnx.AttributeProto.INT, i=index)
+        graph.node.add(op_type="Observe", domain=_DOMAIN, input=[names[index]], attribute=[number])
     model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     del graph.output[:]
     graph.output.extend(output for index, output in enumerate(outputs) if index not in names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,9 @@ from requant.onnx.graph import Graph
 from requant.onnx.reorders import reordered, without_reorders
 from requant.runtime import OrtRunner, open_runner, optimized
 from requant.serialized import SerializedModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def network(channels: int) -> onnx.ModelProto:
@@ -53,6 +58,25 @@ def test_what_is_not_read_is_not_reordered() -> None:
     ]
     assert counts == [3, 1]  # the sum is also read by the Reshape
     OrtRunner(SerializedModel(after), as_is=True)
+
+
+def test_weights_are_read_from_a_file_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    model = network(32)
+    fetched = Graph.load(model).serialize(FETCHED)
+    saved: list[int] = []
+
+    def change(data: bytes) -> bytes | None:
+        saved.extend(path.stat().st_size for path in tmp_path.glob("*/weights"))
+        return without_reorders(data)
+
+    monkeypatch.setattr("requant.onnx.reorders.without_reorders", change)
+    runner = open_runner(fetched, ordered=False)
+    assert saved[0] >= 32 * 3 * 9 * 4
+    assert not [*tmp_path.iterdir()]
+    feeds = samples(model, 3)
+    for a, b in zip(open_runner(fetched).run(feeds), runner.run(feeds), strict=True):
+        np.testing.assert_array_equal(np.sort(a.reshape(3, -1)), np.sort(b.reshape(3, -1)))
 
 
 def test_a_tensor_that_a_body_reads_stays() -> None:
