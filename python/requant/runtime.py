@@ -204,12 +204,12 @@ def _open_unordered(model: SerializedModel, change: Callable[[bytes], bytes], **
     from requant.onnx.reorders import without_reorders
 
     with tempfile.TemporaryDirectory(prefix="requant-") as name:
-        folder = Path(name)
-        unordered = without_reorders(_optimized(model, folder, weights=True))
+        unordered = without_reorders(_optimized(model, Path(name), weights=True))
         if unordered is None:
             return OrtRunner(replace(model, proto=change(model.proto)), **options)
-        # Weights are mapped when it is open, and need their name no more.
-        return OrtRunner(SerializedModel(change(unordered), folder), as_is=True, **options)
+        path = Path(name, "unordered.onnx")
+        path.write_bytes(change(unordered))
+        return OrtRunner(path, as_is=True, **options)  # weights are mapped by then, and need their name no more
 
 
 @cache
@@ -342,13 +342,13 @@ def joined(output: NDArray[Any]) -> NDArray[Any]:
 
 
 class OrtRunner:
-    """A session on the CPU."""
+    """A session on the CPU, of a model in memory or in a file."""
 
     name = "onnxruntime"
 
     def __init__(
         self,
-        model: SerializedModel,
+        model: SerializedModel | Path,
         *,
         threads: int = 0,
         shared: bool = False,
@@ -376,12 +376,14 @@ class OrtRunner:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if shared:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if model.folder is not None:
+        source = str(model) if isinstance(model, Path) else model.proto
+        if isinstance(model, SerializedModel) and model.folder is not None:
             options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.folder))
-        if model.external_bytes > _PACKED_AT_MOST or save_to is not None:
+        large = isinstance(model, SerializedModel) and model.external_bytes > _PACKED_AT_MOST
+        if large or save_to is not None:
             options.add_session_config_entry("session.disable_prepacking", "1")
         try:
-            self._session = onnxruntime.InferenceSession(model.proto, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as problem:
             raise ModelError(
                 f"onnxruntime cannot load the model: {first_line(problem)}",
