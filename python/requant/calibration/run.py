@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from contextlib import closing
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from requant import ops
@@ -146,28 +146,32 @@ def _each(
     To read them keeps the caller's thread as busy as a worker, and to hand them over takes a third of their time.
     """
     batches = iter(batches)
-    beyond: list[Batch] = []
-    for first in islice(batches, 1):
-        [(count, seconds)] = in_order(lambda batch: _timed(observe, batch), [first], 1, stop=stop)
-        yield count
-        if seconds < _SHORT:
-            alike = _alike(first, batches, beyond)
-            yield from in_order(observe, alike, workers - 1, stop=stop) if workers > 1 else map(observe, alike)
-    yield from in_order(observe, chain(beyond, batches), workers, stop=stop)
+    short: list[list[tuple[int, ...]]] = []
+    others: list[Batch] = []
 
+    def timed(batch: Batch) -> int:
+        start = time.thread_time()
+        count = observe(batch)
+        if time.thread_time() - start < _SHORT:
+            short.append(_shapes(batch))
+        return count
 
-def _timed(observe: Callable[[Batch], int], batch: Batch) -> tuple[int, float]:
-    start = time.thread_time()
-    return observe(batch), time.thread_time() - start
+    def until_one_is_short() -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            if short:
+                return
 
+    def alike() -> Iterator[Batch]:
+        for batch in batches:
+            if _shapes(batch) != short[0]:
+                others.append(batch)
+                return
+            yield batch
 
-def _alike(first: Batch, batches: Iterator[Batch], beyond: list[Batch]) -> Iterator[Batch]:
-    """Those in a row that have the shapes of ``first``; the next one goes to ``beyond``."""
-    for batch in batches:
-        if _shapes(batch) != _shapes(first):
-            beyond.append(batch)
-            return
-        yield batch
+    yield from in_order(timed, until_one_is_short(), workers, stop=stop)
+    yield from in_order(observe, alike(), workers - 1, stop=stop) if workers > 1 else map(observe, alike())
+    yield from in_order(observe, chain(others, batches), workers, stop=stop)
 
 
 def _shapes(batch: Batch) -> list[tuple[int, ...]]:
