@@ -240,12 +240,69 @@ def test_a_plan_is_slower_where_its_parts_lose_more_than_they_gain() -> None:
     fed = {"x": (1, 32, 28, 28)}
     assert is_presumably_slower(graph, plan, target, "avx2", fed)
     assert not is_presumably_slower(graph, plan, get_target("generic"), "avx2", fed)
-    left = presumably_slower(graph, plan, target, "avx2", fed, certain=False)
+    left = presumably_slower(graph, plan, target, "avx2", fed, certain=False, products=True)
     assert {node.name for node in plan.nodes if node.op_type == "Conv"} <= set(left)
     part = build_plan(graph, config, dict.fromkeys(left, "a test"))
     assert not is_presumably_slower(graph, part, target, "avx2", fed)
     none = build_plan(graph, config, dict.fromkeys((node.name for node in plan.nodes), "a test"))
     assert not is_presumably_slower(graph, none, target, "avx2", fed)
+
+
+def tiny_blocks(wide: int = 32, blocks: int = 8, *, free: bool = False) -> onnx.ModelProto:
+    """Convolutions that gain by integers, and blocks of others that each lose less than an estimate can be wrong."""
+    net = Net()
+    x = net.input("x", ["n", 8, 16, 16])
+    for name, channels in (("first", 8), ("second", wide)):
+        x = net.op("Relu", net.conv(x, channels, wide, name=name))
+    x = net.op("Relu", net.conv(x, wide, 8, strides=[4, 4], name="down"))
+    for i in range(blocks):
+        y = net.op("HardSwish", net.conv(x, 8, 16, 1, name=f"wider{i}"))
+        y = net.op("HardSwish", net.conv(y, 16, 16, group=16, name=f"alone{i}"))
+        x = net.op("Add", x, net.conv(y, 16, 8, 1, name=f"back{i}"))
+    return net.model(x, *([net.op("Neg", net.input("other", ["n", "free"]))] if free else []))
+
+
+@pytest.mark.parametrize(
+    ("model", "some"),
+    [
+        (tiny_blocks(), True),
+        (tiny_blocks(blocks=4), False),
+        (tiny_blocks(64), False),
+        (tiny_blocks(free=True), False),
+    ],
+)
+def test_small_losses_count_where_they_make_the_model_slower(model: onnx.ModelProto, *, some: bool) -> None:
+    """Not where they are a few microseconds in all, nor where sizes are free, which estimates can only assume."""
+    graph = prepare(Graph.load(model))[0]
+    planned = {node.name for node in build_plan(graph, QuantConfig()).nodes}
+    assert planned >= {"first", "second", "down"}
+    assert not planned & {"wider0", "alone0", "back0"} if some else planned >= {"wider0", "alone0", "back0"}
+
+
+def test_layers_in_float_cost_what_they_do_in_float() -> None:
+    graph, target = prepare(Graph.load(tiny_blocks()))[0], get_target("ort-cpu")
+    plan = build_plan(graph, QuantConfig(optimize="latency"))
+    in_float, whole = whole_times(graph, plan, target, "vnni", {})
+    names = {node.name for node in plan.nodes}
+    assert whole_times(graph, plan, target, "vnni", {}, left=names) == pytest.approx((in_float, in_float))
+    assert whole_times(graph, plan, target, "vnni", {}, left={"alone0"})[1] > whole
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_convolutions_of_signals_are_presumed_slower_in_float(cpu: str) -> None:
+    """Floats have fast kernels for images, if only of one row, not for signals."""
+
+    def slower(*size: int) -> int:
+        net = Net()
+        x = net.input("x", ["n", 64, *size])
+        kernel, pads = [1] * (len(size) - 1) + [3], [0] * (len(size) - 1) + [1]
+        for _ in range(3):
+            x = net.op("Relu", net.op("Conv", x, net.normal(64, 1, *kernel), group=64, pads=pads * 2))
+        graph = prepare(Graph.load(net.model(x)))[0]
+        return len(presumably_slower(graph, build_plan(graph, QuantConfig()), get_target("ort-cpu"), cpu))
+
+    assert slower(400) == 0
+    assert slower(1, 400) == 3
 
 
 def shrinking(*shape: int | str) -> onnx.ModelProto:

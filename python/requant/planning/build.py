@@ -12,6 +12,7 @@ Four rules give the plan.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -21,13 +22,14 @@ from requant.onnx.graph import constant, is_float, may_touch_float, rank
 from requant.onnx.names import name_of
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
+from requant.onnx.passes.shapes import has_free_sizes
 from requant.onnx.sites import multiplies_back
 from requant.planning.operands import activations, is_masked, refuse_activation, refuse_constant, refuse_factors
 from requant.planning.plan import NodePlan, QuantPlan, Saturation, Skip
 from requant.planning.selection import excluded, insisted, names_of
 from requant.planning.tensors import Activation, TensorPlan, plan_tensors
-from requant.planning.worth import elements, presumably_slower
-from requant.targets import Target, get_target
+from requant.planning.worth import elements, presumably_slower, whole_times
+from requant.targets import CPUS, Target, get_target
 from requant.types import Range
 from requant.uncollected import uncollected
 
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from requant.types import FixedParams
 
 FASTER = "it is faster in float"
+#: Where integers are cheapest: a model that is slower even there, by such a share and microseconds, is so everywhere.
+_CHEAPEST, _SHARE, _LOSS = CPUS[-1], 0.05, 10.0
 
 
 @uncollected()
@@ -50,26 +54,36 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
     The nodes named in ``left_out`` stay float, for the reason given there.
     """
     target = get_target(config.target)
-    plan = _Planner(graph, config, target, {}).plan()
-    faster = dict.fromkeys(_presumed(graph, config, target, plan), FASTER)
-    if faster:
-        part = _Planner(graph, config, target, faster).plan()
-        plan, faster = (part, faster) if part.nodes else (plan, {})  # where nothing would be left, that is what to do
+    plan, faster = _presumed(graph, config, target, _Planner(graph, config, target, {}).plan())
     if not left_out:
         return plan
     # What stays float for speed does not depend on ``left_out``: so a part has nothing that the whole has not.
     return _Planner(graph, config, target, {**faster, **left_out}).plan()
 
 
-def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPlan) -> list[str]:
-    """The nodes of ``whole`` to leave in float for the sake of speed.
+def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPlan) -> tuple[QuantPlan, dict[str, str]]:
+    """What of ``whole`` is not left in float for the sake of speed, and what is, with the reason.
 
+    That is what certainly loses; where the model is still slower than in float, and its sizes are known, whatever does.
     Where latency is measured nothing is presumed, and a user who names a node means it.
     """
-    if config.optimize == "latency":
-        return []
+    plan, faster = whole, dict[str, str]()
+    if config.optimize == "latency" or not target.costs:
+        return plan, faster
     meant = insisted(graph.all_nodes(), config.ordered_rules)
-    return [name for name in presumably_slower(graph, whole, target, config.cpu) if name not in meant]
+    before = math.inf
+    for certain in (True, False):
+        slower = presumably_slower(graph, whole, target, config.cpu, certain=certain)
+        left = {name: FASTER for name in slower if name not in meant}
+        part = _Planner(graph, config, target, left).plan() if left else whole
+        kept = {node.name for node in part.nodes}
+        others = {node.name for node in whole.nodes} - kept
+        in_float, time = whole_times(graph, whole, target, config.cpu or _CHEAPEST, {}, left=others)
+        if kept and time < before:  # where nothing would be left, that is what to do
+            plan, faster, before = part, left, time
+        if time <= in_float + max(in_float * _SHARE, _LOSS) or has_free_sizes(graph.model):
+            break
+    return plan, faster
 
 
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:

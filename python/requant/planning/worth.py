@@ -12,7 +12,7 @@ from requant.onnx.passes.shapes import assumed, is_size
 from requant.planning.partition import Times, partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
@@ -31,6 +31,8 @@ _DOUBT, _SHARE = 1.0, 0.1
 #: What integers may lose on a whole model.
 _SLOWER = 1.02
 DEPTHWISE, GROUPED, NARROW = "depthwise Conv", "grouped Conv", "narrow Conv"
+#: Axes of a signal such as sound, and of the weight of its convolution.
+_SIGNAL = 3
 #: Input channels from which on a convolution is not narrow.
 _NARROW = 4
 _PRODUCTS = ("Gemm", "MatMul")
@@ -44,21 +46,24 @@ def presumably_slower(
     fed: Shapes = MappingProxyType({}),
     *,
     certain: bool = True,
+    products: bool = False,
 ) -> tuple[str, ...]:
     """The nodes of ``plan`` that ``target`` presumably runs faster in float, conversions included.
 
     Estimated from shapes alone (``assumed``), those that inputs are ``fed`` in among them, for one kind of CPU, or for
-    all kinds alike. ``certain`` are only nodes that lose more than an estimate can be wrong, and no products.
+    all kinds alike. ``certain`` are only nodes that lose more than an estimate can be wrong; ``products`` may be among
+    them.
     """
     if not target.costs:
         return ()
     times, crossing = _estimates(graph, plan, _costs_for(target, cpu), fed)
+    in_float, quantized = times.in_float, times.quantized
+    if not products:
+        stay = {node.name for node in graph.nodes if node.op_type in _PRODUCTS}
+        in_float = {name: math.inf if name in stay else time for name, time in in_float.items()}
     if certain:
-        products = {node.name for node in graph.nodes if node.op_type in _PRODUCTS}
-        in_float = {name: math.inf if name in products else time for name, time in times.in_float.items()}
-        quantized = {name: max(0.0, time * (1 - _SHARE) - _DOUBT) for name, time in times.quantized.items()}
-        times = Times(in_float, quantized)
-    return partition(graph, plan, times, crossing).in_float
+        quantized = {name: max(0.0, time * (1 - _SHARE) - _DOUBT) for name, time in quantized.items()}
+    return partition(graph, plan, Times(in_float, quantized), crossing).in_float
 
 
 def is_presumably_slower(graph: Graph, plan: QuantPlan, target: Target, cpu: str | None, fed: Shapes) -> bool:
@@ -72,12 +77,26 @@ def is_presumably_slower(graph: Graph, plan: QuantPlan, target: Target, cpu: str
     return in_integers > in_float * _SLOWER
 
 
-def whole_times(graph: Graph, plan: QuantPlan, target: Target, cpu: str | None, fed: Shapes) -> tuple[float, float]:
-    """Microseconds that the nodes of ``plan`` presumably take in float, and as planned with all conversions."""
+def whole_times(
+    graph: Graph,
+    plan: QuantPlan,
+    target: Target,
+    cpu: str | None,
+    fed: Shapes,
+    *,
+    left: Collection[str] = (),
+) -> tuple[float, float]:
+    """Microseconds that the nodes of ``plan`` presumably take in float, and as planned with all conversions.
+
+    Those of ``left`` stay float.
+    """
     times, crossing = _estimates(graph, plan, _costs_for(target, cpu), fed)
-    in_float = sum(time for time in times.in_float.values() if time != math.inf)
-    all_integer = Times({node.name: math.inf for node in plan.nodes}, times.quantized)
-    return in_float, partition(graph, plan, all_integer, crossing).microseconds
+    in_float = {name: 0.0 if time == math.inf else time for name, time in times.in_float.items()}
+    sides = Times(
+        {node.name: in_float.get(node.name, 0.0) if node.name in left else math.inf for node in plan.nodes},
+        {**times.quantized, **dict.fromkeys(left, math.inf)},
+    )
+    return sum(in_float.values()), partition(graph, plan, sides, crossing).microseconds
 
 
 def _costs_for(target: Target, cpu: str | None) -> tuple[Costs, ...]:
@@ -166,9 +185,12 @@ def _kind(node: ir.Node) -> str:
     if node.op_type == "Conv":
         group, weight = int_attribute(node, "group", 1), node.inputs[1]
         shape = None if weight is None or weight.shape is None else list(weight.shape)
+        narrow = shape is not None and isinstance(shape[1], int) and shape[1] < _NARROW
+        if shape is not None and len(shape) == _SIGNAL and (group > 1 or not narrow):
+            return ""  # floats have fast kernels for images alone
         if group > 1:
             return DEPTHWISE if shape is not None and shape[:2] == [group, 1] else GROUPED
-        return NARROW if shape is not None and isinstance(shape[1], int) and shape[1] < _NARROW else "Conv"
+        return NARROW if narrow else "Conv"
     if node.op_type == "Softmax" and int_attribute(node, "axis", -1) not in (-1, (rank(node.inputs[0]) or 0) - 1):
         return "Softmax across"
     return node.op_type

@@ -257,7 +257,7 @@ class Search(ModelWalk):
         cpu = self._variants.config.cpu
         graph, whole = variant.observed.graph, variant.build(recipe.left)
         fed = {name: array.shape for name, array in self._held.feeds.items()}
-        slower = presumably_slower(graph, whole.plan, target, cpu, fed, certain=False)
+        slower = presumably_slower(graph, whole.plan, target, cpu, fed, certain=False, products=True)
         every = _on_integers(whole.plan)
         ways = dict.fromkeys([(), slower, every])
         self._plan(len(ways))

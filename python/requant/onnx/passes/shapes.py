@@ -99,7 +99,7 @@ def assumed(model: ir.Model, fed: Mapping[str, tuple[int, ...]] = MappingProxyTy
     axes count 64. The shapes of the other tensors are inferred from that, so that layers shrink as they do in use; what
     nobody can tell counts 64, too. Tensors of unknown rank are left out.
     """
-    if fed or any(not is_size(dim) for value in model.graph.inputs for dim in list(value.shape or ())[1:]):
+    if fed or has_free_sizes(model):
         model = model.clone()
         for value in model.graph.inputs:
             if (known := fed.get(name_of(value))) is not None:
@@ -112,6 +112,11 @@ def assumed(model: ir.Model, fed: Mapping[str, tuple[int, ...]] = MappingProxyTy
         infer(model)
     values = [*model.graph.inputs, *model.graph.initializers.values(), *(v for n in model.graph for v in n.outputs)]
     return {name_of(value): _filled(value.shape) for value in values if value.shape is not None}
+
+
+def has_free_sizes(model: ir.Model) -> bool:
+    """Whether another axis of an input than the first, the batch, has no known size."""
+    return any(not is_size(dim) for value in model.graph.inputs for dim in list(value.shape or ())[1:])
 
 
 def _filled(shape: ir.Shape, *, pixels: bool = False) -> tuple[int, ...]:
