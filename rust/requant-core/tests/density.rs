@@ -7,7 +7,7 @@
     reason = "tests know their numbers"
 )]
 
-use requant_core::kernels::{self, Corners, Kernels, Piece, Tables, Tail};
+use requant_core::kernels::{self, Bins, Kernels, Piece, STEPS, Tail, WINDOW};
 
 /// Tables of a side with these counts.
 fn tables(counts: &[f64]) -> (Vec<Tail>, Vec<Piece>) {
@@ -44,7 +44,7 @@ fn sides() -> Vec<Vec<f64>> {
     vec![dense, sparse, steep, spike, vec![5.0]]
 }
 
-const STEPS: [f64; 6] = [0.126, 1.0, 1.3, 2.5, 13.37, 400.0];
+const WIDTHS: [f64; 6] = [0.126, 1.0, 1.3, 2.5, 13.37, 400.0];
 
 /// Sums beyond `x`, bin by bin.
 fn beyond(counts: &[f64], x: f64) -> (f64, f64, f64) {
@@ -83,7 +83,7 @@ fn every_set_equals_generic() {
         for (side, counts) in sides().iter().enumerate() {
             let (tails, pieces) = tables(counts);
             let end = f64::from(u32::try_from(counts.len()).expect("small")) - 0.25;
-            for step in STEPS {
+            for step in WIDTHS {
                 for first in [1, 2, 9, 100] {
                     for count in (0..=35).chain([67, 130]) {
                         let what = format!("{}, side {side}, step {step}, {count} from {first}", kernels.name());
@@ -111,7 +111,7 @@ fn cells_and_excesses_are_right() {
             let (tails, pieces) = tables(counts);
             let end = f64::from(u32::try_from(counts.len()).expect("small"));
             let all = tails[0].mass;
-            for step in STEPS {
+            for step in WIDTHS {
                 let (edges, spreads) = cut(kernels, &tails, step, 1, 40);
                 let mut excess = 0.0;
                 for (k, level) in (0..40).zip(1u32..) {
@@ -194,47 +194,62 @@ fn runs_lose_what_they_lose() {
     }
 }
 
+/// Entries for runs of widths from `width - 1` to `width + 2`, and zeros.
+fn runs(bins: usize, width: usize, of: impl Fn(f64, f64) -> f64) -> [Vec<f32>; 4] {
+    [0, 1, 2, 3].map(|more| {
+        let entry = |i: usize| of(i as f64, (i + width + more) as f64 - 1.0) as f32;
+        (0..bins)
+            .map(entry)
+            .chain(std::iter::repeat_n(0.0, WINDOW + 1))
+            .collect()
+    })
+}
+
+/// Neighbouring steps with edges that lie as far apart as given, on the grid.
+fn neighbours(narrowest: f64, apart: f64, last: usize) -> [f64; STEPS] {
+    let apart = (apart / last as f64 * 2f64.powi(39)).floor() / 2f64.powi(39);
+    std::array::from_fn(|lane| (narrowest + lane as f64 * apart).min(narrowest.floor() + 1.0 - 2f64.powi(-39)))
+}
+
 #[test]
 fn cells_lie_between_their_corners() {
     let generic = kernels::by_name("generic").expect("always present");
     // A function of both ends that is linear in each.
-    let f = |i: f64, j: f64| 3.0 * i - 2.0 * j + 0.25 * i * j;
-    for bins in [1usize, 40, 300] {
-        for step in [1.0, 1.3, 2.5, 7.999_999, 8.0, 13.37] {
-            let width = step as usize;
-            let corners: Vec<Corners> = [width + 1, width]
-                .into_iter()
-                .flat_map(|width| {
-                    (0..=bins).map(move |i| {
-                        let (i, j) = (i as f64, (i + width) as f64);
-                        Corners([f(i, j), f(i + 1.0, j), f(i, j + 1.0), f(i + 1.0, j + 1.0)].map(|v| v as f32))
-                    })
-                })
-                .collect();
-            let tables = Tables {
-                corners: &corners,
-                wide: 0,
-                narrow: bins + 1,
-                bins: bins + 1,
-            };
-            for (first, count) in [(1, 0), (1, 7), (1, 16), (2, 100), (9, 33)] {
-                let cells = |kernels: &dyn Kernels| {
-                    let mut out = vec![f32::NAN; count];
-                    kernels.interpolate(&tables, step, first, &mut out);
-                    out
-                };
-                for (k, got) in (first..).zip(cells(generic)) {
-                    let (inner, outer) = ((k as f64 - 0.5) * step, (k as f64 + 0.5) * step);
-                    if inner < bins as f64 {
-                        let want = f(inner, outer);
-                        assert!(
-                            (f64::from(got) - want).abs() <= 1e-5 * (1.0 + outer * outer),
-                            "{k} {step}: {got} {want}"
-                        );
+    let f = |i: f64, j: f64| 1e3 + 3.0 * i - 2.0 * j + 0.25 * i * j;
+    for bins in [1usize, 40, 300, 2000] {
+        for narrowest in [1.0, 1.25, 2.5, 7.999, 8.0, 13.375] {
+            let runs = runs(bins, narrowest as usize, f);
+            let runs = [&runs[0][..], &runs[1], &runs[2], &runs[3]];
+            for (first, count) in [(1, 0), (1, 7), (1, 16), (2, 100), (9, 33), (1, 255)] {
+                for apart in [0.0, 0.3, 0.98, 1.89] {
+                    let steps = neighbours(narrowest, apart, first + count);
+                    let from: [f32; STEPS] = std::array::from_fn(|lane| lane as f32);
+                    let sums = |kernels: &dyn Kernels| {
+                        let mut sums = vec![[f32::NAN; STEPS]; count];
+                        kernels.add_up(runs, &steps, first, &from, &mut sums);
+                        sums
+                    };
+                    let got = sums(generic);
+                    for (lane, step) in steps.iter().enumerate() {
+                        let (mut want, mut size) = (f64::from(from[lane]), 1.0);
+                        for (k, sums) in (first..).zip(&got) {
+                            let (inner, outer) = ((k as f64 - 0.5) * step, (k as f64 + 0.5) * step);
+                            if inner + 1.0 >= bins as f64 {
+                                break; // some corners are the zeros
+                            }
+                            want += f(inner, outer);
+                            size += f(inner, outer).abs() + outer * outer;
+                            assert!(
+                                (f64::from(sums[lane]) - want).abs() <= 1e-5 * size,
+                                "{k} {step}: {} {want}",
+                                sums[lane]
+                            );
+                        }
                     }
-                }
-                for kernels in kernels::available() {
-                    assert_eq!(cells(kernels), cells(generic), "{} {step}", kernels.name());
+                    for kernels in kernels::available() {
+                        let what = format!("{} {narrowest} {apart} {bins} {count}", kernels.name());
+                        assert_eq!(sums(kernels), got, "{what}");
+                    }
                 }
             }
         }
@@ -242,36 +257,64 @@ fn cells_lie_between_their_corners() {
 }
 
 #[test]
-fn cells_are_added_up_to_a_limit() {
+fn clipping_costs_at_least_what_it_says() {
     let generic = kernels::by_name("generic").expect("always present");
-    let corners: Vec<Corners> = (0..700u32)
-        .map(|i| Corners([3, 5, 7, 11].map(|by| (i * by % 13) as f32)))
-        .collect();
-    let tables = Tables {
-        corners: &corners,
-        wide: 350,
-        narrow: 20,
-        bins: 301,
-    };
-    for step in [1.0, 1.25, 3.5, 9.75] {
-        for count in (0..=35).chain([63, 64, 65, 130, 255]) {
-            let mut cells = vec![0.0; count];
-            generic.interpolate(&tables, step, 1, &mut cells);
-            let sum = |count: usize| cells[..count].iter().map(|cell| f64::from(*cell)).sum::<f64>();
-            for limit in [0.0, 150.0, 500.0, f32::INFINITY] {
-                let got = generic.add_up(&tables, step, count, limit);
-                let ends = (0..count).step_by(64).chain([count]).skip(1);
-                let end = ends.clone().find(|end| sum(*end) > f64::from(limit)).unwrap_or(count);
-                let what = format!("{count} cells of {step}, limit {limit}");
-                assert!(
-                    (f64::from(got) - sum(end)).abs() <= 1e-5 * sum(count),
-                    "{what}: {got} {}",
-                    sum(end)
-                );
-                for kernels in kernels::available() {
-                    let bits = kernels.add_up(&tables, step, count, limit).to_bits();
-                    assert_eq!(bits, got.to_bits(), "{what}: {}", kernels.name());
+    for counts in sides() {
+        let len = counts.len();
+        let before = |i: usize| counts[i].min(counts[i.saturating_sub(1)]);
+        let fewest: Vec<f64> = (0..len).map(before).collect();
+        let [beyond, ..] = sums_beyond(&counts, 1);
+        let fullest: Vec<f64> = (0..len)
+            .map(|i| counts[i..].iter().copied().fold(0.0, f64::max))
+            .collect();
+        let logs = |kernels: &dyn Kernels| {
+            let mut logs = vec![f64::NAN; len];
+            kernels.n_log_n(&fewest, &mut logs);
+            logs
+        };
+        for (log, n) in logs(generic).iter().zip(&fewest) {
+            let want = if *n > 0.0 { n * n.ln() } else { 0.0 };
+            assert!((log - want).abs() <= 1e-14 * want.abs(), "{n}: {log} {want}");
+        }
+        let n_log_n = logs(generic);
+        for (width, total) in [(1, beyond[0]), (4, 1.5 * beyond[0]), (16, 9.0 * beyond[0])] {
+            let bins = Bins {
+                fewest: &fewest,
+                n_log_n: &n_log_n,
+                beyond: &beyond,
+                fullest: &fullest,
+                total,
+            };
+            let least = |kernels: &dyn Kernels| {
+                let mut least = vec![f64::NAN; len];
+                kernels.clip(&bins, width, &mut least);
+                least
+            };
+            let got = least(generic);
+            for (i, least) in got.iter().enumerate() {
+                let (outer, inner) = (beyond[i + 1], beyond[i].min(total / 4.0));
+                if outer > inner {
+                    assert_eq!(*least, f64::INFINITY, "{i}");
+                    continue;
                 }
+                // With all that may be clipped in this bin, the least of many.
+                let (q, m) = (fullest[i.saturating_sub(width + 2)], fewest[i] / 2.0);
+                let x = 2.0 * inner / total;
+                let share = (2.0 - x) / (2.0 - 2.0 * x);
+                let n_log_n = |n: f64| if n > 0.0 { n * n.ln() } else { 0.0 };
+                let cost = |part: u32| {
+                    let t = outer + (inner - outer) * f64::from(part) / 1e3;
+                    n_log_n(m + t) - n_log_n(m) - t * (q.ln() + share)
+                };
+                let want = (0..=1000).map(cost).fold(f64::INFINITY, f64::min);
+                assert!(
+                    *least <= want + 1e-9 * (q + want.abs()) && *least >= want - 1e-3 * (q + want.abs()),
+                    "{i}: {least} {want}"
+                );
+            }
+            for kernels in kernels::available() {
+                assert_eq!(logs(kernels), n_log_n, "{}", kernels.name());
+                assert_eq!(least(kernels), got, "{} {width}", kernels.name());
             }
         }
     }

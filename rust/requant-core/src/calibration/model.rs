@@ -102,30 +102,28 @@ pub(super) const FINE: f64 = 0.125;
 impl Side {
     pub(super) fn new(counts: Vec<f64>, extent: f64) -> Self {
         let end = extent.max(to_f64_len(counts.len()) - 1.0 + POINT);
-        let mut side = Self {
-            bins: Vec::with_capacity(counts.len()),
-            counts,
-            extent,
-            end,
-        };
+        let mut bins = vec![Piece::default(); counts.len()];
         let (mut beyond, mut excess, mut excess_sq) = (0.0, 0.0, 0.0);
-        for (i, count) in side.counts.iter().enumerate().rev() {
+        for (i, (bin, count)) in bins.iter_mut().zip(&counts).enumerate().rev() {
             let length = (end - to_f64_len(i)).min(1.0);
-            let bin = Piece {
-                density: count / length,
+            *bin = Piece {
+                density: if length < 1.0 { count / length } else { *count },
                 beyond,
                 excess,
                 excess_sq,
             };
-            side.bins.push(bin);
             (beyond, excess, excess_sq) = (
                 bin.beyond_point(length),
                 bin.excess_over(length),
                 bin.excess_sq_over(length),
             );
         }
-        side.bins.reverse();
-        side
+        Self {
+            counts,
+            extent,
+            end,
+            bins,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

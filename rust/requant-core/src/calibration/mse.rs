@@ -49,7 +49,7 @@ pub(super) fn range(request: &Request) -> Range {
 }
 
 /// Steps from one to the next of those that are evaluated first.
-const STRIDE: usize = 64;
+const STRIDE: usize = 256;
 /// What is taken off a bound for its rounding: a share of the squares of all values.
 const ROUNDING: f64 = 1e-11;
 

@@ -50,6 +50,16 @@ impl Window {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn of_levels(split: Option<(usize, usize)>, levels: usize) -> Self {
+        Self {
+            split,
+            levels,
+            extent: 1.0,
+            unit: 1.0,
+        }
+    }
+
     /// How many steps there are.
     #[expect(
         clippy::cast_possible_truncation,

@@ -16,7 +16,7 @@ pub struct Tail {
 }
 
 /// A bin of even density, and sums over what lies beyond its outer edge.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C, align(32))]
 pub struct Piece {
     /// Values for each unit of length.
@@ -29,22 +29,25 @@ pub struct Piece {
     pub excess_sq: f64,
 }
 
-/// Something of the runs of bins `i..j`, `i + 1..j`, `i..j + 1` and `i + 1..j + 1`.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-#[repr(C, align(16))]
-pub struct Corners(pub [f32; 4]);
+/// Steps that [`Kernels::add_up`](super::Kernels::add_up) looks at together.
+pub const STEPS: usize = 16;
 
-/// Corners of the runs of so many bins that a step has between two edges, and of those of one more.
+/// Entries beyond the last bin of its runs, and those that one look-up is within.
+pub const WINDOW: usize = 2 * STEPS;
+
+/// The bins of one side of zero, each with what [`Kernels::clip`](super::Kernels::clip) needs.
 #[derive(Debug, Clone, Copy)]
-pub struct Tables<'a> {
-    /// Both tables, and others.
-    pub corners: &'a [Corners],
-    /// Where that of the longer runs begins.
-    pub wide: usize,
-    /// Where that of the shorter runs begins.
-    pub narrow: usize,
-    /// Entries of each, at least one: a bin beyond the last counts as the last.
-    pub bins: usize,
+pub struct Bins<'a> {
+    /// The values of a bin or of that before, whichever are fewer.
+    pub fewest: &'a [f64],
+    /// `n ln(n)` of these.
+    pub n_log_n: &'a [f64],
+    /// Values of each bin and all beyond it, and a zero.
+    pub beyond: &'a [f64],
+    /// The fullest of each bin and all beyond it.
+    pub fullest: &'a [f64],
+    /// All values of both sides; no more than a quarter of them may be clipped.
+    pub total: f64,
 }
 
 /// Partial sums of [`Kernels::excess`](super::Kernels::excess): term `k` is added to lane `k mod LANES`, and the lanes
@@ -76,11 +79,96 @@ pub(super) fn cut_edges(tails: &[Tail], step: f64, first: usize, edges: &mut [Ta
 }
 
 /// `M ln(M / s)` of the cells between edges.
+#[inline(always)]
 pub(super) fn spread_cells(edges: &[Tail], spreads: &mut [f64]) {
-    for (edges, spread) in edges.windows(2).zip(spreads) {
-        let (mass, bins) = (edges[0].mass - edges[1].mass, edges[0].bins - edges[1].bins);
-        *spread = if mass > 0.0 { mass * log_ratio(mass, bins) } else { 0.0 };
+    let (eights, rest) = spreads.as_chunks_mut::<LANES>();
+    let (mut mass, mut bins) = ([0.0; LANES], [0.0; LANES]);
+    for (spreads, edges) in eights.iter_mut().zip(edges.windows(LANES + 1).step_by(LANES)) {
+        for i in 0..LANES {
+            (mass[i], bins[i]) = (edges[i].mass - edges[i + 1].mass, edges[i].bins - edges[i + 1].bins);
+        }
+        for i in 0..LANES {
+            spreads[i] = spread(mass[i], bins[i]);
+        }
     }
+    let done = LANES * eights.len();
+    for (spread_, edges) in rest.iter_mut().zip(edges[done..].windows(2)) {
+        *spread_ = spread(edges[0].mass - edges[1].mass, edges[0].bins - edges[1].bins);
+    }
+}
+
+/// `M ln(M / s)`, and 0 for no mass.
+#[inline(always)]
+fn spread(mass: f64, bins: f64) -> f64 {
+    let spread = mass * log_ratio(mass, bins);
+    if mass > 0.0 { spread } else { 0.0 }
+}
+
+/// See [`Kernels::log`](super::Kernels::log).
+#[inline(always)]
+pub(super) fn n_log_n(counts: &[f64], out: &mut [f64]) {
+    for (n, out) in counts.iter().zip(out) {
+        *out = if *n > 0.0 { n * ln(*n) } else { 0.0 };
+    }
+}
+
+/// See [`Kernels::clip`](super::Kernels::clip).
+#[inline(always)]
+pub(super) fn clip(bins: &Bins<'_>, width: usize, least: &mut [f64]) {
+    let too_many = bins.beyond[1..=least.len()].partition_point(|outer| *outer > bins.total / 4.0);
+    let (inner, least) = least.split_at_mut(too_many);
+    inner.fill(f64::INFINITY);
+    let (head, rest) = least.split_at_mut((width + 2).saturating_sub(too_many).min(least.len()));
+    let behind = (too_many + head.len()).saturating_sub(width + 2);
+    clip_from(bins, too_many, |_| bins.fullest[0], head);
+    clip_from(bins, too_many + head.len(), |i| bins.fullest[behind + i], rest);
+}
+
+#[inline(always)]
+fn clip_from(bins: &Bins<'_>, first: usize, fullest: impl Fn(usize) -> f64, least: &mut [f64]) {
+    let (len, quarter) = (least.len(), bins.total / 4.0);
+    let [fewest, n_log_n, inner, outer] = [
+        &bins.fewest[first..][..len],
+        &bins.n_log_n[first..][..len],
+        &bins.beyond[first..][..len],
+        &bins.beyond[first + 1..][..len],
+    ];
+    for (i, least) in least.iter_mut().enumerate() {
+        let inner = inner[i].min(quarter);
+        *least = clip_in(outer[i], inner, fewest[i], n_log_n[i], fullest(i), bins.total);
+    }
+}
+
+/// What an end costs at least that clips from `outer` to `inner` values, with half of the `n` of a bin inside it.
+#[inline(always)]
+fn clip_in(outer: f64, inner: f64, n: f64, n_log_n: f64, fullest: f64, total: f64) -> f64 {
+    let c = share(inner, total);
+    // (n / 2) ln(n / 2)
+    let (m, m_log_m) = (n / 2.0, (n_log_n - n * std::f64::consts::LN_2) / 2.0);
+    // Where the function is least it is so flat that what is off by 1e-5 counts for less than 1e-9.
+    let flat = (fullest * exp(c - 1.0) - m).max(outer).min(inner);
+    // As e^(c - 1) is less than 2.
+    let t = if m + outer > 2.0 * fullest { outer } else { flat };
+    let sum = m + t;
+    let joined = if sum > 0.0 { sum * ln(sum) } else { 0.0 };
+    let least = joined - m_log_m - t * (ln(fullest) + c) - 1e-9 * fullest;
+    if outer > inner { f64::INFINITY } else { least }
+}
+
+/// `e^x` from 0 to 1/2, within 3e-5 of it.
+#[inline(always)]
+fn exp(x: f64) -> f64 {
+    1.0 + x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0))))
+}
+
+/// The share `c` of an end that clips `t` in what is clipped: `N ln(1 - T / N) >= -c t - c u`, if `u` is clipped at the other end.
+///
+/// `N ln(1 - T / N)` is concave in `T = t + u`, so that it is at least `N / 2 ln(1 - 2t / N)` and the same of `u`; and `-ln(1 - x) <= c x` with
+/// `c = (2 - x) / (2 (1 - x))`, which rises with `x = 2t / N`.
+#[inline(always)]
+pub(crate) fn share(clipped: f64, total: f64) -> f64 {
+    let x = 2.0 * clipped.min(total / 4.0) / total;
+    (2.0 - x) / (2.0 - 2.0 * x)
 }
 
 /// See [`Kernels::lose`](super::Kernels::lose).
@@ -90,62 +178,56 @@ pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
     let [mass, bins, n_log_n] = sums.map(|sums| &sums[..lost.len() + width]);
     for (i, lost) in lost.iter_mut().enumerate() {
         let [mass, bins, n_log_n] = [mass, bins, n_log_n].map(|sums| sums[i] - sums[i + width]);
-        let spread = if mass > 0.0 { mass * log_ratio(mass, bins) } else { 0.0 };
-        *lost = (n_log_n - spread).max(0.0) as f32;
+        *lost = (n_log_n - spread(mass, bins)).max(0.0) as f32;
     }
 }
 
-/// See [`Kernels::interpolate`](super::Kernels::interpolate).
+/// See [`Kernels::add_up`](super::Kernels::add_up).
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "the index of a bin, and a part of one"
 )]
-pub(super) fn interpolate(tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
-    let place = |edge: f64| (edge.floor(), edge - edge.floor());
-    let (mut i, mut x) = place((to_f64(first) - 0.5) * step);
-    for (k, out) in (first..).zip(out) {
-        let (j, y) = place((to_f64(k) + 0.5) * step);
-        let start = if y < x { tables.wide } else { tables.narrow };
-        let [none, from, to, both] = tables.corners[start + (i as usize).min(tables.bins - 1)].0;
-        // Each weight is rounded by itself: no term is the difference of larger ones.
-        let (inner, rest_x) = (x as f32, (1.0 - x) as f32);
-        let (outer, rest_y) = (y as f32, (1.0 - y) as f32);
-        *out = rest_y * (rest_x * none + inner * from) + outer * (rest_x * to + inner * both);
-        (i, x) = (j, y);
+pub(super) fn add_up(
+    runs: [&[f32]; 4],
+    steps: &[f64; STEPS],
+    first: usize,
+    from: &[f32; STEPS],
+    sums: &mut [[f32; STEPS]],
+) {
+    let ([shorter, narrow, wide, longer], last) = (runs, runs[0].len() - 2);
+    let place = |edge: f64| (edge as usize, (edge - edge.floor()) as f32);
+    let mut inner = steps.map(|step| place((to_f64(first) - 0.5) * step));
+    let (mut sum, width) = (*from, steps[0] as usize);
+    for (k, out) in (first..).zip(sums) {
+        for ((sum, step), inner) in sum.iter_mut().zip(steps).zip(&mut inner) {
+            let ((i, x), (j, y)) = (*inner, place((to_f64(k) + 0.5) * step));
+            *inner = (j, y);
+            let at = i.min(last);
+            let [none, from, to, both] = if j - i > width {
+                [wide[at], narrow[at + 1], longer[at], wide[at + 1]]
+            } else {
+                [narrow[at], shorter[at + 1], wide[at], narrow[at + 1]]
+            };
+            // Weighted by both distances: no term is the difference of larger ones.
+            let (rest_x, rest_y) = (1.0 - x, 1.0 - y);
+            *sum += rest_y * (rest_x * none + x * from) + y * (rest_x * to + x * both);
+        }
+        *out = sum;
     }
 }
 
-/// Cells of [`Kernels::add_up`](super::Kernels::add_up) after which it may end.
-pub(super) const CELLS: usize = 64;
-
-/// Its partial sums: cell `k` is added to lane `(k - 1) mod SUMS`, and the lanes are added by halves.
-pub(super) const SUMS: usize = 16;
-
-/// See [`Kernels::add_up`](super::Kernels::add_up).
-#[inline(always)]
-pub(super) fn add_up(
-    tables: &Tables<'_>,
-    step: f64,
-    count: usize,
-    limit: f32,
-    interpolate: impl Fn(&Tables<'_>, f64, usize, &mut [f32]),
-) -> f32 {
-    let (mut lanes, mut sum, mut cells) = ([0.0; SUMS], 0.0, [0.0; CELLS]);
-    for done in (0..count).step_by(CELLS) {
-        let cells = &mut cells[..CELLS.min(count - done)];
-        interpolate(tables, step, done + 1, cells);
-        for cells in cells.chunks(SUMS) {
-            for (lane, cell) in lanes.iter_mut().zip(cells) {
-                *lane += cell;
-            }
-        }
-        sum = add_halves(lanes);
-        if sum > limit {
-            break;
-        }
-    }
-    sum
+/// How many levels from `first` on have inner edges that lie at most so many bins apart.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of levels, or the largest"
+)]
+pub(super) fn levels_within(bins: usize, steps: &[f64], first: usize) -> usize {
+    // Edges that lie less than `bins` apart are in bins that are at most so many apart.
+    let apart = steps[steps.len() - 1] - steps[0];
+    let levels = (to_f64(bins) / apart + 0.5).floor();
+    (levels as usize).saturating_sub(first)
 }
 
 /// See [`Kernels::excess`](super::Kernels::excess).
@@ -252,7 +334,16 @@ pub(crate) const fn to_f64(len: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ln, log_ratio};
+    use super::{ln, log_ratio, share};
+
+    /// What both ends clip costs at least the share of each.
+    #[test]
+    fn shares_hold() {
+        for (t, u) in (0..=50).flat_map(|t| (0..=50).map(move |u| (f64::from(t) / 200.0, f64::from(u) / 200.0))) {
+            let both = t * share(t, 1.0) + u * share(u, 1.0);
+            assert!((1.0 - t - u).ln() >= -both - 1e-12, "{t} {u}");
+        }
+    }
 
     #[test]
     fn logarithm_agrees_with_std() {

@@ -2,7 +2,7 @@
 
 use std::{ops::AddAssign, slice};
 
-use super::{BINS, Counters, Kernels, LANES, Piece, Summary, Tables, Tail, Terms, WAYS, density};
+use super::{BINS, Bins, Counters, Kernels, LANES, Piece, STEPS, Summary, Tail, Terms, WAYS, density};
 use crate::requantize::round_half_even;
 
 pub(super) struct Generic;
@@ -42,16 +42,27 @@ impl Kernels for Generic {
         density::cut(tails, step, first, edges, spreads);
     }
 
+    fn n_log_n(&self, counts: &[f64], out: &mut [f64]) {
+        density::n_log_n(counts, out);
+    }
+
+    fn clip(&self, bins: &Bins<'_>, width: usize, least: &mut [f64]) {
+        density::clip(bins, width, least);
+    }
+
     fn lose(&self, sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
         density::lose(sums, width, lost);
     }
 
-    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
-        density::interpolate(tables, step, first, out);
-    }
-
-    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
-        density::add_up(tables, step, count, limit, density::interpolate)
+    fn add_up(
+        &self,
+        runs: [&[f32]; 4],
+        steps: &[f64; STEPS],
+        first: usize,
+        from: &[f32; STEPS],
+        sums: &mut [[f32; STEPS]],
+    ) {
+        density::add_up(runs, steps, first, from, sums);
     }
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {

@@ -68,7 +68,7 @@ mod x86_64;
 
 use std::sync::OnceLock;
 
-pub use density::{Corners, Piece, Tables, Tail};
+pub use density::{Bins, Piece, STEPS, Tail, WINDOW};
 
 use crate::Result;
 
@@ -152,6 +152,17 @@ pub trait Kernels: Send + Sync {
         self.base().cut(tails, step, first, edges, spreads);
     }
 
+    /// `n ln n` of each count, 0 for 0.
+    fn n_log_n(&self, counts: &[f64], out: &mut [f64]) {
+        self.base().n_log_n(counts, out);
+    }
+
+    /// What clipping costs at least, by the bin that the end lies in, for steps up to `width` bins: with `q` the fullest from `width + 2` bins
+    /// before on, the least of `(m + t) ln(m + t) - m ln m - t ln q - c t`; see `calibration::entropy`.
+    fn clip(&self, bins: &Bins<'_>, width: usize, least: &mut [f64]) {
+        self.base().clip(bins, width, least);
+    }
+
     /// What runs of `width` bins lose when they are made even: `sum n ln n - M ln(M / s)`, at least 0, for the run that begins with
     /// each bin.
     ///
@@ -160,19 +171,21 @@ pub trait Kernels: Send + Sync {
         self.base().lose(sums, width, lost);
     }
 
-    /// For the cells `(k - 1/2) step .. (k + 1/2) step`, for each `k` from `first >= 1` on, what the corners of the bins that a cell's
-    /// edges lie in say between them: linear in each edge.
+    /// For the cells `(k - 1/2) step .. (k + 1/2) step` of each step, what the corners of the bins that a cell's edges lie in say between
+    /// them, linear in each edge: `sums[j]` is `from` and that of all `k` from `first >= 1` to `first + j`.
     ///
-    /// The narrow table is that of the whole part of `step`. All edges must be exact: a multiple of 2^-39 as the step, and
-    /// edges below 2^13.
-    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
-        self.base().interpolate(tables, step, first, out);
-    }
-
-    /// Sum of what [`Kernels::interpolate`] says of the cells 1 to `count`, none of which is negative, or of so many of them, 64 by 64,
-    /// that it is more than `limit`.
-    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
-        self.base().add_up(tables, step, count, limit)
+    /// `runs` are of one length, with the value of the run that begins with each bin, of widths from `w - 1` to `w + 2`; the last [`WINDOW`]
+    /// entries are zeros. `w` is the whole part of all steps, which do not fall, and of which each and the next cut edges less than 1.9 bins apart.
+    /// All edges must be exact: multiples of 2^-39 as the steps, and below 2^13.
+    fn add_up(
+        &self,
+        runs: [&[f32]; 4],
+        steps: &[f64; STEPS],
+        first: usize,
+        from: &[f32; STEPS],
+        sums: &mut [[f32; STEPS]],
+    ) {
+        self.base().add_up(runs, steps, first, from, sums);
     }
 
     /// Sum of the excess over `(k + 1/2) step`, for `count` of `k` from `first` on; `pieces`, of which there is at least one, end

@@ -1,6 +1,6 @@
 //! Summaries, histograms, sums and tables of bytes, and what calibration searches with.
 
-use requant_core::kernels::{self, BINS, Corners, Counters, Kernels, Piece, Tables, Tail, Terms, WAYS};
+use requant_core::kernels::{self, BINS, Bins, Counters, Kernels, Piece, STEPS, Tail, Terms, WAYS, WINDOW};
 
 use crate::{bits, compare, noise, reals};
 
@@ -59,30 +59,42 @@ fn densities() {
             excess_sq: piece(i).powi(3),
         })
         .collect();
-    let corners: Vec<Corners> = (0..40)
-        .map(|i| Corners([1.0, 2.0, 3.0, 4.0].map(|v| v * i as f32)))
+    let runs: Vec<f32> = (0..WINDOW + 4)
+        .map(|i| if i < 4 { i as f32 + 1.0 } else { 0.0 })
         .collect();
+    let steps: [f64; STEPS] = std::array::from_fn(|lane| 1.0 + lane as f64 / 32.0);
     let sums: Vec<f64> = (0..40).rev().map(f64::from).collect();
     for count in [0, 1, 4, 9, 19] {
         compare(kernels::available(), |k: &dyn Kernels| {
             let (mut edges, mut spreads) = (vec![tails[0]; count + 1], vec![0.0; count]);
             k.cut(&tails, 1.3, 1, &mut edges, &mut spreads);
-            let (mut lost, mut cells) = (vec![0.0; count], vec![0.0; count]);
+            let (mut lost, mut clipped) = (vec![0.0; count], vec![0.0; count]);
             k.lose(
                 [&sums[..count + 2], &sums[..count + 2], &sums[..count + 2]],
                 2,
                 &mut lost,
             );
-            let tables = Tables {
-                corners: &corners,
-                wide: 0,
-                narrow: 20,
-                bins: 20,
+            let mut cells = vec![[0.0; STEPS]; count];
+            k.add_up([&runs; 4], &steps, 1, &[0.0; STEPS], &mut cells);
+            let bins = Bins {
+                fewest: &sums[1..=count],
+                n_log_n: &sums[1..=count],
+                beyond: &sums[..=count],
+                fullest: &sums[..count],
+                total: 200.0,
             };
-            k.interpolate(&tables, 1.3, 1, &mut cells);
-            let lost_to = [10.0, f32::INFINITY].map(|limit| k.add_up(&tables, 1.3, count, limit).to_bits());
+            k.clip(&bins, 2, &mut clipped);
+            let mut logs = vec![0.0; count];
+            k.n_log_n(&sums[..count], &mut logs);
             let excess = k.excess(&pieces, 19.5, 1.3, 0, count);
-            (edges, spreads, bits(&lost), bits(&cells), lost_to, excess.to_bits())
+            (
+                edges,
+                spreads,
+                bits(&lost),
+                bits(cells.as_flattened()),
+                (clipped, logs),
+                excess.to_bits(),
+            )
         });
     }
 }

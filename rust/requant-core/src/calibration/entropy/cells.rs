@@ -1,20 +1,19 @@
 //! One side of zero, cut into the cells of levels.
 
-use super::{
-    bound::{Bins, Bound, n_log_n},
-    losses::Losses,
-    surely,
-};
+use super::{bound::Bound, losses::Losses};
 use crate::{
     calibration::model::Side,
     kernels::{
-        Kernels, Tail,
+        Bins, Kernels, STEPS, Tail,
         density::{beyond, ln, locate, log_ratio, to_f64},
     },
 };
 
 /// Kernels take whole multiples of so many cells at once.
 const VECTORS: usize = 16;
+
+/// Cells after which it may turn out that no more need to be added up.
+const LOOK: usize = 16;
 
 /// What the level of zero itself loses.
 pub(super) fn centre(negative: &Cells, positive: &Cells) -> f64 {
@@ -37,9 +36,9 @@ pub(super) struct Cells {
     tails: Vec<Tail>,
     /// The same of `n ln(n)`.
     n_log_n: Vec<f64>,
-    counts: Vec<f64>,
-    /// `n ln(n)` of each bin.
-    own: Vec<f64>,
+    /// The values of a bin or of that before, whichever are fewer, and `n ln(n)` of these.
+    fewest: Vec<f64>,
+    fewest_log: Vec<f64>,
     /// The fullest of each bin and all beyond it.
     fullest: Vec<f64>,
     /// For steps up to 1, 2, 4 .. bins, if there were any.
@@ -51,8 +50,8 @@ pub(super) struct Cells {
     /// The step that the side is cut with.
     step: f64,
     losses: Losses,
-    /// What cells lose at least.
-    lost: Vec<f32>,
+    /// What cells of neighbouring steps lose at least, added up; nothing in the first entry.
+    added: Vec<[f32; STEPS]>,
     /// What lies beyond each level's cell, as far as it has been cut: up to level `done`.
     edges: Vec<Tail>,
     /// `M ln(M / s)` of each level's cell, and of all up to it.
@@ -62,29 +61,32 @@ pub(super) struct Cells {
 }
 
 impl Cells {
-    pub(super) fn new(side: &Side, total: f64) -> Self {
+    pub(super) fn new(side: &Side, total: f64, kernels: &dyn Kernels) -> Self {
         let bins = side.counts.len().max(1);
-        let mut own = vec![0.0; side.counts.len()];
-        let (mut tails, mut beyond) = (vec![Tail::default(); bins + 1], vec![0.0; bins + 1]);
-        for (i, &mass) in side.counts.iter().enumerate().rev() {
-            tails[i] = Tail {
-                mass: tails[i + 1].mass + mass,
-                bins: tails[i + 1].bins + if mass > 0.0 { 1.0 } else { 0.0 },
-            };
-            own[i] = n_log_n(mass);
-            beyond[i] = beyond[i + 1] + own[i];
+        let (mut own, mut fewest_log) = (vec![0.0; side.counts.len()], vec![0.0; side.counts.len()]);
+        let mut fewest = side.counts.clone();
+        for (fewest, before) in fewest.iter_mut().skip(1).zip(&side.counts) {
+            *fewest = fewest.min(*before);
         }
-        let mut fullest = side.counts.clone();
-        for i in (1..fullest.len()).rev() {
-            fullest[i - 1] = fullest[i - 1].max(fullest[i]);
+        kernels.n_log_n(&side.counts, &mut own);
+        kernels.n_log_n(&fewest, &mut fewest_log);
+        let (mut tails, mut beyond) = (vec![Tail::default(); bins + 1], vec![0.0; bins + 1]);
+        let (mut tail, mut sum, mut most) = (Tail::default(), 0.0, 0.0f64);
+        let mut fullest = vec![0.0; side.counts.len()];
+        for (i, &mass) in side.counts.iter().enumerate().rev() {
+            tail.mass += mass;
+            tail.bins += if mass > 0.0 { 1.0 } else { 0.0 };
+            sum += own[i];
+            most = most.max(mass);
+            (tails[i], beyond[i], fullest[i]) = (tail, sum, most);
         }
         Self {
             losses: Losses::new(&tails, &beyond),
-            lost: Vec::new(),
+            added: Vec::new(),
             tails,
             n_log_n: beyond,
-            counts: side.counts.clone(),
-            own,
+            fewest,
+            fewest_log,
             fullest,
             bounds: Vec::new(),
             bound: 0,
@@ -103,7 +105,7 @@ impl Cells {
     }
 
     /// Takes the bound for steps up to a power of two.
-    pub(super) fn bound(&mut self, width: f64) {
+    pub(super) fn bound(&mut self, width: f64, kernels: &dyn Kernels) {
         let bound = log2(width);
         self.bound = bound;
         if self.bounds.len() <= bound {
@@ -111,12 +113,13 @@ impl Cells {
         }
         if self.bounds[bound].is_none() {
             let bins = Bins {
-                counts: &self.counts,
-                own: &self.own,
-                tails: &self.tails,
+                fewest: &self.fewest,
+                n_log_n: &self.fewest_log,
+                beyond: self.losses.masses(),
                 fullest: &self.fullest,
+                total: self.total,
             };
-            self.bounds[bound] = Some(Bound::new(&bins, self.total, width));
+            self.bounds[bound] = Some(Bound::new(&bins, 1 << bound, kernels));
         }
     }
 
@@ -136,10 +139,14 @@ impl Cells {
         bound.expect("made when it was taken").rule_out(budget);
     }
 
-    /// The least number of levels that is not ruled out, and the least that clips nothing.
-    pub(super) fn levels(&self, step: f64) -> (usize, usize) {
-        let innermost = self.in_use().innermost();
-        (levels_to(innermost, step), levels_to(self.counts.len(), step))
+    /// The least number of levels that is not ruled out.
+    pub(super) fn inner_levels(&self, step: f64) -> usize {
+        levels_to(self.in_use().innermost(), step)
+    }
+
+    /// The least number of levels that clips nothing.
+    pub(super) fn outer_levels(&self, step: f64) -> usize {
+        levels_to(self.fewest.len(), step)
     }
 
     /// What ending with a level costs at least, with its share of `N ln(1 - T / N)`, beyond its cells.
@@ -147,15 +154,15 @@ impl Cells {
         self.in_use().least_in(self.bin(level))
     }
 
-    /// What ending with any of the levels up to one costs at least.
-    pub(super) fn least_end_to(&self, level: usize) -> f64 {
-        self.in_use().least_to(self.bin(level))
+    /// What ending with a level costs at least, for all steps from `narrowest` to this one.
+    pub(super) fn least_ends(&self, level: usize, narrowest: f64) -> f64 {
+        let first = bin((to_f64(level) + 0.5) * narrowest);
+        self.in_use().least_within(first, self.bin(level))
     }
 
     /// The bin that a level's cell ends in.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
     fn bin(&self, level: usize) -> usize {
-        self.edge(level) as usize
+        bin(self.edge(level))
     }
 
     /// Begins with a step.
@@ -163,22 +170,38 @@ impl Cells {
         (self.step, self.done) = (step, 0);
     }
 
-    /// What the cells of the first levels lose at least, or of so many of them that it is more than `limit`.
-    #[expect(clippy::cast_possible_truncation, reason = "rounded to f32")]
-    pub(super) fn common_loss(&mut self, levels: usize, limit: f64, kernels: &dyn Kernels) -> f64 {
-        // Rounding must not end it too early: a little more, or infinity.
-        let limit = (limit * (1.0 + 1e-4)) as f32;
-        surely(self.losses.add_up(self.step, levels, limit, kernels))
+    /// Adds to `sum` what the cells of the first levels of neighbouring steps lose at least, but for rounding; `false` where all sums
+    /// exceed `limit`.
+    pub(super) fn add_common(
+        &mut self,
+        steps: &[f64; STEPS],
+        levels: usize,
+        limit: f32,
+        sum: &mut [f32; STEPS],
+        kernels: &dyn Kernels,
+    ) -> bool {
+        let mut sums = [[0.0; STEPS]; LOOK];
+        for done in (0..levels).step_by(LOOK) {
+            let sums = &mut sums[..LOOK.min(levels - done)];
+            self.losses.add_up(steps, done + 1, sum, sums, kernels);
+            *sum = sums[sums.len() - 1];
+            if sum.iter().all(|sum| *sum > limit) {
+                return false;
+            }
+        }
+        true
     }
 
-    /// What each cell of `count` levels from `first` on loses at least, but for rounding.
-    pub(super) fn losses(&mut self, first: usize, count: usize, kernels: &dyn Kernels) -> &[f32] {
-        let whole = count.next_multiple_of(VECTORS);
-        if self.lost.len() < whole {
-            self.lost.resize(whole, 0.0);
-        }
-        self.losses.of(self.step, first, &mut self.lost[..whole], kernels);
-        &self.lost[..count]
+    /// Adds up what the next `count` cells from that of level `first` on lose at least, but for rounding.
+    pub(super) fn add_each(&mut self, steps: &[f64; STEPS], first: usize, count: usize, kernels: &dyn Kernels) {
+        self.added.resize(count + 1, [0.0; STEPS]);
+        let from = [0.0; STEPS];
+        self.losses.add_up(steps, first, &from, &mut self.added[1..], kernels);
+    }
+
+    /// These sums, from none of the cells to all.
+    pub(super) fn added(&self) -> &[[f32; STEPS]] {
+        &self.added
     }
 
     /// What the cells up to a level lose.
@@ -262,6 +285,11 @@ impl Cells {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin's index")]
+fn bin(edge: f64) -> usize {
+    edge as usize
+}
+
 fn log2(power: f64) -> usize {
     (power.to_bits() >> 52) as usize - 1023
 }
@@ -281,7 +309,10 @@ fn levels_to(bins: usize, step: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{calibration::entropy::bound::share, kernels};
+    use crate::{
+        calibration::entropy::losses::on_grid,
+        kernels::{self, density::share},
+    };
 
     /// What is ruled out never costs less than its bound says: tails of any slope, spikes, holes.
     #[test]
@@ -305,11 +336,11 @@ mod tests {
                 .chain([1.0])
                 .collect();
             let (total, extent) = (counts.iter().sum(), to_f64(counts.len()));
-            let mut cells = Cells::new(&Side::new(counts, extent), total);
+            let mut cells = Cells::new(&Side::new(counts, extent), total, kernels::current());
             for (step, width) in [(4.0, 4.0), (2.71, 4.0), (2.0, 2.0), (1.3, 8.0), (1.0, 1.0)] {
-                cells.bound(width);
+                cells.bound(width, kernels::current());
                 cells.begin(step);
-                let (_, most) = cells.levels(step);
+                let most = cells.outer_levels(step);
                 let mut lost_before = cells.lost(0, kernels::current());
                 for level in 1..=most {
                     let (clipped, lost) = (cells.clipped(level), cells.lost(level, kernels::current()));
@@ -317,7 +348,8 @@ mod tests {
                         cells.end(level) - clipped * share(clipped, total),
                         cells.least_end(level),
                     );
-                    let bound = f64::from(cells.losses(level, 1, kernels::current())[0]);
+                    cells.add_each(&[on_grid(step); STEPS], level, 1, kernels::current());
+                    let bound = f64::from(cells.added()[1][0]);
                     let what = format!(
                         "case {case}, step {step}, level {level}: {cost} {least}, {lost} {lost_before} {bound}"
                     );
@@ -328,7 +360,7 @@ mod tests {
                     );
                     assert!(cost >= least - rounding, "{what}");
                     assert!(cost >= cells.least() - rounding, "{what}");
-                    assert!(cost >= cells.least_end_to(level) - rounding, "{what}");
+                    assert!(cost >= cells.least_ends(level, step) - rounding, "{what}");
                     bounded += usize::from(cost.is_finite() && least > 0.2 * cost && cost > 0.0);
                     (lost_sum, bound_sum) = (lost_sum + lost - lost_before, bound_sum + bound);
                     lost_before = lost;

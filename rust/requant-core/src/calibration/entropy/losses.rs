@@ -8,13 +8,17 @@
 //! ```
 //!
 //! The difference is of second order: where counts scatter by chance it is about 1 / s^2 of what is lost. All cells of a step are `width` bins
-//! wide or one more, where `width` is its whole part; so the steps between two whole numbers share a table of corners. Cells of many bins are
+//! wide or one more, where `width` is its whole part; so the steps between two whole numbers share tables of `F`. Cells of many bins are
 //! few, as those of 4-bit types: to compute them takes less than their tables would.
 //!
-//! Steps are rounded to [`GRID`], on which all edges are exact. That moves an edge by 5e-10 bins at most, and changes what is lost by less
-//! than that part of the bin's values, times a logarithm.
+//! An edge of neighbouring steps moves by a few bins, so that what it needs of a table lies in a vector or two: sixteen steps are looked at
+//! together, level by level.
+//!
+//! Steps are rounded to [`GRID`], on which all edges are exact, and the parts `x` and `y` to f32. That moves an edge by 3.1e-8 bins at most, and what is
+//! lost by less than 14 times that part of all values: a corner loses at most `ln(35)` for each of its values, which are those of two cells at
+//! most, and an edge is one of two.
 
-use crate::kernels::{Corners, Kernels, Tables, Tail};
+use crate::kernels::{Kernels, STEPS, Tail, WINDOW};
 
 /// No tables are made of wider cells; those of 8-bit types have at most 33 bins.
 const WIDEST: usize = 33;
@@ -25,13 +29,9 @@ const GRID: f64 = (1u64 << 39) as f64;
 pub(super) struct Losses {
     /// Mass, bins and `n ln(n)` of each bin and all beyond it, and zeros for the widest cell.
     sums: [Vec<f64>; 3],
-    /// `F(i, i + width)` of the widths in use, for all `i` up to two beyond the last bin.
+    /// `F(i, i + width)` of the widths in use, of each bin and all beyond, and zeros.
     runs: [Vec<f32>; WIDEST + 3],
-    /// Where the corners for a width begin, if a step has asked for them.
-    starts: [Option<usize>; WIDEST + 2],
-    /// Of each bin, and of all beyond.
-    corners: Vec<Corners>,
-    /// Entries for each width.
+    /// Entries without the zeros.
     len: usize,
 }
 
@@ -52,62 +52,38 @@ impl Losses {
                 padded(&mut n_log_n.iter().copied()),
             ],
             runs: [const { Vec::new() }; WIDEST + 3],
-            starts: [None; WIDEST + 2],
-            corners: Vec::new(),
             len: tails.len(),
         }
     }
 
-    /// What each cell from that of level `first` on loses at least, but for rounding: 0 where there is no table. `step` is at least one bin.
-    pub(super) fn of(&mut self, step: f64, first: usize, out: &mut [f32], kernels: &dyn Kernels) {
-        let step = on_grid(step);
-        match self.tables(step, kernels) {
-            Some(tables) => kernels.interpolate(&tables, step, first, out),
-            None => out.fill(0.0),
-        }
+    /// Values of each bin and all beyond it, and zeros.
+    pub(super) fn masses(&self) -> &[f64] {
+        &self.sums[0]
     }
 
-    /// What the cells of the first levels lose at least, but for rounding, or of so many of them that it is more than `limit`.
-    pub(super) fn add_up(&mut self, step: f64, count: usize, limit: f32, kernels: &dyn Kernels) -> f32 {
-        let step = on_grid(step);
-        let tables = self.tables(step, kernels);
-        tables.map_or(0.0, |tables| kernels.add_up(&tables, step, count, limit))
-    }
-
-    fn tables(&mut self, step: f64, kernels: &dyn Kernels) -> Option<Tables<'_>> {
-        let width = whole(step);
+    /// See [`Kernels::add_up`]: what each cell loses at least, but for rounding, and 0 where there is no table. Steps are at least one bin.
+    pub(super) fn add_up(
+        &mut self,
+        steps: &[f64; STEPS],
+        first: usize,
+        from: &[f32; STEPS],
+        sums: &mut [[f32; STEPS]],
+        kernels: &dyn Kernels,
+    ) {
+        let width = whole(steps[0]);
         if width > WIDEST {
-            return None;
+            sums.fill(*from);
+            return;
         }
-        let [narrow, wide] = [width, width + 1].map(|width| self.start(width, kernels));
-        Some(Tables {
-            corners: &self.corners,
-            wide,
-            narrow,
-            bins: self.len,
-        })
-    }
-
-    /// Where the corners for a width begin.
-    fn start(&mut self, width: usize, kernels: &dyn Kernels) -> usize {
-        self.starts[width].unwrap_or_else(|| self.extend(width, kernels))
-    }
-
-    #[cold]
-    fn extend(&mut self, width: usize, kernels: &dyn Kernels) -> usize {
-        let (len, start) = (self.len, self.corners.len());
-        for width in width - 1..=width + 1 {
-            let runs = &mut self.runs[width];
+        let runs = &mut self.runs[width - 1..][..4];
+        for (runs, width) in runs.iter_mut().zip(width - 1..) {
             if runs.is_empty() {
-                runs.resize(len + 1, 0.0);
-                kernels.lose(self.sums.each_ref().map(Vec::as_slice), width, runs);
+                runs.resize(self.len + WINDOW, 0.0);
+                kernels.lose(self.sums.each_ref().map(Vec::as_slice), width, &mut runs[..self.len]);
             }
         }
-        let [shorter, same, longer] = [width - 1, width, width + 1].map(|width| &self.runs[width][..=len]);
-        let corners = (0..len).map(|i| Corners([same[i], shorter[i + 1], longer[i], same[i + 1]]));
-        self.corners.extend(corners);
-        self.starts[width] = Some(start);
-        start
+        let runs = [&runs[0][..], &runs[1], &runs[2], &runs[3]];
+        kernels.add_up(runs, steps, first, from, sums);
     }
 }
 
@@ -116,7 +92,7 @@ impl Losses {
     clippy::cast_precision_loss,
     reason = "at most 2^51"
 )]
-fn on_grid(step: f64) -> f64 {
+pub(super) fn on_grid(step: f64) -> f64 {
     (step * GRID) as i64 as f64 / GRID
 }
 
@@ -125,6 +101,6 @@ fn on_grid(step: f64) -> f64 {
     clippy::cast_sign_loss,
     reason = "a number of bins"
 )]
-fn whole(step: f64) -> usize {
+pub(super) fn whole(step: f64) -> usize {
     step as usize
 }

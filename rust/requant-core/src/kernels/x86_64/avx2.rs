@@ -1,7 +1,7 @@
 //! AVX2 with FMA: Haswell, Zen and later.
 
 use super::{avx2_bytes, avx2_density, avx2_extrema, avx2_tally};
-use crate::kernels::{Counters, Kernels, Piece, Summary, Tables, Tail, Terms};
+use crate::kernels::{Bins, Counters, Kernels, Piece, STEPS, Summary, Tail, Terms};
 
 /// Proof that AVX2, FMA and POPCNT were detected: only [`probe`] makes one.
 struct Avx2(());
@@ -48,19 +48,31 @@ impl Kernels for Avx2 {
         unsafe { avx2_density::cut(tails, step, first, edges, spreads) }
     }
 
+    fn n_log_n(&self, counts: &[f64], out: &mut [f64]) {
+        // SAFETY: as above.
+        unsafe { avx2_density::n_log_n(counts, out) }
+    }
+
+    fn clip(&self, bins: &Bins<'_>, width: usize, least: &mut [f64]) {
+        // SAFETY: as above.
+        unsafe { avx2_density::clip(bins, width, least) }
+    }
+
     fn lose(&self, sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
         // SAFETY: as above.
         unsafe { avx2_density::lose(sums, width, lost) }
     }
 
-    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
+    fn add_up(
+        &self,
+        runs: [&[f32]; 4],
+        steps: &[f64; STEPS],
+        first: usize,
+        from: &[f32; STEPS],
+        sums: &mut [[f32; STEPS]],
+    ) {
         // SAFETY: as above.
-        unsafe { avx2_density::interpolate(tables, step, first, out) }
-    }
-
-    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
-        // SAFETY: as above.
-        unsafe { avx2_density::add_up(tables, step, count, limit) }
+        unsafe { avx2_density::add_up(runs, steps, first, from, sums) }
     }
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {

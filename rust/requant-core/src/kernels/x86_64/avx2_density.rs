@@ -1,7 +1,7 @@
-//! The look-ups of the calibration search, four points at a time.
+//! The look-ups of the calibration search, four or eight points at a time.
 //!
-//! A point's entries are whole vectors, so that its bins cost a load each; four results are then transposed. Gathers take
-//! longer on Zen 3. The arithmetic is that of the definition, operation for operation: no FMA.
+//! A point's entries are whole vectors, so that its bins cost a load each; four results are then transposed. Or the entries of all points are
+//! picked from a vector or two. Gathers take longer on Zen 3. The arithmetic is that of the definition, operation for operation: no FMA.
 
 #[allow(
     clippy::wildcard_imports,
@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use super::avx2_values::{load, store as store_f32};
 use crate::kernels::{
-    Corners, Piece, Tables, Tail,
+    Bins, Piece, STEPS, Tail, WINDOW,
     density::{self, BIAS, EXPONENT, HALF_UP, LANES, MAGIC, SERIES, TWO_52, ZERO, to_f64},
     generic::add_halves,
 };
@@ -19,17 +19,7 @@ use crate::kernels::{
 /// First all edges, then all logarithms: together they are one chain too long for the CPU to begin the next meanwhile.
 #[target_feature(enable = "avx2")]
 pub(super) fn cut(tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
-    let last = tails.len() - 2;
-    let (quads, last_edges) = edges[1..].as_chunks_mut::<4>();
-    for (k, edges) in (first..).step_by(4).zip(&mut *quads) {
-        let ([a, b, c, d], rests) = locate(points(k, step), last);
-        let [low, high] = edges.as_chunks_mut().0 else {
-            unreachable!("twice two")
-        };
-        store_tails(beyond(tails, a, b, _mm256_permute4x64_pd::<0x50>(rests)), low);
-        store_tails(beyond(tails, c, d, _mm256_permute4x64_pd::<0xfa>(rests)), high);
-    }
-    density::cut_edges(tails, step, first + 4 * quads.len(), last_edges);
+    cut_edges(tails, step, first, edges);
     let (octets, last_spreads) = spreads.as_chunks_mut::<{ 4 * GROUPS }>();
     let (edge_octets, _) = edges[1..].as_chunks::<{ 4 * GROUPS }>();
     let mut inner = _mm256_setr_pd(0.0, 0.0, edges[0].mass, edges[0].bins);
@@ -47,6 +37,22 @@ pub(super) fn cut(tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], s
         *high = spread(mass_b, log_b);
     }
     density::spread_cells(&edges[4 * GROUPS * octets.len()..], last_spreads);
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn cut_edges(tails: &[Tail], step: f64, first: usize, edges: &mut [Tail]) {
+    let last = tails.len() - 2;
+    let (quads, last_edges) = edges[1..].as_chunks_mut::<4>();
+    for (k, edges) in (first..).step_by(4).zip(&mut *quads) {
+        let ([a, b, c, d], rests) = locate(points(k, step), last);
+        let [low, high] = edges.as_chunks_mut().0 else {
+            unreachable!("twice two")
+        };
+        store_tails(beyond(tails, a, b, _mm256_permute4x64_pd::<0x50>(rests)), low);
+        store_tails(beyond(tails, c, d, _mm256_permute4x64_pd::<0xfa>(rests)), high);
+    }
+    density::cut_edges(tails, step, first + 4 * quads.len(), last_edges);
 }
 
 /// Groups of four cells whose logarithms are taken together.
@@ -82,116 +88,127 @@ fn spread(mass: __m256d, log: __m256d) -> [f64; 4] {
     to_array(_mm256_permute4x64_pd::<0xd8>(spreads))
 }
 
-/// The definition: its loop has no look-ups, so that the compiler finds the vectors.
+/// The definition: its loop has no look-ups, so that the compiler finds the vectors. So it does in the next two.
+#[target_feature(enable = "avx2")]
+pub(super) fn n_log_n(counts: &[f64], out: &mut [f64]) {
+    density::n_log_n(counts, out);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn clip(bins: &Bins<'_>, width: usize, least: &mut [f64]) {
+    density::clip(bins, width, least);
+}
+
 #[target_feature(enable = "avx2")]
 pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
     density::lose(sums, width, lost);
 }
 
-/// First where all cells lie, then what is there: together they are too long a chain, as above.
+/// Lanes are steps. The bins that the edges of one level lie in are neighbours, so that those of eight steps are looked up in one vector or
+/// in two.
 #[target_feature(enable = "avx2")]
-pub(super) fn interpolate(tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
-    let (blocks, rest) = out.as_chunks_mut::<PLACES>();
-    let mut places = Places {
-        at: [0; PLACES],
-        x: [[0.0; PLACES]; 2],
-        y: [[0.0; PLACES]; 2],
-    };
-    for (k, out) in (first..).step_by(PLACES).zip(&mut *blocks) {
-        places.find(k, step, tables);
-        places.look_up(tables.corners, out);
+pub(super) fn add_up(
+    runs: [&[f32]; 4],
+    steps: &[f64; STEPS],
+    first: usize,
+    from: &[f32; STEPS],
+    sums: &mut [[f32; STEPS]],
+) {
+    for (half, steps) in steps.as_chunks().0.iter().enumerate() {
+        let near = density::levels_within(EIGHT - 2, steps, first).min(sums.len());
+        let (near, far) = sums.split_at_mut(near);
+        let from = load(&from.as_chunks().0[half]);
+        let from = add_levels::<1>(runs, steps, first, from, near, half);
+        add_levels::<2>(runs, steps, first + near.len(), from, far, half);
     }
-    density::interpolate(tables, step, first + PLACES * blocks.len(), rest);
 }
 
+const EIGHT: usize = 8;
+
+#[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn add_up(tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
-    density::add_up(tables, step, count, limit, |tables, step, first, cells| {
-        interpolate(tables, step, first, cells);
-    })
+fn add_levels<const VECTORS: usize>(
+    runs: [&[f32]; 4],
+    steps: &[f64; EIGHT],
+    first: usize,
+    mut sum: __m256,
+    sums: &mut [[f32; STEPS]],
+    half: usize,
+) -> __m256 {
+    let (len, one) = (runs[0].len(), _mm256_set1_epi32(1));
+    let runs = runs.map(|runs| &runs[..len]);
+    let steps = steps.as_chunks::<4>().0;
+    let steps = [load_f64(&steps[0]), load_f64(&steps[1])];
+    let mut k = _mm256_set1_pd(to_f64(first) - 0.5);
+    let edges = |k: __m256d| Edges::new([_mm256_mul_pd(k, steps[0]), _mm256_mul_pd(k, steps[1])]);
+    let width = _mm256_broadcastd_epi32(_mm256_cvttpd_epi32(steps[0]));
+    let mut inner = edges(k);
+    for out in sums {
+        k = _mm256_add_pd(k, _mm256_set1_pd(1.0));
+        let outer = edges(k);
+        let is_wide = _mm256_cmpgt_epi32(_mm256_sub_epi32(outer.bins, inner.bins), width);
+        let start = _mm256_cvtsi256_si32(inner.bins);
+        let at = _mm256_sub_epi32(inner.bins, _mm256_set1_epi32(start));
+        let next = _mm256_add_epi32(at, one);
+        let start = (start.cast_unsigned() as usize).min(len - WINDOW);
+        let [shorter, narrow, wide, longer] = runs.map(|runs| &runs[start..start + WINDOW]);
+        let look_up = |at, runs: &[f32]| look_up::<VECTORS>(at, &runs.as_chunks().0[..VECTORS]);
+        let (wide_at, narrow_next) = (look_up(at, wide), look_up(next, narrow));
+        let none = blend(look_up(at, narrow), wide_at, is_wide);
+        let from = blend(look_up(next, shorter), narrow_next, is_wide);
+        let to = blend(wide_at, look_up(at, longer), is_wide);
+        let both = blend(narrow_next, look_up(next, wide), is_wide);
+        let x = [inner.from, inner.to];
+        let cell = between(
+            [between([none, from], x), between([to, both], x)],
+            [outer.from, outer.to],
+        );
+        sum = _mm256_add_ps(sum, cell);
+        store_f32(sum, &mut out.as_chunks_mut().0[half]);
+        inner = outer;
+    }
+    sum
 }
 
-/// Cells whose places are found before they are looked up.
-const PLACES: usize = 16;
-
-/// Where cells lie: their corners, and how far each edge is from the inner and the outer end of its bin.
-struct Places {
-    at: [i32; PLACES],
-    x: [[f32; PLACES]; 2],
-    y: [[f32; PLACES]; 2],
+/// Edges of one level's cells: their bins, and how far they are from the bins' inner and outer ends.
+struct Edges {
+    bins: __m256i,
+    from: __m256,
+    to: __m256,
 }
 
-impl Places {
+impl Edges {
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn find(&mut self, first: usize, step: f64, tables: &Tables<'_>) {
-        let [wide, narrow, last] = [tables.wide, tables.narrow, tables.bins - 1].map(|len| _mm256_set1_pd(to_f64(len)));
-        let one = _mm256_set1_pd(1.0);
-        let mut k = _mm256_add_pd(_mm256_set1_pd(to_f64(first)), _mm256_setr_pd(0.0, 1.0, 2.0, 3.0));
-        for four in 0..PLACES / 4 {
-            let (inner, outer) = (edges(k, -0.5, step), edges(k, 0.5, step));
-            let i = _mm256_floor_pd(inner);
-            let (x, y) = (_mm256_sub_pd(inner, i), _mm256_sub_pd(outer, _mm256_floor_pd(outer)));
-            let start = _mm256_blendv_pd(narrow, wide, _mm256_cmp_pd::<_CMP_LT_OQ>(y, x));
-            let place = _mm256_add_pd(_mm256_min_pd(i, last), start);
-            let at = &mut self.at.as_chunks_mut::<4>().0[four];
-            // SAFETY: `at` is 16 writable bytes, and `storeu` needs no alignment.
-            unsafe { _mm_storeu_si128(at.as_mut_ptr().cast(), _mm256_cvttpd_epi32(place)) };
-            for (weights, part) in [(&mut self.x, x), (&mut self.y, y)] {
-                let [from, to] = weights
-                    .each_mut()
-                    .map(|weights| &mut weights.as_chunks_mut::<4>().0[four]);
-                store_4(_mm256_cvtpd_ps(part), from);
-                store_4(_mm256_cvtpd_ps(_mm256_sub_pd(one, part)), to);
-            }
-            k = _mm256_add_pd(k, _mm256_set1_pd(4.0));
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn look_up(&self, corners: &[Corners], out: &mut [f32; PLACES]) {
-        for (eight, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let at = self.at.as_chunks::<8>().0[eight].map(|at| &corners[at.cast_unsigned() as usize]);
-            // One of the first four in each low half, one of the others in each high half.
-            let [a, b, c, d] = [0, 1, 2, 3].map(|lane| pair(at[lane], at[lane + 4]));
-            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
-            let (none, from) = (low_pairs(ab, cd), high_pairs(ab, cd));
-            let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
-            let (to, both) = (low_pairs(ab, cd), high_pairs(ab, cd));
-            let weights = |of: &[[f32; PLACES]; 2]| of.each_ref().map(|of| load(&of.as_chunks().0[eight]));
-            let (x, y) = (weights(&self.x), weights(&self.y));
-            store_f32(between([between([none, from], x), between([to, both], x)], y), out);
+    fn new(edges: [__m256d; 2]) -> Self {
+        let bins = edges.map(|edges| _mm256_floor_pd(edges));
+        let part = [_mm256_sub_pd(edges[0], bins[0]), _mm256_sub_pd(edges[1], bins[1])];
+        let from = join(part);
+        Self {
+            bins: _mm256_set_m128i(_mm256_cvttpd_epi32(bins[1]), _mm256_cvttpd_epi32(bins[0])),
+            from,
+            to: _mm256_sub_ps(_mm256_set1_ps(1.0), from),
         }
     }
 }
 
-/// `(k + offset) step` of each.
+/// The entries at eight places.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn edges(k: __m256d, offset: f64, step: f64) -> __m256d {
-    _mm256_mul_pd(_mm256_add_pd(k, _mm256_set1_pd(offset)), _mm256_set1_pd(step))
+fn look_up<const VECTORS: usize>(at: __m256i, entries: &[[f32; EIGHT]]) -> __m256 {
+    let low = _mm256_permutevar8x32_ps(load(&entries[0]), at);
+    if VECTORS == 1 {
+        return low;
+    }
+    let is_high = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(7));
+    blend(low, _mm256_permutevar8x32_ps(load(&entries[1]), at), is_high)
 }
 
+/// The second where the mask is set.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn pair(a: &Corners, b: &Corners) -> __m256 {
-    // SAFETY: a `Corners` is 4 readable floats, by its representation, and `loadu` needs no alignment.
-    unsafe { _mm256_set_m128(_mm_loadu_ps(b.0.as_ptr()), _mm_loadu_ps(a.0.as_ptr())) }
-}
-
-/// In each half, the first two of `a` and of `b`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn low_pairs(a: __m256, b: __m256) -> __m256 {
-    _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
-}
-
-/// In each half, the last two of `a` and of `b`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn high_pairs(a: __m256, b: __m256) -> __m256 {
-    _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
+fn blend(a: __m256, b: __m256, mask: __m256i) -> __m256 {
+    _mm256_blendv_ps(a, b, _mm256_castsi256_ps(mask))
 }
 
 /// The mean of two, by the distances from the first and to the second.
@@ -201,11 +218,19 @@ fn between(of: [__m256; 2], [from, to]: [__m256; 2]) -> __m256 {
     _mm256_add_ps(_mm256_mul_ps(to, of[0]), _mm256_mul_ps(from, of[1]))
 }
 
+/// Rounded to f32.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store_4(v: __m128, out: &mut [f32; 4]) {
-    // SAFETY: `out` is 16 writable bytes, and `storeu` needs no alignment.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), v) }
+fn join(halves: [__m256d; 2]) -> __m256 {
+    let [low, high] = halves.map(|half| _mm256_cvtpd_ps(half));
+    _mm256_set_m128(high, low)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_f64(x: &[f64; 4]) -> __m256d {
+    // SAFETY: `x` is 4 readable doubles, and `loadu` needs no alignment.
+    unsafe { _mm256_loadu_pd(x.as_ptr()) }
 }
 
 #[target_feature(enable = "avx2")]

@@ -1,7 +1,7 @@
 //! AVX-512 with bytes and words: Skylake-X, Zen 4 and later.
 
 use super::{avx2, avx512_density, avx512_tally};
-use crate::kernels::{Counters, Kernels, Piece, Summary, Tables, generic};
+use crate::kernels::{Bins, Counters, Kernels, Piece, STEPS, Summary, Tail, generic};
 
 /// Proof that AVX-512 was detected: only [`probe`] makes one.
 struct Avx512(());
@@ -29,19 +29,36 @@ impl Kernels for Avx512 {
         unsafe { avx512_tally::tally(x, inv_width, step, counters) }
     }
 
+    fn cut(&self, tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
+        // SAFETY: as above.
+        unsafe { avx512_density::cut(tails, step, first, edges, spreads) }
+    }
+
+    fn n_log_n(&self, counts: &[f64], out: &mut [f64]) {
+        // SAFETY: as above.
+        unsafe { avx512_density::n_log_n(counts, out) }
+    }
+
+    fn clip(&self, bins: &Bins<'_>, width: usize, least: &mut [f64]) {
+        // SAFETY: as above.
+        unsafe { avx512_density::clip(bins, width, least) }
+    }
+
     fn lose(&self, sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
         // SAFETY: as above.
         unsafe { avx512_density::lose(sums, width, lost) }
     }
 
-    fn interpolate(&self, tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
+    fn add_up(
+        &self,
+        runs: [&[f32]; 4],
+        steps: &[f64; STEPS],
+        first: usize,
+        from: &[f32; STEPS],
+        sums: &mut [[f32; STEPS]],
+    ) {
         // SAFETY: as above.
-        unsafe { avx512_density::interpolate(tables, step, first, out) }
-    }
-
-    fn add_up(&self, tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
-        // SAFETY: as above.
-        unsafe { avx512_density::add_up(tables, step, count, limit) }
+        unsafe { avx512_density::add_up(runs, steps, first, from, sums) }
     }
 
     fn excess(&self, pieces: &[Piece], end: f64, step: f64, first: usize, count: usize) -> f64 {

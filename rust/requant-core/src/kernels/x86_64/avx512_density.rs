@@ -1,7 +1,7 @@
 //! The look-ups of the calibration search, eight or sixteen points at a time.
 //!
-//! As with 256 bits, a point's entries are loaded whole and then transposed: gathers take longer on Zen 5, too. The arithmetic is
-//! that of the definition, operation for operation: no FMA.
+//! As with 256 bits, a point's entries are loaded whole and then transposed, or are picked from vectors: gathers take longer on Zen 5, too. The
+//! arithmetic is that of the definition, operation for operation: no FMA.
 
 #[allow(
     clippy::wildcard_imports,
@@ -9,213 +9,131 @@
 )]
 use std::arch::x86_64::*;
 
-use super::zmm_values::store;
+use super::{
+    avx2_density,
+    zmm_values::{load, store},
+};
 use crate::kernels::{
-    Corners, Piece, Tables,
-    density::{self, CELLS, LANES, MAGIC, SUMS, to_f64},
+    Bins, Piece, STEPS, Tail, WINDOW,
+    density::{self, LANES, MAGIC, to_f64},
     generic::add_halves,
 };
 
-/// The definition: its loop has no look-ups, so that the compiler finds the vectors.
+/// Edges as with 256 bits; then the definition, whose loop has no look-ups, so that the compiler finds the vectors.
+#[target_feature(enable = "avx512f")]
+pub(super) fn cut(tails: &[Tail], step: f64, first: usize, edges: &mut [Tail], spreads: &mut [f64]) {
+    avx2_density::cut_edges(tails, step, first, edges);
+    density::spread_cells(edges, spreads);
+}
+
+/// The definition: its loop has no look-ups, so that the compiler finds the vectors. So it does in the next two.
+#[target_feature(enable = "avx512f")]
+pub(super) fn n_log_n(counts: &[f64], out: &mut [f64]) {
+    density::n_log_n(counts, out);
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn clip(bins: &Bins<'_>, width: usize, least: &mut [f64]) {
+    density::clip(bins, width, least);
+}
+
 #[target_feature(enable = "avx512f")]
 pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
     density::lose(sums, width, lost);
 }
 
-/// Cells whose places are found together.
-const PLACES: usize = 2 * LANES;
-
+/// Lanes are steps. The bins that the edges of one level lie in are neighbours, so that they are looked up in one vector or in two.
 #[target_feature(enable = "avx512f")]
-pub(super) fn interpolate(tables: &Tables<'_>, step: f64, first: usize, out: &mut [f32]) {
-    let mut cells = Cells::new(tables, step, first);
-    let (blocks, rest) = out.as_chunks_mut::<PLACES>();
-    let done = PLACES * blocks.len();
-    for out in blocks {
-        store(cells.next(), out);
-    }
-    density::interpolate(tables, step, first + done, rest);
+pub(super) fn add_up(
+    runs: [&[f32]; 4],
+    steps: &[f64; STEPS],
+    first: usize,
+    from: &[f32; STEPS],
+    sums: &mut [[f32; STEPS]],
+) {
+    let near = density::levels_within(STEPS - 2, steps, first).min(sums.len());
+    let (near, far) = sums.split_at_mut(near);
+    let from = add_levels::<1>(runs, steps, first, load(from), near);
+    add_levels::<2>(runs, steps, first + near.len(), from, far);
 }
 
+#[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn add_up(tables: &Tables<'_>, step: f64, count: usize, limit: f32) -> f32 {
-    const { assert!(PLACES == SUMS) };
-    let mut cells = Cells::new(tables, step, 1);
-    let (mut lanes, mut sum) = (_mm512_setzero_ps(), 0.0);
-    for done in (0..count).step_by(CELLS) {
-        let left = CELLS.min(count - done);
-        for _ in 0..left / PLACES {
-            lanes = _mm512_add_ps(lanes, cells.next());
-        }
-        if !left.is_multiple_of(PLACES) {
-            let mask = (1 << (left % PLACES)) - 1;
-            lanes = _mm512_mask_add_ps(lanes, mask, lanes, cells.next());
-        }
-        sum = add_lanes(lanes);
-        if sum > limit {
-            break;
-        }
+fn add_levels<const VECTORS: usize>(
+    runs: [&[f32]; 4],
+    steps: &[f64; STEPS],
+    first: usize,
+    mut sum: __m512,
+    sums: &mut [[f32; STEPS]],
+) -> __m512 {
+    let (len, one) = (runs[0].len(), _mm512_set1_epi32(1));
+    let [a, b, c, d] = runs;
+    let runs = [&a[..len], &b[..len], &c[..len], &d[..len]];
+    let steps = steps.as_chunks::<LANES>().0;
+    let steps = [load_f64(&steps[0]), load_f64(&steps[1])];
+    let mut k = _mm512_set1_pd(to_f64(first) - 0.5);
+    let edges = |k: __m512d| Edges::new([_mm512_mul_pd(k, steps[0]), _mm512_mul_pd(k, steps[1])]);
+    let width = _mm512_broadcastd_epi32(_mm256_castsi256_si128(_mm512_cvttpd_epi32(steps[0])));
+    let mut inner = edges(k);
+    for out in sums {
+        k = _mm512_add_pd(k, _mm512_set1_pd(1.0));
+        let outer = edges(k);
+        let is_wide = _mm512_cmpgt_epi32_mask(_mm512_sub_epi32(outer.bins, inner.bins), width);
+        let start = _mm512_cvtsi512_si32(inner.bins);
+        let at = _mm512_sub_epi32(inner.bins, _mm512_set1_epi32(start));
+        let next = _mm512_add_epi32(at, one);
+        let start = (start.cast_unsigned() as usize).min(len - WINDOW);
+        let [shorter, narrow, wide, longer] = runs.map(|runs| &runs[start..start + WINDOW]);
+        let look_up = |at, runs: &[f32]| look_up::<VECTORS>(at, &runs.as_chunks().0[..VECTORS]);
+        let (wide_at, narrow_next) = (look_up(at, wide), look_up(next, narrow));
+        let none = _mm512_mask_blend_ps(is_wide, look_up(at, narrow), wide_at);
+        let from = _mm512_mask_blend_ps(is_wide, look_up(next, shorter), narrow_next);
+        let to = _mm512_mask_blend_ps(is_wide, wide_at, look_up(at, longer));
+        let both = _mm512_mask_blend_ps(is_wide, narrow_next, look_up(next, wide));
+        let x = [inner.from, inner.to];
+        let cell = between(
+            [between([none, from], x), between([to, both], x)],
+            [outer.from, outer.to],
+        );
+        sum = _mm512_add_ps(sum, cell);
+        store(sum, out);
+        inner = outer;
     }
     sum
 }
 
-/// By halves.
+/// The entries at sixteen places.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_lanes(v: __m512) -> f32 {
-    let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
-    let eight = _mm256_add_ps(_mm512_castps512_ps256(v), high);
-    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-}
-
-/// Cells one after another, sixteen at a time. Where the next lie is found before these are looked up: a place cannot be loaded right
-/// after a vector of places was stored.
-struct Cells<'a> {
-    corners: &'a [Corners],
-    wide: __m512i,
-    narrow: __m512i,
-    /// The last entry of a table.
-    last: __m512i,
-    step: __m512d,
-    /// The numbers of the edges to be found next, and the last that were found.
-    k: __m512d,
-    edges: Edges,
-    /// Where the corners of the next sixteen cells lie, in bytes, and before them the ones before; which is which changes.
-    places: [[u32; PLACES]; 2],
-    turn: usize,
-    /// How far the edges of the next are from their bins' inner and outer ends.
-    x: [__m512; 2],
-    y: [__m512; 2],
-}
-
-impl<'a> Cells<'a> {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn new(tables: &Tables<'a>, step: f64, first: usize) -> Self {
-        let end = tables.wide.max(tables.narrow) + tables.bins;
-        assert!(tables.bins > 0 && end <= tables.corners.len(), "tables end at {end}");
-        assert!(end < 1 << 28, "corners have 16 bytes each, and places 32 bits");
-        let [wide, narrow, last] =
-            [tables.wide, tables.narrow, tables.bins - 1].map(|len| _mm512_set1_epi32(to_i32(len)));
-        let step = _mm512_set1_pd(step);
-        let k = _mm512_add_pd(_mm512_set1_pd(to_f64(first) - 1.0), halves());
-        let mut cells = Self {
-            corners: tables.corners,
-            wide,
-            narrow,
-            last,
-            step,
-            k: _mm512_add_pd(k, _mm512_set1_pd(to_f64(LANES))),
-            edges: Edges::new(_mm512_mul_pd(k, step)),
-            places: [[0; PLACES]; 2],
-            turn: 0,
-            x: [_mm512_setzero_ps(); 2],
-            y: [_mm512_setzero_ps(); 2],
-        };
-        cells.find();
-        cells
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn find_edges(&mut self) -> Edges {
-        let edges = _mm512_mul_pd(self.k, self.step);
-        self.k = _mm512_add_pd(self.k, _mm512_set1_pd(to_f64(LANES)));
-        Edges::new(edges)
-    }
-
-    /// Finds where the next cells lie.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn find(&mut self) {
-        let (a, b, c) = (self.edges, self.find_edges(), self.find_edges());
-        self.edges = c;
-        let is_wide = has_wrapped(a.part, b.part) | has_wrapped(b.part, c.part) << LANES;
-        let bins = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a.bins), b.bins);
-        let start = _mm512_mask_blend_epi32(is_wide, self.narrow, self.wide);
-        let places = _mm512_slli_epi32::<4>(_mm512_add_epi32(_mm512_min_epu32(bins, self.last), start));
-        self.turn ^= 1;
-        // SAFETY: an array of places is 64 writable bytes, and `storeu` needs no alignment.
-        unsafe { _mm512_storeu_si512(self.places[self.turn].as_mut_ptr().cast(), places) };
-        // A cell's outer edge is the next one's inner edge.
-        self.x = [join(a.from, b.from), join(a.to, b.to)];
-        self.y = [shift(self.x[0], c.from), shift(self.x[1], c.to)];
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn next(&mut self) -> __m512 {
-        let (x, y) = (self.x, self.y);
-        self.find();
-        // From memory: to take them out of the vector takes longer.
-        let places = std::hint::black_box(&self.places[self.turn ^ 1]);
-        // SAFETY: each corner is at most `last` beyond the start of a table, and `corners` is longer, as was asserted.
-        let [none, from, to, both] = unsafe { look_up(self.corners, places) };
-        between([between([none, from], x), between([to, both], x)], y)
+fn look_up<const VECTORS: usize>(at: __m512i, entries: &[[f32; STEPS]]) -> __m512 {
+    if VECTORS == 1 {
+        _mm512_permutexvar_ps(at, load(&entries[0]))
+    } else {
+        _mm512_permutex2var_ps(load(&entries[0]), at, load(&entries[1]))
     }
 }
 
-/// Edges of eight cells: their bins, and how far they are from the bins' inner and outer ends.
-#[derive(Clone, Copy)]
+/// Edges of one level's cells: their bins, and how far they are from the bins' inner and outer ends.
 struct Edges {
-    bins: __m256i,
-    part: __m512d,
-    from: __m256,
-    to: __m256,
+    bins: __m512i,
+    from: __m512,
+    to: __m512,
 }
 
 impl Edges {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn new(edges: __m512d) -> Self {
-        let bins = _mm512_roundscale_pd::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(edges);
-        let part = _mm512_sub_pd(edges, bins);
+    fn new(edges: [__m512d; 2]) -> Self {
+        let bins = edges.map(|edges| _mm512_roundscale_pd::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(edges));
+        let part = [_mm512_sub_pd(edges[0], bins[0]), _mm512_sub_pd(edges[1], bins[1])];
+        let bins = bins.map(|bins| _mm512_cvttpd_epi32(bins));
+        let from = join(part);
         Self {
-            bins: _mm512_cvttpd_epi32(bins),
-            part,
-            from: _mm512_cvtpd_ps(part),
-            to: _mm512_cvtpd_ps(_mm512_sub_pd(_mm512_set1_pd(1.0), part)),
+            bins: _mm512_inserti64x4::<1>(_mm512_castsi256_si512(bins[0]), bins[1]),
+            from,
+            to: _mm512_sub_ps(_mm512_set1_ps(1.0), from),
         }
     }
-}
-
-/// Whether the outer edge of each cell is less far into its bin than the inner edge, so that there is one bin more between them.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn has_wrapped(part: __m512d, next: __m512d) -> u16 {
-    let outer = _mm512_alignr_epi64::<1>(_mm512_castpd_si512(next), _mm512_castpd_si512(part));
-    _mm512_cmp_pd_mask::<_CMP_LT_OQ>(_mm512_castsi512_pd(outer), part).into()
-}
-
-/// The corners at sixteen places.
-///
-/// # Safety
-/// Each of `at` is where one of `corners` begins, in bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn look_up(corners: &[Corners], at: &[u32; PLACES]) -> [__m512; 4] {
-    let load = |i: usize| {
-        // SAFETY: the caller's promise; a `Corners` is 4 readable floats, by its representation, and `loadu` needs no alignment.
-        unsafe { _mm_loadu_ps(corners.as_ptr().byte_add(at[i] as usize).cast()) }
-    };
-    // One of each four neighbours.
-    let fours = |i: usize| {
-        let low = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(load(i)), load(i + 4));
-        _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(low, load(i + 8)), load(i + 12))
-    };
-    let (a, b, c, d) = (fours(0), fours(1), fours(2), fours(3));
-    let (ab, cd) = (
-        _mm512_castps_pd(_mm512_unpacklo_ps(a, b)),
-        _mm512_castps_pd(_mm512_unpacklo_ps(c, d)),
-    );
-    let (none, from) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
-    let (ab, cd) = (
-        _mm512_castps_pd(_mm512_unpackhi_ps(a, b)),
-        _mm512_castps_pd(_mm512_unpackhi_ps(c, d)),
-    );
-    let (to, both) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
-    [none, from, to, both].map(|v| _mm512_castpd_ps(v))
 }
 
 /// The mean of two, by the distances from the first and to the second.
@@ -225,31 +143,20 @@ fn between(of: [__m512; 2], [from, to]: [__m512; 2]) -> __m512 {
     _mm512_add_ps(_mm512_mul_ps(to, of[0]), _mm512_mul_ps(from, of[1]))
 }
 
+/// Rounded to f32.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn join(low: __m256, high: __m256) -> __m512 {
-    let high = _mm256_castps_pd(high);
-    _mm512_castpd_ps(_mm512_insertf64x4::<1>(
-        _mm512_castps_pd(_mm512_castps256_ps512(low)),
-        high,
-    ))
+fn join(halves: [__m512d; 2]) -> __m512 {
+    let [low, high] = halves.map(|half| _mm512_cvtpd_ps(half));
+    let low = _mm512_castps_pd(_mm512_castps256_ps512(low));
+    _mm512_castpd_ps(_mm512_insertf64x4::<1>(low, _mm256_castps_pd(high)))
 }
 
-/// All but the first, and the first of the next.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn shift(v: __m512, next: __m256) -> __m512 {
-    let next = _mm512_castps_si512(_mm512_castps256_ps512(next));
-    _mm512_castsi512_ps(_mm512_alignr_epi32::<1>(next, _mm512_castps_si512(v)))
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    reason = "a few hundred thousand"
-)]
-fn to_i32(len: usize) -> i32 {
-    len as i32
+fn load_f64(x: &[f64; LANES]) -> __m512d {
+    // SAFETY: `x` is 8 readable doubles, and `loadu` needs no alignment.
+    unsafe { _mm512_loadu_pd(x.as_ptr()) }
 }
 
 #[target_feature(enable = "avx512f")]
