@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from requant.types import FixedParams
 
 FASTER = "it is faster in float"
+#: Why nodes are left in float that each lose less than an estimate can be wrong.
+TOGETHER = "the model is faster with it and others in float"
 #: Where integers are cheapest: a model that is slower even there, by such a share and microseconds, is so everywhere.
 _CHEAPEST, _SHARE, _LOSS = CPUS[-1], 0.05, 10.0
 
@@ -74,7 +76,7 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
     before = math.inf
     for certain in (True, False):
         slower = presumably_slower(graph, whole, target, config.cpu, certain=certain)
-        left = {name: FASTER for name in slower if name not in meant}
+        left = {name: FASTER if certain or name in faster else TOGETHER for name in slower if name not in meant}
         part = _Planner(graph, config, target, left).plan() if left else whole
         kept = {node.name for node in part.nodes}
         others = {node.name for node in whole.nodes} - kept
@@ -89,7 +91,7 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
     """The nodes that stay float for the sake of speed where latency is not measured, each with the reason."""
     plan = build_plan(graph, replace(config, optimize="none"))
-    return {skip.node: skip.reason for skip in plan.skipped if skip.reason == FASTER}
+    return {skip.node: skip.reason for skip in plan.skipped if skip.reason in (FASTER, TOGETHER)}
 
 
 def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[str, ...]:
