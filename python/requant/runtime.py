@@ -203,7 +203,8 @@ def _open_unordered(model: SerializedModel, change: Callable[[bytes], bytes], **
     """A runner of what ``change`` makes of ``model`` where its outputs are not put in order, if that is another."""
     from requant.onnx.reorders import without_reorders
 
-    with tempfile.TemporaryDirectory(prefix="requant-") as name:
+    # Windows does not remove a file that is mapped.
+    with tempfile.TemporaryDirectory(prefix="requant-", ignore_cleanup_errors=True) as name:
         unordered = without_reorders(_optimized(model, Path(name), weights=True))
         if unordered is None:
             return OrtRunner(replace(model, proto=change(model.proto)), **options)
