@@ -4,10 +4,10 @@
 
 A line for each op and shape: microseconds in onnxruntime's profile on one thread, float and integer, between ops of
 the same side; of an activation that a float convolution takes along (Sigmoid, LeakyRelu), with that convolution. After
-the convolutions, dense, grouped and depthwise, the costs fitted to their lines, and the relative error that is left:
-microseconds of a call, then nanoseconds for each element of the output, tap, row and group at a tap, element of a
-window, and product; of depthwise ones element of the output, tap, element of a window, and such an element in channels
-beyond whole lanes (see ``Cost``). A profile takes one to two microseconds of each call itself.
+the convolutions of images, dense, grouped and depthwise, the costs fitted to their lines, and the relative error that
+is left: microseconds of a call, then nanoseconds for each element of the output, tap, row and group at a tap, element
+of a window, and product; of depthwise ones element of the output, tap, element of a window, and such an element in
+channels beyond whole lanes (see ``Cost``). A profile takes one to two microseconds of each call itself.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ GROUPED = ((32, 64, 4), (64, 64, 8), (64, 128, 16), (96, 96, 24), (64, 64, 32), 
 CHANNELS = (
     *((1, 16), (3, 16), (3, 32), (8, 8), (8, 32), (16, 4), (16, 64), (32, 1), (32, 32), (64, 16), (64, 64)),
     *((40, 160), (192, 96), (128, 256)),
+)
+ALONG = (
+    (1, 258, 256, 640),
+    (16, 64, 3, 400),
+    (32, 32, 7, 1000),
+    (80, 384, 3, 800),
+    (192, 96, 1, 400),
+    (128, 128, 3, 4),
 )
 OPS: dict[str, Callable[[Net, str, int], str]] = {
     "Add": lambda net, x, c: net.op("Add", x, net.conv(x, c, c, 1), name="it"),
@@ -122,6 +130,24 @@ def terms(shape: tuple[int, int, int], k: int, size: int, lanes: int) -> list[fl
     return [1, places * n, taps, several * taps / size * c, several * taps * group, taps * c, products]
 
 
+def along(shapes: Sequence[tuple[int, int, int, int]]) -> None:
+    """Convolutions of ``shapes`` along one axis: input channels, output channels, kernel and positions of each."""
+    for c, n, k, size in shapes:
+        net = Net()
+        x, w = net.input("x", [1, c, size]), net.normal(n, c, k, scale=(c * k) ** -0.5)
+        net.op("Conv", x, w, pads=[k // 2, (k - 1) // 2], name="it", output="it")
+        model = net.model(net.op("Conv", "it", net.normal(8, n, 1, scale=n**-0.5)))
+        data = net.rng.standard_normal((2, c, size)).astype(np.float32)
+        whole = requant.quantize(model, data, rounding="nearest", balance=False, include=(".*",))
+        times = [microseconds(each, {"x": data[:1]}) for each in (model.SerializeToString(), whole.data)]
+        each = [1e3 * time / (c * n * k * size) for time in times]
+        print(
+            f"Conv {c:4} -> {n:4}, {k} along {size}: {times[0]:.0f} {times[1]:.0f};"
+            f" ns for each product {each[0]:.4f} {each[1]:.4f}",
+            flush=True,
+        )
+
+
 def products(shapes: Sequence[tuple[int, int, int]]) -> None:
     """MatMuls of ``shapes``: rows, terms and columns of each."""
     for rows, terms, columns in shapes:
@@ -142,6 +168,7 @@ def products(shapes: Sequence[tuple[int, int, int]]) -> None:
 
 def main() -> None:
     products(PRODUCTS)
+    along(ALONG)
     convolutions([(c, n, 1) for c, n in CHANNELS], (1, 3, 5))
     convolutions(GROUPED, (1, 3, 5))
     convolutions([(c, c, c) for c in (16, 24, 64, 72, 128)], (3, 5, 7))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 from tests.models import Net, run
 from tests.quantized import Quantized
 
@@ -217,6 +218,30 @@ def test_costs_of_calls_rows_and_channels_beside_whole_lanes(
     assert estimate(node, cost, assumed(graph.model)) == pytest.approx(expected / 1e3)
 
 
+def test_places_along_one_axis_are_computed_together() -> None:
+    """By hand: 5 places of each of 2 samples count 16 each."""
+    net = Net()
+    graph = prepare(Graph.load(net.model(along(net, net.input("x", [2, 12, 5]), 12, 10, 3, pads=[1, 1]))))[0]
+    (node,) = graph.nodes
+    expected = 2 * 16 * 3 * 12 * 10 * 0.25
+    assert estimate(node, Cost(product=0.25, places=16), assumed(graph.model)) == pytest.approx(expected / 1e3)
+
+
+@pytest.mark.parametrize("cpu", [None, *CPUS])
+def test_a_first_convolution_over_a_wave_is_integer(cpu: str | None) -> None:
+    """Unlike one over an image: its windows lie in one piece, and the float kernel copies them as well."""
+    net = Net()
+    x = net.op("Relu", along(net, net.input("x", ["n", 1, 4000]), 1, 32, 80))
+    x = net.op("Relu", along(net, x, 32, 128, 3, strides=[2]))
+    model = net.model(along(net, x, 128, 128, 3))
+    assert FASTER not in skipped(model, cpu=cpu).values()
+
+
+def along(net: Net, x: str, channels: int, out: int, kernel: int, **attrs: Any) -> str:
+    """A convolution along one axis."""
+    return net.op("Conv", x, net.normal(out, channels, kernel, scale=0.1), **attrs)
+
+
 def test_a_product_costs_its_products() -> None:
     net = Net()
     graph = prepare(Graph.load(net.model(net.gemm(net.input("x", ["n", 48]), 48, 20))))[0]
@@ -357,10 +382,17 @@ def added(net: Net, x: str) -> str:
     return net.op("Add", x, net.op("Mul", x, net.op("Sigmoid", x)))
 
 
+def padded(net: Net, x: str) -> str:
+    """By sizes that are computed, so that no other size is known, nor the number of channels."""
+    zero = net.op("Cast", net.op("ReduceMin", net.op("Mul", x, net.const(0.0)), keepdims=0), to=TensorProto.INT64)
+    return net.op("Pad", x, net.op("Add", zero, net.const(np.array([0, 0, 0, 0, 0, 0, 1, 1]))))
+
+
 @pytest.mark.parametrize(
     ("between", "size", "options", "in_float"),
     [
         (turned, 48, {}, True),
+        (padded, 48, {}, True),
         (straight, 48, {"exclude": ("before",)}, True),
         (turned, 48, {"include": (".*",)}, False),
         (turned, 24, {}, False),

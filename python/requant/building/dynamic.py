@@ -29,6 +29,7 @@ from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.parallel import in_order
 from requant.planning.build import FASTER, build_plan
 from requant.planning.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
+from requant.planning.positions import takes_positions
 from requant.planning.selection import excluded
 from requant.targets import Target, get_target
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
@@ -167,7 +168,7 @@ def _without_weights(node: ir.Node, row: OpSpec | None) -> str:
             return "its weight is empty or not float32"
         if array.ndim < 2:
             return "its weight is a vector"
-    return ""
+    return "" if node.op_type != "Slice" or takes_positions(node) else "it has no weights"
 
 
 def _weight_plan(node: ir.Node, row: OpSpec, index: int, form: Form, config: QuantConfig) -> WeightPlan:
@@ -178,7 +179,9 @@ def _weight_plan(node: ir.Node, row: OpSpec, index: int, form: Form, config: Qua
     """
     array = _array(node, index)
     stack: tuple[int, ...] = ()  # axes that tell one matrix from the next
-    if row.lookup:
+    if node.op_type == "Slice":
+        stack, axis, terms = tuple(range(array.ndim - 2)), array.ndim - 2, array.ndim - 1
+    elif row.lookup:
         axis = int_attribute(node, "axis", 0) % array.ndim
         terms = (axis + 1) % array.ndim
         if array.ndim > 2 and array.ndim - 1 not in (axis, terms):  # a matrix to each index, such as an expert's

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from requant.onnx.boundary import OPSET_OF_16_BITS
 from requant.onnx.frozen import CLAMP_KEY
-from requant.onnx.graph import add_initializer, constant
+from requant.onnx.graph import add_initializer, constant, int_attribute
 from requant.onnx.mapped import fingerprint
 from requant.onnx.names import name_of, taken_names
 from requant.onnx.ops import Kind, row_of
@@ -329,11 +329,24 @@ class _Writer:
 
 def _for_each_channel(params: QuantParams, value: ir.Value) -> QuantParams | None:
     """``params`` repeated for each channel of ``value``, axis 1; None where their number is not known."""
-    channels = value.shape[1] if value.shape is not None and len(value.shape) > 1 else None
-    if not isinstance(channels, int):
+    channels = _channels(value)
+    if channels is None:
         return None
     scheme = replace(params.scheme, granularity=PerChannel(1))
     return QuantParams(np.repeat(params.scale, channels), np.repeat(params.zero_point, channels), scheme)
+
+
+def _channels(value: ir.Value) -> int | None:
+    """How many indices axis 1 has, as ``value`` says, or else a convolution that reads it; None where neither does."""
+    known = value.shape[1] if value.shape is not None and len(value.shape) > 1 else None
+    if isinstance(known, int):
+        return known
+    for node, index in value.uses():
+        weight = node.inputs[1] if node.op_type == "Conv" and index == 0 and not node.domain else None
+        depth = None if weight is None or weight.shape is None else weight.shape[1]
+        if isinstance(depth, int):
+            return depth * int_attribute(node, "group", 1)
+    return None
 
 
 def _saturates(clamp: ir.Node, params: QuantParams) -> bool:

@@ -30,7 +30,7 @@ _UNKNOWN = (64, 64)
 _DOUBT, _SHARE = 1.0, 0.1
 #: What integers may lose on a whole model.
 _SLOWER = 1.02
-DEPTHWISE, GROUPED, NARROW = "depthwise Conv", "grouped Conv", "narrow Conv"
+DEPTHWISE, GROUPED, NARROW, SIGNAL = "depthwise Conv", "grouped Conv", "narrow Conv", "signal Conv"
 #: Axes of a signal such as sound, and of the weight of its convolution.
 _SIGNAL = 3
 #: Input channels from which on a convolution is not narrow.
@@ -165,10 +165,12 @@ def _by_size(node: ir.Node, cost: Cost, sizes: Mapping[str, tuple[int, ...]]) ->
     weight = size(node.inputs[1])
     channels = weight[0]
     taps = elements // channels * math.prod(weight[_SPATIAL:])  # positions of all windows
+    places = max(math.prod(output[_SPATIAL:]), 1)
+    padded = -(-places // cost.places) * cost.places / places
     group = int_attribute(node, "group", 1)
     together = -(-channels // group // cost.lanes) * cost.lanes * group
     copies = cost.group * group if group > 1 else 0.0
-    per_tap = cost.tap + copies + weight[1] * (cost.window * group + cost.product * together)
+    per_tap = cost.tap + copies + weight[1] * (cost.window * group + cost.product * padded * together)
     per_tap += cost.rest * (channels % cost.lanes)
     rows = taps // max(output[-1], 1) * weight[1] * group
     return cost.output * elements + taps * per_tap + cost.row * rows
@@ -185,12 +187,11 @@ def _kind(node: ir.Node) -> str:
     if node.op_type == "Conv":
         group, weight = int_attribute(node, "group", 1), node.inputs[1]
         shape = None if weight is None or weight.shape is None else list(weight.shape)
-        narrow = shape is not None and isinstance(shape[1], int) and shape[1] < _NARROW
-        if shape is not None and len(shape) == _SIGNAL and (group > 1 or not narrow):
-            return ""  # floats have fast kernels for images alone
+        if shape is not None and len(shape) == _SIGNAL:
+            return SIGNAL if group == 1 else ""  # of those with groups nothing is known: floats have no fast kernels
         if group > 1:
             return DEPTHWISE if shape is not None and shape[:2] == [group, 1] else GROUPED
-        return NARROW if narrow else "Conv"
+        return NARROW if shape is not None and isinstance(shape[1], int) and shape[1] < _NARROW else "Conv"
     if node.op_type == "Softmax" and int_attribute(node, "axis", -1) not in (-1, (rank(node.inputs[0]) or 0) - 1):
         return "Softmax across"
     return node.op_type

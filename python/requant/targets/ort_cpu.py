@@ -10,13 +10,18 @@ from requant.targets.spec import Cost, Costs, Target
 
 # On floats and on integers, on one core (benches/python/op_costs.py prints them). An integer convolution copies every
 # window before it multiplies, group by group, so neither few output channels nor many groups pay for it; a float one
-# copies none where its groups are whole blocks, and takes the addition and the activation behind it along. The integer
-# kernels of AveragePool, Resize and Softmax are slow.
+# copies none where its groups are whole blocks, and takes the addition and the activation behind it along. Along a
+# single axis it copies them too, and multiplies whole vectors of positions, sample by sample. The integer kernels of
+# AveragePool, Resize and Softmax are slow.
 _AVX2 = Costs(
     {
         "Conv": (
             Cost(window=0.25, product=0.0235, lanes=8),
             Cost(output=0.4, tap=2.2, group=6.0, window=0.08, product=0.011, lanes=16),
+        ),
+        "signal Conv": (
+            Cost(window=0.25, product=0.0235, places=16),
+            Cost(output=0.1, tap=0.15, window=0.05, product=0.011, lanes=16),
         ),
         "depthwise Conv": (Cost(window=0.075), Cost(output=0.4, window=0.09, rest=0.3, lanes=16)),
         "Gemm": (Cost(product=0.025), Cost(product=0.0135)),
@@ -48,6 +53,10 @@ _VNNI = Costs(
         "narrow Conv": (
             Cost(0.031, call=900, window=0.059, product=0.0072, lanes=16),
             Cost(0.25, call=1500, tap=1.0, window=0.008, product=0.0017, lanes=16),
+        ),
+        "signal Conv": (
+            Cost(0.031, call=900, window=0.15, product=0.008, places=16),
+            Cost(0.03, call=1500, tap=0.1, window=0.03, product=0.0018, lanes=16),
         ),
         "grouped Conv": (
             Cost(0.031, tap=4.6, row=2.2, window=0.061, product=0.0038, lanes=8),

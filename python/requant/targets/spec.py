@@ -28,6 +28,7 @@ class Cost:
         rest: for those in addition, of a depthwise convolution, that belong to channels beyond whole ``lanes``.
         product: for each product.
         lanes: output channels that are computed together: products are those of the next multiple.
+        places: output positions of one sample, likewise.
     """
 
     output: float = 0.0
@@ -39,6 +40,7 @@ class Cost:
     rest: float = 0.0
     product: float = 0.0
     lanes: int = 1
+    places: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,8 @@ class Costs:
 
     Attributes:
         ops: of op types that may be faster in float, what they cost on floats and on integers. ``depthwise Conv``,
-            ``grouped Conv`` and ``narrow Conv`` (of less than four input channels) are some too, and ``Softmax across``
-            one along another axis than the last.
+            ``grouped Conv``, ``narrow Conv`` (of less than four input channels) and ``signal Conv`` (of one group, along
+            one axis) are some too, and ``Softmax across`` one along another axis than the last.
         conversion: of a tensor that is quantized or dequantized, with what that does to its layout: ``call``, and
             ``output`` for each element.
         bare: of one that only products read, which has no layout; None where that is not known.

@@ -164,13 +164,15 @@ def _refuse(node: ir.Node) -> str:
     row = row_of(node)
     if row is None or not (row.lookup or Role.WEIGHT in row.inputs.values()):
         return "it has no weights"
+    if row.lookup and constant(node.inputs[0]) is None:
+        return "it has no weights"
     if node.op_type not in ("Gather", "Gemm", "MatMul") or node.domain != "":
         return f"{node.op_type} {NO_BLOCKS}"
     if len(node.inputs) <= _weight_index(node):
         return "it has no weights"
     array = constant(node.inputs[_weight_index(node)])
     if array is None:
-        return "it has no weights" if row.lookup else "its weight is computed at run time"
+        return "its weight is computed at run time"
     x = node.inputs[1 - _weight_index(node)]
     checks = (
         (array.dtype != np.float32 or array.size == 0, "its weight is empty or not float32"),

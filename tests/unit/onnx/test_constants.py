@@ -120,3 +120,16 @@ def test_a_small_network_of_constants_is_computed_to_its_end() -> None:
     assert len(prepared.to_bytes()) < 900 * 4 + 300
     feeds = samples(model, 3)
     np.testing.assert_allclose(run(prepared.to_bytes(), feeds)[0], run(model, feeds)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 300])
+def test_sizes_filled_with_zeros_are_computed_where_they_are_few(size: int) -> None:
+    """As exporters make the sizes of a Pad."""
+    net = Net()
+    zeros = net.op("ConstantOfShape", net.const(np.array([size])), value=onnx.helper.make_tensor("z", 7, [1], [0]))
+    some = net.op("Slice", zeros, *(net.const(np.array([i])) for i in (0, 2)))
+    sizes = net.op("Concat", some, net.const(np.array([0, 0, 0, 0, 1, 1])), axis=0)
+    model = net.model(net.conv(net.op("Pad", net.input("x", ["n", 3, 8, 8]), sizes), 3, 4))
+    graph = prepared_equals(model)
+    assert ("ConstantOfShape" in op_types(graph)) == (size > 256)
+    assert ("Pad" in op_types(graph)) == (size > 256), "a Pad of known sizes is one of the convolution"

@@ -225,7 +225,23 @@ def embedding() -> onnx.ModelProto:
     return net.model(net.op("Add", rows, net.op("Gather", "table", "ids"), output="y"))
 
 
-@pytest.mark.parametrize("build", [gru, conv, transposed, embedding])
+def sliced(
+    table: onnx.TensorProto | None = None, shape: tuple[int, ...] = (1, 300, 32), then: str = "Add"
+) -> onnx.ModelProto:
+    """As many rows of a table as there are tokens, added to them."""
+    net = Net()
+    x = net.input("x", ["n", 32])
+    count = net.op("Slice", net.op("Shape", x), *(net.const(np.array([i])) for i in (0, 1)))
+    first, axis = (net.const(np.array([i])) for i in (0, shape.index(300)))
+    name = net.normal(*shape, name="table") if table is None else table.name
+    net.initializers += [] if table is None else [table]
+    rows = net.op("Slice", name, first, count, axis, name="rows")
+    if then == "Sin":
+        rows = net.op("Sin", net.op("Mul", rows, net.normal(32)))
+    return net.model(net.op("Add", net.op("Reshape", rows, net.const(np.array([-1, 32]))), x, output="y"))
+
+
+@pytest.mark.parametrize("build", [gru, conv, transposed, embedding, sliced, lambda: sliced(shape=(300, 1, 32))])
 def test_stored_weights_are_int8_in_the_file_and_folded_when_loaded(
     build: Callable[[], onnx.ModelProto], tmp_path: Path
 ) -> None:
@@ -238,6 +254,14 @@ def test_stored_weights_are_int8_in_the_file_and_folded_when_loaded(
     assert "Mul" not in kernels
     feeds = {"ids": np.arange(0, 300, 7)} if build is embedding else samples(model)
     assert_close(model, proto, feeds, least=38)
+
+
+def test_what_is_sliced_stays_float_where_it_is_no_table_of_positions() -> None:
+    """Masks hold infinities; what a Sin reads is phases."""
+    mask = numpy_helper.from_array(np.triu(np.full((300, 32), -np.inf, np.float32)), "mask")
+    for model in (sliced(mask, (300, 32)), sliced(then="Sin")):
+        stored = [i for i in quantized(model).graph.initializer if math.prod(i.dims) > 400]
+        assert [numpy_helper.to_array(i).dtype for i in stored] == [np.dtype(np.float32)]
 
 
 def test_convolutions_on_integers() -> None:

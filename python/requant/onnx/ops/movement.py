@@ -12,7 +12,6 @@ ROWS = (
             "Transpose",
             "Squeeze",
             "Unsqueeze",
-            "Slice",
             "Split",
             "Expand",
             "Tile",
@@ -26,5 +25,5 @@ ROWS = (
         Kind.MOVE,
         tie=Tie.SAME_AS_INPUT,
     ),
-    OpSpec(("Gather", "GatherND"), Kind.MOVE, tie=Tie.SAME_AS_INPUT, lookup=True),
+    OpSpec(("Gather", "GatherND", "Slice"), Kind.MOVE, tie=Tie.SAME_AS_INPUT, lookup=True),
 )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _FOLD_AT_MOST = 1 << 18
 #: Ops whose output may be far larger than their inputs.
 _GROWING = frozenset({"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"})
+#: A ConstantOfShape of at most so many elements is computed, which the optimizer never does on its own: exporters make
+#: the sizes of a Pad with it, without which no shape behind is known.
+_SMALL = 256
 #: Ops that only rearrange: behind them stand weights, whatever their size.
 _REARRANGING = frozenset({"Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 #: Ops by which weights are scaled, normalized, standardized or computed by a small network before a layer reads them.
@@ -109,7 +112,7 @@ def _drop_allowzero(model: ir.Model) -> None:
 def _should_fold(node: ir.Node) -> bool | None:
     """True where a weight is rearranged or scaled, False where it could fill the memory; else the optimizer decides."""
     if node.domain == "" and not _multiplies(node):
-        if node.op_type in _REARRANGING:
+        if node.op_type in _REARRANGING or (node.op_type == "ConstantOfShape" and _size(node.outputs) <= _SMALL):
             return True
         given = any(value.is_graph_output() for value in node.outputs)
         if (
