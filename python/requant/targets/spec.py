@@ -49,8 +49,8 @@ class Costs:
 
     Attributes:
         ops: of op types that may be faster in float, what they cost on floats and on integers. ``depthwise Conv``,
-            ``grouped Conv``, ``narrow Conv`` (of less than four input channels) and ``signal Conv`` (of one group, along
-            one axis) are some too, and ``Softmax across`` one along another axis than the last.
+            ``grouped Conv``, ``narrow Conv`` (of less than four input channels) and ``signal Conv`` (one group, one
+            axis of places) are some too, and ``Softmax across`` one along another axis than the last.
         conversion: of a tensor that is quantized or dequantized, with what that does to its layout: ``call``, and
             ``output`` for each element.
         bare: of one that only products read, which has no layout; None where that is not known.
