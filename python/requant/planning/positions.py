@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def takes_positions(node: ir.Node) -> bool:
-    """Whether a Slice takes rows of a finite constant that nothing but activations meet, by addition or product."""
+    """Whether a Slice takes rows of a finite constant that are added to activations, and nothing else."""
     array = constant(node.inputs[0])
     uses = list(_uses(node))
     return (
         array is not None
         and bool(np.isfinite(array).all())
         and bool(uses)
-        and all(_meets_activations(reader, index) for reader, index in uses)
+        and all(_adds_computed(reader, index) for reader, index in uses)
         and not any(out.is_graph_output() for out in node.outputs)
     )
 
@@ -44,9 +44,9 @@ def _uses(node: ir.Node) -> Iterator[tuple[ir.Node, int]]:
                 yield reader, index
 
 
-def _meets_activations(node: ir.Node, index: int) -> bool:
-    """Whether a node adds or multiplies something computed that is float to its input ``index``."""
-    if node.op_type not in ("Add", "Mul") or node.domain or len(node.inputs) < 2:
+def _adds_computed(node: ir.Node, index: int) -> bool:
+    """Whether a node adds something computed to its input ``index``."""
+    if node.op_type != "Add" or node.domain or len(node.inputs) < 2:
         return False
     other = node.inputs[1 - index]
     return other is not None and constant(other) is None

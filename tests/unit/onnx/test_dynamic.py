@@ -236,6 +236,8 @@ def sliced(
     name = net.normal(*shape, name="table") if table is None else table.name
     net.initializers += [] if table is None else [table]
     rows = net.op("Slice", name, first, count, axis, name="rows")
+    if then == "Mul":
+        rows = net.op("Mul", rows, x)
     if then == "Sin":
         rows = net.op("Sin", net.op("Mul", rows, net.normal(32)))
     return net.model(net.op("Add", net.op("Reshape", rows, net.const(np.array([-1, 32]))), x, output="y"))
@@ -257,9 +259,9 @@ def test_stored_weights_are_int8_in_the_file_and_folded_when_loaded(
 
 
 def test_what_is_sliced_stays_float_where_it_is_no_table_of_positions() -> None:
-    """Masks hold infinities; what a Sin reads is phases."""
+    """Masks hold infinities; what a Sin reads is phases, and what multiplies is rotary factors."""
     mask = numpy_helper.from_array(np.triu(np.full((300, 32), -np.inf, np.float32)), "mask")
-    for model in (sliced(mask, (300, 32)), sliced(then="Sin")):
+    for model in (sliced(mask, (300, 32)), sliced(then="Sin"), sliced(then="Mul")):
         stored = [i for i in quantized(model).graph.initializer if math.prod(i.dims) > 400]
         assert [numpy_helper.to_array(i).dtype for i in stored] == [np.dtype(np.float32)]
 
