@@ -1,8 +1,8 @@
 """Which constants that are sliced are tables of positions, and may be rounded like embeddings.
 
 A transformer holds encodings for the longest sequence it knows, and takes as many rows as there are tokens: these are
-added to activations, or multiply them as rotary ones do. Another constant that is sliced may be a mask with infinities,
-or positions that become phases, indices or sizes, which rounding would spoil.
+added to activations. Another constant that is sliced may be a mask with infinities, positions that become phases,
+indices or sizes, or rotary factors of all queries and keys, and rounding would spoil much for little.
 """
 
 from __future__ import annotations
