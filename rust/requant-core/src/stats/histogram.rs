@@ -220,6 +220,9 @@ impl Histogram {
         let merged = coarser - self.exponent;
         if merged > 0 {
             let (negative, positive) = (self.negative_bins(), self.positive_bins());
+            if negative == BINS {
+                self.settle(); // the outermost bin is where zeros are counted
+            }
             if let Some(counts) = &mut self.counts {
                 merge_bins(counts, negative, positive, merged);
             }
@@ -313,5 +316,22 @@ mod tests {
         }
         assert!(emptied.counts.is_some() && kept.counts.is_none());
         assert_eq!((kept.zeros(), kept.total()), (4, Some(9)));
+    }
+
+    /// Bin -4096 wraps to where zeros are counted, and moves when the range grows; zeros do not.
+    #[test]
+    fn zeros_stay_where_all_bins_are_negative() {
+        let mut histogram = Histogram::default();
+        for x in [&[-4095.5, -3.0, 0.0, 0.0, 0.0][..], &[-10_000.0, 0.0]] {
+            assert!(histogram.count(x, kernels::current()).is_some());
+        }
+        let mut at_once = Histogram::default();
+        assert!(
+            at_once
+                .count(&[-10_000.0, -4095.5, -3.0, 0.0, 0.0, 0.0, 0.0], kernels::current())
+                .is_some()
+        );
+        assert_eq!(histogram, at_once);
+        assert_eq!((histogram.zeros(), histogram.total()), (4, Some(7)));
     }
 }
