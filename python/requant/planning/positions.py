@@ -23,25 +23,30 @@ if TYPE_CHECKING:
 def takes_positions(node: ir.Node) -> bool:
     """Whether a Slice takes rows of a finite constant that are added to activations, and nothing else."""
     array = constant(node.inputs[0])
-    uses = list(_uses(node))
+    rows = list(_rows(node))
+    readers = [(reader, index) for value in rows for reader, index in value.uses() if not _moves(reader, index)]
     return (
         array is not None
         and bool(np.isfinite(array).all())
-        and bool(uses)
-        and all(_adds_computed(reader, index) for reader, index in uses)
-        and not any(out.is_graph_output() for out in node.outputs)
+        and bool(readers)
+        and all(_adds_computed(reader, index) for reader, index in readers)
+        and not any(value.is_graph_output() for value in rows)
     )
 
 
-def _uses(node: ir.Node) -> Iterator[tuple[ir.Node, int]]:
-    """What reads ``node``, through what only moves values."""
+def _rows(node: ir.Node) -> Iterator[ir.Value]:
+    """What ``node`` gives, and what of that is only moved."""
     for output in node.outputs:
+        yield output
         for reader, index in output.uses():
-            row = row_of(reader)
-            if row is not None and row.kind is Kind.MOVE and index == 0 and reader.outputs[0].uses():
-                yield from _uses(reader)
-            else:
-                yield reader, index
+            if _moves(reader, index):
+                yield from _rows(reader)
+
+
+def _moves(node: ir.Node, index: int) -> bool:
+    """Whether a node only moves the values of its input ``index``."""
+    row = row_of(node)
+    return row is not None and row.kind is Kind.MOVE and index == 0
 
 
 def _adds_computed(node: ir.Node, index: int) -> bool:

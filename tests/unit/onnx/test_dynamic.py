@@ -226,7 +226,11 @@ def embedding() -> onnx.ModelProto:
 
 
 def sliced(
-    table: onnx.TensorProto | None = None, shape: tuple[int, ...] = (1, 300, 32), then: str = "Add"
+    table: onnx.TensorProto | None = None,
+    shape: tuple[int, ...] = (1, 300, 32),
+    then: str = "Add",
+    *,
+    given: bool = False,
 ) -> onnx.ModelProto:
     """As many rows of a table as there are tokens, added to them."""
     net = Net()
@@ -240,7 +244,8 @@ def sliced(
         rows = net.op("Mul", rows, x)
     if then == "Sin":
         rows = net.op("Sin", net.op("Mul", rows, net.normal(32)))
-    return net.model(net.op("Add", net.op("Reshape", rows, net.const(np.array([-1, 32]))), x, output="y"))
+    rows = net.op("Reshape", rows, net.const(np.array([-1, 32])))
+    return net.model(net.op("Add", rows, x, output="y"), *([rows] if given else []))
 
 
 @pytest.mark.parametrize("build", [gru, conv, transposed, embedding, sliced, lambda: sliced(shape=(300, 1, 32))])
@@ -259,9 +264,9 @@ def test_stored_weights_are_int8_in_the_file_and_folded_when_loaded(
 
 
 def test_what_is_sliced_stays_float_where_it_is_no_table_of_positions() -> None:
-    """Masks hold infinities; what a Sin reads is phases, and what multiplies is rotary factors."""
+    """Masks hold infinities; a Sin reads phases; what multiplies is rotary factors; outputs are read by anyone."""
     mask = numpy_helper.from_array(np.triu(np.full((300, 32), -np.inf, np.float32)), "mask")
-    for model in (sliced(mask, (300, 32)), sliced(then="Sin"), sliced(then="Mul")):
+    for model in (sliced(mask, (300, 32)), sliced(then="Sin"), sliced(then="Mul"), sliced(given=True)):
         stored = [i for i in quantized(model).graph.initializer if math.prod(i.dims) > 400]
         assert [numpy_helper.to_array(i).dtype for i in stored] == [np.dtype(np.float32)]
 
