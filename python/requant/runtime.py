@@ -152,7 +152,7 @@ def open_runner(
         if not ordered:
             try:
                 return _open_unordered(model, lambda proto: proto, threads=threads, shared=shared)
-            except ModelError as problem:
+            except (ModelError, OSError) as problem:
                 logger.debug("outputs are put in order: %s", problem)
         return OrtRunner(model, threads=threads, shared=shared)
     from requant.onnx.reference import ReferenceRunner
@@ -182,7 +182,7 @@ def open_observing(
             model = replace(model, proto=watched(model.proto))
             return OrtRunner(model, threads=threads, shared=True, libraries=(ops.LIBRARY,))
         return _open_unordered(model, watched, threads=threads, shared=True, libraries=(ops.LIBRARY,))
-    except (ModelError, ConfigError) as problem:
+    except (ModelError, ConfigError, OSError) as problem:
         logger.debug("tensors are given out to be counted: %s", problem)
         return None
 

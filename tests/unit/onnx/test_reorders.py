@@ -11,7 +11,7 @@ from tests.models import Net, samples
 
 from requant.onnx.graph import Graph
 from requant.onnx.reorders import reordered, without_reorders
-from requant.runtime import OrtRunner, open_runner, optimized
+from requant.runtime import OrtRunner, open_observing, open_runner, optimized
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
@@ -77,6 +77,17 @@ def test_weights_are_read_from_a_file_that_is_gone(monkeypatch: pytest.MonkeyPat
     feeds = samples(model, 3)
     for a, b in zip(open_runner(fetched).run(feeds), runner.run(feeds), strict=True):
         np.testing.assert_array_equal(np.sort(a.reshape(3, -1)), np.sort(b.reshape(3, -1)))
+
+
+def test_outputs_are_put_in_order_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    model = network(32)
+    fetched = Graph.load(model).serialize(FETCHED)
+    assert open_observing(fetched, [0], threads=1, ordered=False) is None
+    feeds = samples(model, 3)
+    runners = [open_runner(fetched, ordered=ordered) for ordered in (True, False)]
+    for a, b in zip(*(runner.run(feeds) for runner in runners), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_tensor_that_a_body_reads_stays() -> None:
