@@ -12,7 +12,6 @@ Four rules give the plan.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from requant.types import Range
 from requant.uncollected import uncollected
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
@@ -69,22 +68,28 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
     That is what certainly loses; where the model is still slower than in float, and its sizes are known, whatever does.
     Where latency is measured nothing is presumed, and a user who names a node means it.
     """
-    plan, faster = whole, dict[str, str]()
     if config.optimize == "latency" or not target.costs:
-        return plan, faster
+        return whole, {}
     meant = insisted(graph.all_nodes(), config.ordered_rules)
-    before = math.inf
-    for certain in (True, False):
-        slower = presumably_slower(graph, whole, target, config.cpu, certain=certain)
-        left = {name: FASTER if certain or name in faster else TOGETHER for name in slower if name not in meant}
+
+    def without(slower: Iterable[str], reason: str, known: Mapping[str, str]) -> tuple[QuantPlan, dict[str, str]]:
+        left = {name: known.get(name, reason) for name in slower if name not in meant}
         part = _Planner(graph, config, target, left).plan() if left else whole
-        kept = {node.name for node in part.nodes}
-        others = {node.name for node in whole.nodes} - kept
-        in_float, time = whole_times(graph, whole, target, config.cpu or _CHEAPEST, {}, left=others)
-        if kept and time < before:  # where nothing would be left, that is what to do
-            plan, faster, before = part, left, time
-        if time <= in_float + max(in_float * _SHARE, _LOSS) or has_free_sizes(graph.model):
-            break
+        return (part, left) if part.nodes else (whole, {})  # where nothing would be left, that is what to do
+
+    def times(plan: QuantPlan) -> tuple[float, float]:
+        left = {node.name for node in whole.nodes} - {node.name for node in plan.nodes}
+        return whole_times(graph, whole, target, config.cpu or _CHEAPEST, {}, left=left)
+
+    plan, faster = without(presumably_slower(graph, whole, target, config.cpu), FASTER, {})
+    if has_free_sizes(graph.model):
+        return plan, faster
+    in_float, time = times(plan)
+    if time > in_float + max(in_float * _SHARE, _LOSS):
+        slower = presumably_slower(graph, whole, target, config.cpu, certain=False)
+        part, more = without(slower, TOGETHER, faster)
+        if more and times(part)[1] < time:
+            return part, more
     return plan, faster
 
 
