@@ -14,11 +14,12 @@ import pytest
 from tests.models import Net, run, samples
 
 import requant
-from requant import ops, runtime
+from requant import ops
 from requant.onnx import graph as graphs
 from requant.onnx.foreign import typed
 from requant.onnx.graph import Graph
 from requant.planning.build import build_plan
+from requant.runtime import custom_ops
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,15 +48,15 @@ def model() -> onnx.ModelProto:
 def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """No library is registered, and com.microsoft is a domain that nobody knows."""
     monkeypatch.setattr(graphs, "_DOMAINS", graphs._DOMAINS - {"com.microsoft"})
-    monkeypatch.setenv(runtime.CUSTOM_OPS, "")
+    monkeypatch.setenv(custom_ops.CUSTOM_OPS, "")
 
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A library is registered; the list tells how often sessions took it."""
     seen: list[str] = []
-    monkeypatch.setattr(runtime, "_take_ops", lambda _, library: seen.append(library))
-    monkeypatch.setenv(runtime.CUSTOM_OPS, "lib.so")
+    monkeypatch.setattr(custom_ops, "take_ops", lambda _, library: seen.append(library))
+    monkeypatch.setenv(custom_ops.CUSTOM_OPS, "lib.so")
     return seen
 
 
@@ -114,16 +115,16 @@ def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
     wrong.write_bytes(b"no library")
     with pytest.raises(requant.ConfigError, match=r"cannot take custom ops from .*wrong\.so"):
         requant.register_custom_ops(wrong)
-    assert runtime.custom_op_libraries() == ()
+    assert custom_ops.custom_op_libraries() == ()
 
 
 def test_libraries_are_registered_once_for_this_process_and_its_children(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runtime, "_take_ops", lambda *_: None)
+    monkeypatch.setattr(custom_ops, "take_ops", lambda *_: None)
     paths = [tmp_path / "a.so", tmp_path / "b.so"]
     for path in (*paths, *paths):
         path.write_bytes(b"")
         requant.register_custom_ops(path)
-    assert runtime.custom_op_libraries() == tuple(map(str, paths))
-    assert os.environ[runtime.CUSTOM_OPS].split(os.pathsep) == list(map(str, paths))
+    assert custom_ops.custom_op_libraries() == tuple(map(str, paths))
+    assert os.environ[custom_ops.CUSTOM_OPS].split(os.pathsep) == list(map(str, paths))

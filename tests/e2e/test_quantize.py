@@ -21,7 +21,6 @@ from onnx import TensorProto
 from tests.models import MODELS, Array, Net, conv_relu, run, samples, two_gemm
 
 import requant
-from requant import runtime
 from requant.config import METHODS
 from requant.errors import (
     CalibrationError,
@@ -31,6 +30,7 @@ from requant.errors import (
     OutputError,
     RequantError,
 )
+from requant.runtime import installation, opening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -412,8 +412,8 @@ def test_without_onnxruntime_the_reference_runs_it(
     model = MODELS[name]()
     feeds = samples(model, 4)
     expected = requant.quantize(model, feeds, threads=1).data
-    monkeypatch.setattr(runtime, "available", lambda: False)
-    runtime._warn_slow.cache_clear()
+    monkeypatch.setattr(installation, "available", lambda: False)
+    opening._warn_slow.cache_clear()
     with caplog.at_level(logging.WARNING, "requant"):
         result = requant.quantize(model, feeds, threads=1)
     assert "onnxruntime is not installed" in caplog.text

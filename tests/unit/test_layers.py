@@ -21,7 +21,7 @@ DOORS = {
     "onnx_ir": "onnx/",
     "onnxscript": "onnx/",
     "google": "onnx/",
-    "onnxruntime": "runtime.py",
+    "onnxruntime": "runtime/installation.py",
     "rich": "cli/",
     "rich_argparse": "cli/",
     "PIL": "data/",

@@ -15,7 +15,7 @@ from onnx.reference.ops import op_dequantize_linear, op_quantize_linear
 
 from requant.errors import ModelError
 from requant.onnx.saving import self_contained
-from requant.runtime import as_array
+from requant.runtime.outputs import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
