@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -90,14 +91,16 @@ def _open_unordered(model: SerializedModel, change: Callable[[bytes], bytes], **
     """A runner of what ``change`` makes of ``model`` where its outputs are not put in order, if that is another."""
     from requant.onnx.reorders import without_reorders
 
-    # Windows does not remove a file that is mapped.
-    with tempfile.TemporaryDirectory(prefix="requant-", ignore_cleanup_errors=True) as name:
-        unordered = without_reorders(save_optimized(model, Path(name), weights=True))
+    with tempfile.TemporaryDirectory(prefix="requant-", ignore_cleanup_errors=True) as folder:
+        unordered = without_reorders(save_optimized(model, Path(folder), weights=True))
         if unordered is None:
             return OrtRunner(replace(model, proto=change(model.proto)), **options)
-        path = Path(name, "unordered.onnx")
+        path = Path(folder, "unordered.onnx")
         path.write_bytes(change(unordered))
-        return OrtRunner(path, as_is=True, **options)  # weights are mapped by then, and need their name no more
+        runner = OrtRunner(path, as_is=True, **options)  # weights are mapped by now, and need their name no more
+    if path.parent.exists():  # as on Windows, which does not remove files that are mapped
+        runner.at_close(partial(shutil.rmtree, folder, ignore_errors=True))
+    return runner
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from requant.runtime.outputs import as_array
 from requant.serialized import SerializedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -65,12 +66,13 @@ class OrtRunner:
         if large or save_to is not None:
             options.add_session_config_entry("session.disable_prepacking", "1")
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as problem:
             raise ModelError(
                 f"onnxruntime cannot load the model: {first_line(problem)}",
                 hint=custom_ops.REMEDY if "is not a registered function/op" in str(problem) else None,
             ) from problem
+        self._sessions = [session]  # a list that ``at_close`` can empty, as it must not hold the runner
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = 4
 
@@ -81,7 +83,7 @@ class OrtRunner:
             ModelError: onnxruntime fails on them.
         """
         try:
-            outputs = self._session.run(None, dict(feeds), self._run_options)
+            outputs = self._sessions[0].run(None, dict(feeds), self._run_options)
         except Exception as problem:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise ModelError(
@@ -92,16 +94,25 @@ class OrtRunner:
 
     def outputs(self) -> dict[str, tuple[str, list[int | str | None]]]:
         """Of each output the type as onnxruntime calls it, such as ``tensor(float)``, and the shape; [] if unknown."""
-        return {output.name: (output.type, list(output.shape)) for output in self._session.get_outputs()}
+        return {output.name: (output.type, list(output.shape)) for output in self._sessions[0].get_outputs()}
 
     def stop(self) -> None:
         """Make a ``run`` under way in another thread return at the next node."""
         self._run_options.terminate = True
 
+    def at_close(self, call: Callable[[], object]) -> None:
+        """Have ``call`` called once the session is closed: when the runner goes away, or the interpreter ends."""
+        weakref.finalize(self, _close, self._sessions, call)
+
     def end_profile(self) -> str:
         """Ends a profile that was asked for; returns the file that holds it."""
-        path: str = self._session.end_profiling()
+        path: str = self._sessions[0].end_profiling()
         return path
+
+
+def _close(sessions: list[Any], call: Callable[[], object]) -> None:
+    sessions.clear()
+    call()
 
 
 def optimized(model: SerializedModel) -> bytes | None:

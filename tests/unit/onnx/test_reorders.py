@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +16,8 @@ from requant.onnx.reorders import reordered, without_reorders
 from requant.runtime import OrtRunner, open_observing, open_runner, optimized
 from requant.serialized import SerializedModel
 
-if TYPE_CHECKING:
-    from pathlib import Path
+#: What is mapped into the memory of this process.
+MAPS = Path("/proc/self/maps")
 
 
 def network(channels: int) -> onnx.ModelProto:
@@ -77,6 +79,28 @@ def test_weights_are_read_from_a_file_that_is_gone(monkeypatch: pytest.MonkeyPat
     feeds = samples(model, 3)
     for a, b in zip(open_runner(fetched).run(feeds), runner.run(feeds), strict=True):
         np.testing.assert_array_equal(np.sort(a.reshape(3, -1)), np.sort(b.reshape(3, -1)))
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="the system does not say what is mapped")
+def test_where_mapped_files_stay_they_go_with_the_runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on Windows, which refuses to remove a file that is mapped."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    remove = shutil.rmtree
+
+    def rmtree(folder: str, **options: Any) -> None:
+        if folder not in MAPS.read_text("utf-8"):
+            remove(folder, **options)
+
+    monkeypatch.setattr("shutil.rmtree", rmtree)
+    monkeypatch.setattr("tempfile.TemporaryDirectory._rmtree", lambda _, folder, **__: rmtree(folder))
+    fetched = Graph.load(network(32)).serialize(FETCHED)
+    if b"ReorderOutput" not in (optimized(fetched) or b""):
+        pytest.skip("onnxruntime keeps the usual order on this CPU")
+    runner = open_runner(fetched, ordered=False)
+    (folder,) = tmp_path.iterdir()
+    assert str(folder / "weights") in MAPS.read_text("utf-8")
+    del runner
+    assert not folder.exists()
 
 
 def test_outputs_are_put_in_order_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
