@@ -10,7 +10,7 @@ import pytest
 
 import requant
 from requant import ops
-from requant.arrays import packing
+from requant.arrays import affine, packing
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -54,7 +54,7 @@ def onnxruntime_op(op_type: str, x: NDArray[np.float32]) -> Callable[[], Any]:
 
 def params() -> requant.QuantParams:
     """Per-tensor uint8 parameters for a standard normal."""
-    return ops.compute_params(-3.84, 3.81, requant.QuantScheme(requant.QuantType.UINT8))
+    return affine.compute_params(-3.84, 3.81, requant.QuantScheme(requant.QuantType.UINT8))
 
 
 @pytest.mark.benchmark(group="statistics")
@@ -89,19 +89,19 @@ def test_extremes(benchmark: Any, who: str, name: str) -> None:
     granularity, axes = RANGES[name]
     scheme = requant.QuantScheme(requant.QuantType.UINT8, granularity=granularity)
     if who == "requant":
-        benchmark(ops.params_from_data, values, scheme)
+        benchmark(affine.params_from_data, values, scheme)
     else:
         benchmark(lambda: (values.min(axis=axes), values.max(axis=axes)))
 
 
 @pytest.mark.benchmark(group="quantize")
 def test_quantize_requant(benchmark: Any, x: NDArray[np.float32]) -> None:
-    benchmark(ops.quantize_array, x, params(), threads=1)
+    benchmark(affine.quantize_array, x, params(), threads=1)
 
 
 @pytest.mark.benchmark(group="quantize")
 def test_quantize_requant_out(benchmark: Any, x: NDArray[np.float32]) -> None:
-    benchmark(ops.quantize_array, x, params(), threads=1, out=np.empty(x.shape, np.uint8))
+    benchmark(affine.quantize_array, x, params(), threads=1, out=np.empty(x.shape, np.uint8))
 
 
 @pytest.mark.benchmark(group="quantize")
@@ -116,12 +116,12 @@ def test_quantize_numpy(benchmark: Any, x: NDArray[np.float32]) -> None:
 
 @pytest.mark.benchmark(group="dequantize")
 def test_dequantize_requant(benchmark: Any, x: NDArray[np.float32]) -> None:
-    benchmark(ops.dequantize_array, ops.quantize_array(x, params()), threads=1)
+    benchmark(affine.dequantize_array, affine.quantize_array(x, params()), threads=1)
 
 
 @pytest.mark.benchmark(group="dequantize")
 def test_dequantize_requant_out(benchmark: Any, x: NDArray[np.float32]) -> None:
-    benchmark(ops.dequantize_array, ops.quantize_array(x, params()), threads=1, out=np.empty_like(x))
+    benchmark(affine.dequantize_array, affine.quantize_array(x, params()), threads=1, out=np.empty_like(x))
 
 
 @pytest.mark.benchmark(group="dequantize")
@@ -131,12 +131,12 @@ def test_dequantize_onnxruntime(benchmark: Any, x: NDArray[np.float32]) -> None:
 
 @pytest.mark.benchmark(group="fake-quantize")
 def test_fake_quantize_requant(benchmark: Any, x: NDArray[np.float32]) -> None:
-    benchmark(ops.fake_quantize_array, x, params(), threads=1)
+    benchmark(affine.fake_quantize_array, x, params(), threads=1)
 
 
 @pytest.mark.benchmark(group="fake-quantize")
 def test_fake_quantize_requant_out(benchmark: Any, x: NDArray[np.float32]) -> None:
-    benchmark(ops.fake_quantize_array, x, params(), threads=1, out=np.empty_like(x))
+    benchmark(affine.fake_quantize_array, x, params(), threads=1, out=np.empty_like(x))
 
 
 @pytest.mark.benchmark(group="fake-quantize")

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
         inspect as inspect,
         quantize as quantize,
     )
+    from requant.arrays.affine import (
+        compute_params as compute_params,
+        dequantize_array as dequantize_array,
+        dequantize_packed as dequantize_packed,
+        fake_quantize_array as fake_quantize_array,
+        fake_quantize_with_mask as fake_quantize_with_mask,
+        params_from_data as params_from_data,
+        quantize_array as quantize_array,
+        quantize_packed as quantize_packed,
+    )
     from requant.arrays.conv import PackedConv as PackedConv, qconv2d as qconv2d
     from requant.arrays.layers import (
         LookupTable as LookupTable,
@@ -84,17 +94,7 @@ if TYPE_CHECKING:
     from requant.gguf.unpack import unpack_gguf as unpack_gguf
     from requant.observers import Observer as Observer, ObserverSet as ObserverSet
     from requant.onnx.boundary import Boundary as Boundary
-    from requant.ops import (
-        compute_params as compute_params,
-        cpu_info as cpu_info,
-        dequantize_array as dequantize_array,
-        dequantize_packed as dequantize_packed,
-        fake_quantize_array as fake_quantize_array,
-        fake_quantize_with_mask as fake_quantize_with_mask,
-        params_from_data as params_from_data,
-        quantize_array as quantize_array,
-        quantize_packed as quantize_packed,
-    )
+    from requant.ops import cpu_info as cpu_info
     from requant.quantized import QuantizedModel as QuantizedModel
     from requant.report import Report as Report
     from requant.rules import Rule as Rule
@@ -118,6 +118,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": ("Inspection", "calibrate", "inspect", "quantize"),
+    "arrays.affine": (
+        "compute_params",
+        "dequantize_array",
+        "dequantize_packed",
+        "fake_quantize_array",
+        "fake_quantize_with_mask",
+        "params_from_data",
+        "quantize_array",
+        "quantize_packed",
+    ),
     "arrays.conv": ("PackedConv", "qconv2d"),
     "arrays.layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
     "arrays.lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),
@@ -153,17 +163,7 @@ _HOMES = {
     "gguf.unpack": ("unpack_gguf",),
     "observers": ("Observer", "ObserverSet"),
     "onnx.boundary": ("Boundary",),
-    "ops": (
-        "compute_params",
-        "cpu_info",
-        "dequantize_array",
-        "dequantize_packed",
-        "fake_quantize_array",
-        "fake_quantize_with_mask",
-        "params_from_data",
-        "quantize_array",
-        "quantize_packed",
-    ),
+    "ops": ("cpu_info",),
     "quantized": ("QuantizedModel",),
     "report": ("Report",),
     "rules": ("Rule",),

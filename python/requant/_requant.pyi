@@ -1,5 +1,6 @@
 """The compiled core. Only ``requant.ops`` imports it; arrays are C-contiguous, native, of the dtype named."""
 
+from collections.abc import Sequence
 from typing import Any, Final, final
 
 import numpy as np
@@ -135,7 +136,7 @@ def observe_request(
 ) -> tuple[float, float, float] | None:
     """``statistics.observe(x)``; range and summed squared error, quantized over it, of the finite values of ``x``."""
 
-def observe_here(statistics: list[TensorStatistics], threads: int) -> int:
+def observe_here(statistics: Sequence[TensorStatistics], threads: int) -> int:
     """Let models that this thread runs count in ``statistics`` what ``requant::Observe`` reads, until others are named.
 
     Returns how many tensors were counted since the last call.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant import ops
+from requant.arrays.affine import quantize_array
 from requant.documents import finite
 from requant.errors import ConfigError, ModelError, VerificationError
 from requant.evaluation.verify import zero_feeds
@@ -265,7 +265,7 @@ def _compare(original: Graph, edited: bytes, boundaries: Mapping[tuple[str, str]
 
 def _difference(before: NDArray[Any], after: NDArray[Any], boundary: Boundary | None) -> float:
     if boundary is not None:
-        wanted = ops.quantize_array(before, boundary.params).data
+        wanted = quantize_array(before, boundary.params).data
         return float(np.max(np.abs(after.astype(np.int64) - wanted), initial=0))
     if np.array_equal(before, after, equal_nan=before.dtype.kind == "f"):
         return 0.0

@@ -14,19 +14,55 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from requant import ops
+from requant.arrays.affine import compute_params
+from requant.arrays.intake import as_float32, thread_count
 from requant.errors import CalibrationError, ConfigError, closest
 from requant.types import PerTensor, QuantScheme, Range
 from requant.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from requant.types import QuantParams
+    from requant.types import QuantParams, QuantType
 
 __all__ = ["Observer", "ObserverSet"]
+
+
+def observe_many(statistics: Sequence[ops.TensorStatistics], arrays: Sequence[ArrayLike], *, threads: int = 0) -> None:
+    """Adds ``arrays[i]`` to ``statistics[i]`` for all ``i``, in one call without the GIL.
+
+    Args:
+        statistics: One for each array.
+        arrays: Reals of any shape.
+        threads: Threads to use; 0 means one for each core.
+
+    Raises:
+        ConfigError: The two sequences differ in length, or ``threads`` is negative.
+        TypeError: An array does not hold real numbers.
+    """
+    if len(statistics) != len(arrays):
+        raise ConfigError(f"expected an array for each of {len(statistics)} statistics, got {len(arrays)}")
+    count = thread_count(threads)
+    ops.observe_many(list(statistics), [as_float32(array) for array in arrays], count)
+
+
+def observe_request(
+    statistics: ops.TensorStatistics, x: ArrayLike, dtype: QuantType
+) -> tuple[float, float, float] | None:
+    """Adds ``x`` to ``statistics``, and tells what dynamic quantization of it costs, without the GIL.
+
+    Returns:
+        Smallest and largest finite value of ``x``, and the sum of the squared errors of its finite values when they are
+        quantized asymmetrically over that range with one scale; None where there are none. NumPy does the same by
+        ``params_from_data`` and ``fake_quantize_array``, in many calls.
+
+    Raises:
+        TypeError: ``x`` does not hold real numbers.
+    """
+    return ops.observe_request(statistics, as_float32(x), dtype.value)
 
 
 class Observer:
@@ -44,7 +80,7 @@ class Observer:
         Raises:
             TypeError: ``x`` does not hold real numbers.
         """
-        self._statistics.observe(ops.as_float32(x))
+        self._statistics.observe(as_float32(x))
 
     def merge(self, other: Observer) -> None:
         """Takes in all that ``other`` has seen."""
@@ -102,7 +138,7 @@ class Observer:
                 hint="use one observer for each slice, or requant.params_from_data",
             )
         chosen = self.range(method, scheme=scheme, percentile=percentile, skip_nonfinite=skip_nonfinite)
-        return ops.compute_params(chosen.lo, chosen.hi, scheme)
+        return compute_params(chosen.lo, chosen.hi, scheme)
 
     @property
     def count(self) -> int:
@@ -189,9 +225,9 @@ class ObserverSet(Mapping[str, Observer]):
         Raises:
             TypeError: An array does not hold real numbers; nothing was observed then.
         """
-        values = [ops.as_float32(array) for array in arrays.values()]
+        values = [as_float32(array) for array in arrays.values()]
         observers = [self._observers.setdefault(name, Observer()) for name in arrays]
-        ops.observe_many([observer._statistics for observer in observers], values, threads=threads)  # noqa: SLF001
+        observe_many([observer._statistics for observer in observers], values, threads=threads)  # noqa: SLF001
 
     def merge(self, other: ObserverSet) -> None:
         """Takes in all that ``other`` has seen, name by name."""

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.conformance.cases import assert_same
 
-from requant import ops
-from requant.arrays import packing
+from requant.arrays import affine, packing
+from requant.arrays.slices import scale_shape
 from requant.types import PerBlock, PerChannel, PerTensor, QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def test_node(name: str) -> None:
     assert case.data_sets
     graph, (inputs, outputs) = case.model.graph, case.data_sets[0]
     if graph.node[0].op_type == "DynamicQuantizeLinear":
-        params = ops.params_from_data(inputs[0], QuantScheme(QuantType.UINT8))
-        results = (ops.quantize_array(inputs[0], params).data, params.scale, params.zero_point)
+        params = affine.params_from_data(inputs[0], QuantScheme(QuantType.UINT8))
+        results = (affine.quantize_array(inputs[0], params).data, params.scale, params.zero_point)
         for got, expected in zip(results, outputs, strict=True):
             assert_same(got, np.asarray(expected))
         return
@@ -101,9 +101,9 @@ def test_node(name: str) -> None:
     zero_point = array(inputs[2]).reshape(scale.shape) if len(inputs) > 2 else np.zeros(scale.shape, dtype.numpy)
     params = QuantParams(scale, zero_point, QuantScheme(dtype, granularity=granularity(attributes, scale)))
     if quantizes:
-        assert_same(ops.quantize_array(inputs[0], params).data, array(outputs[0]))
+        assert_same(affine.quantize_array(inputs[0], params).data, array(outputs[0]))
     else:
-        assert_same(ops.dequantize_array(QuantizedTensor(array(inputs[0]), params)), array(outputs[0]))
+        assert_same(affine.dequantize_array(QuantizedTensor(array(inputs[0]), params)), array(outputs[0]))
 
 
 def adversarial(shape: tuple[int, ...], scale: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -152,7 +152,7 @@ RUN_BY_ONNXRUNTIME = [dtype for dtype in QuantType if dtype.bits > 2]
 def test_equals_onnxruntime(dtype: QuantType, granularity: Granularity) -> None:
     rng = np.random.default_rng(1)
     shape = (6, 32, 35)
-    params_shape = ops.scale_shape(shape, granularity)
+    params_shape = scale_shape(shape, granularity)
     scale = (rng.random(params_shape, np.float32) + np.float32(0.01)).astype(np.float32)
     zero_point = rng.integers(dtype.min, dtype.max, params_shape, endpoint=True).astype(dtype.numpy)
     params = QuantParams(np.asarray(scale), np.asarray(zero_point), QuantScheme(dtype, granularity=granularity))
@@ -162,7 +162,7 @@ def test_equals_onnxruntime(dtype: QuantType, granularity: Granularity) -> None:
         **({"block_size": granularity.block_size} if isinstance(granularity, PerBlock) else {}),
     }
     common = [numpy_helper.from_array(params.scale, "scale"), integers(params.zero_point, "zero_point", dtype)]
-    q = ops.quantize_array(x, params)
+    q = affine.quantize_array(x, params)
     output = common[1].data_type
     expected = run("QuantizeLinear", [numpy_helper.from_array(x, "x"), *common], attributes, output)
     # In blocks, and of 4 bits along the last axis, onnxruntime converts to int32 before it clamps, and 3e9 wraps.
@@ -184,7 +184,7 @@ def test_dynamic_quantization_equals_onnxruntime(seed: int) -> None:
     graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1000])], outputs)
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    params = ops.params_from_data(x, QuantScheme(QuantType.UINT8))
-    results = (ops.quantize_array(x, params).data, params.scale, params.zero_point)
+    params = affine.params_from_data(x, QuantScheme(QuantType.UINT8))
+    results = (affine.quantize_array(x, params).data, params.scale, params.zero_point)
     for got, expected in zip(results, session.run(None, {"x": x}), strict=True):
         assert_same(got, np.asarray(expected))

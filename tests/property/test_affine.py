@@ -8,7 +8,15 @@ import numpy as np
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from requant import ops
+from requant.arrays.affine import (
+    dequantize_packed,
+    fake_quantize_array,
+    fake_quantize_with_mask,
+    params_from_data,
+    quantize_array,
+    quantize_packed,
+)
+from requant.arrays.slices import scale_shape
 from requant.types import Granularity, PerBlock, PerChannel, PerTensor, PerToken, QuantParams, QuantScheme, QuantType
 
 FLOATS = st.floats(width=32)
@@ -30,7 +38,7 @@ def cases(draw: st.DrawFn) -> tuple[Any, QuantParams]:
     narrow = draw(st.booleans())
     scheme = QuantScheme(draw(st.sampled_from(QuantType)), draw(st.booleans()), granularity, narrow)
     dtype = scheme.dtype
-    params_shape = ops.scale_shape(shape, granularity)
+    params_shape = scale_shape(shape, granularity)
     scale = draw(hnp.arrays(np.float32, params_shape, elements=SCALES))
     zero_point = draw(hnp.arrays(dtype.numpy, params_shape, elements=st.integers(dtype.min + narrow, dtype.max)))
     return x, QuantParams(scale, zero_point, scheme)
@@ -59,12 +67,12 @@ def test_equals_the_formula(case: tuple[Any, QuantParams]) -> None:
         quotient = (x / scale).astype(np.float64)
     expected = np.clip(np.rint(quotient) + zero_point, dtype.min + params.scheme.narrow, dtype.max)
     expected = np.where(np.isnan(x), zero_point, expected)
-    q = ops.quantize_array(x, params)
+    q = quantize_array(x, params)
     np.testing.assert_array_equal(q.data, expected)
     with np.errstate(over="ignore", under="ignore"):
         reals = ((expected - zero_point) * scale.astype(np.float64)).astype(np.float32)
     np.testing.assert_array_equal(q.dequantize(), reals)
-    np.testing.assert_array_equal(ops.fake_quantize_array(x, params), reals)
+    np.testing.assert_array_equal(fake_quantize_array(x, params), reals)
 
 
 @given(cases(), st.sampled_from([None, 1, 3]), st.sampled_from(["float32", "float16"]))
@@ -72,18 +80,18 @@ def test_every_way_gives_the_same_bits(case: tuple[Any, QuantParams], threads: i
     x, params = case
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         x = x.astype(dtype)
-    q = ops.quantize_array(x, params)
+    q = quantize_array(x, params)
     out = np.empty_like(q.data)
-    assert ops.quantize_array(x.astype(np.float32), params, threads=threads, out=out).data is out
+    assert quantize_array(x.astype(np.float32), params, threads=threads, out=out).data is out
     np.testing.assert_array_equal(out, q.data)
-    fake, mask = ops.fake_quantize_with_mask(x, params, threads=threads)
+    fake, mask = fake_quantize_with_mask(x, params, threads=threads)
     np.testing.assert_array_equal(fake, q.dequantize())
     inside = (q.data > params.scheme.dtype.min + params.scheme.narrow) & (q.data < params.scheme.dtype.max)
     assert mask[inside & ~np.isnan(x)].all()
     assert not mask[np.isnan(x)].any()
     if params.scheme.dtype.bits <= 4:
-        packed = ops.quantize_packed(x, params, threads=threads)
-        np.testing.assert_array_equal(ops.dequantize_packed(packed, x.shape, params), q.dequantize())
+        packed = quantize_packed(x, params, threads=threads)
+        np.testing.assert_array_equal(dequantize_packed(packed, x.shape, params), q.dequantize())
 
 
 @given(
@@ -98,8 +106,8 @@ def test_parameters_from_data_cover_it(x: Any, data: st.DataObject) -> None:
     granularity = data.draw(granularities(x.ndim))
     symmetric = data.draw(st.booleans())
     dtype = data.draw(st.sampled_from(QuantType))
-    params = ops.params_from_data(x, QuantScheme(dtype, symmetric, granularity, symmetric and data.draw(st.booleans())))
+    params = params_from_data(x, QuantScheme(dtype, symmetric, granularity, symmetric and data.draw(st.booleans())))
     assert (params.scale >= np.finfo(np.float32).tiny).all()
-    error = np.abs(ops.fake_quantize_array(x, params).astype(np.float64) - x)
+    error = np.abs(fake_quantize_array(x, params).astype(np.float64) - x)
     # Scale, quotient and product are each rounded to 24 bits; the quotient is at most 65535.
     assert (error <= spread(params.scale, x, granularity) * np.float64(0.512)).all()

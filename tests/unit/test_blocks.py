@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from requant import ops
+from requant.arrays import affine
 from requant.errors import ModelError
 from requant.onnx import blocks
 from requant.types import PerChannel, QuantParams, QuantScheme, QuantType
@@ -97,7 +97,7 @@ def test_integers_part_by_part_are_those_of_the_whole(axis: int, monkeypatch: py
     scale = np.linspace(0.01, 0.05, weight.shape[axis], dtype=np.float32)
     params = QuantParams(scale, np.zeros(len(scale), np.int8), scheme)
     monkeypatch.setattr(blocks, "_MANY", 40)
-    np.testing.assert_array_equal(blocks.quantized(weight, params), ops.quantize_array(weight, params).data)
+    np.testing.assert_array_equal(blocks.quantized(weight, params), affine.quantize_array(weight, params).data)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from requant import ops
+from requant.arrays import affine
 from requant.errors import CalibrationError, ConfigError
-from requant.observers import Observer, ObserverSet
+from requant.observers import Observer, ObserverSet, observe_request
 from requant.types import PerChannel, QuantScheme, QuantType, Range
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def test_every_method_gives_a_range_inside_the_data_with_zero(method: str, symme
         assert lo == 0 < hi
     params = observed().params(method, scheme)
     assert params.scale.shape == ()
-    assert np.isfinite(ops.fake_quantize_array(X, params)).all()
+    assert np.isfinite(affine.fake_quantize_array(X, params)).all()
 
 
 def test_minmax_is_the_range_and_percentile_is_within() -> None:
@@ -175,9 +176,9 @@ def test_a_set_observes_nothing_where_one_array_is_wrong() -> None:
 def test_error_of_a_range() -> None:
     statistics = ops.TensorStatistics()
     statistics.observe(X)
-    params = ops.compute_params(-2, 2, QuantScheme(QuantType.INT8))
+    params = affine.compute_params(-2, 2, QuantScheme(QuantType.INT8))
     error = statistics.error(float(params.scale), int(params.zero_point), "int8")
-    y = ops.fake_quantize_array(X, params)
+    y = affine.fake_quantize_array(X, params)
     outside = (-2 - params.scale / 2 > X) | (2 + params.scale / 2 < X)
     squares = (X.astype(np.float64) - y) ** 2
     assert error["clipped"] == pytest.approx(outside.mean(), abs=2e-3)
@@ -202,21 +203,21 @@ def test_all_ranges_at_once_are_those_of_each_method(data: str) -> None:
 @pytest.mark.parametrize("dtype", [QuantType.UINT8, QuantType.INT16])
 def test_a_request_is_observed_with_what_its_own_range_costs(dtype: QuantType) -> None:
     x = np.random.default_rng(0).normal(size=(3, 2999)).astype(np.float32)
-    rounded = ops.fake_quantize_array(x, ops.params_from_data(x, QuantScheme(dtype))).astype(np.float64)
+    rounded = affine.fake_quantize_array(x, affine.params_from_data(x, QuantScheme(dtype))).astype(np.float64)
     seen = ops.TensorStatistics()
     seen.observe(x)
     holed = np.concatenate([[np.nan], x.ravel(), [np.inf]]).astype(np.float32)
     expected: Any = (seen.min, seen.max, pytest.approx(np.sum((rounded - x) ** 2), rel=1e-9))
     for given, others in ((x, 0), (holed, 1)):
         statistics = ops.TensorStatistics()
-        assert ops.observe_request(statistics, given, dtype) == expected
+        assert observe_request(statistics, given, dtype) == expected
         assert (statistics.count, statistics.min, statistics.max) == (seen.count, seen.min, seen.max)
         assert statistics.nan_count == statistics.inf_count == others
     again = ops.TensorStatistics()
-    ops.observe_request(again, x, dtype)
+    observe_request(again, x, dtype)
     assert again == seen
-    own = ops.observe_request(again, -2 * x[:1], dtype)
+    own = observe_request(again, -2 * x[:1], dtype)
     assert own is not None
     assert own[:2] == (-2 * x[0].max(), -2 * x[0].min())  # and not the range of all that was seen
     assert again.count == x.size + x.shape[1]
-    assert ops.observe_request(again, [], dtype) is ops.observe_request(again, [np.nan], dtype) is None
+    assert observe_request(again, [], dtype) is observe_request(again, [np.nan], dtype) is None

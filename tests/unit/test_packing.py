@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from requant import ops
-from requant.arrays import packing
+from requant.arrays import affine, packing
 from requant.errors import ConfigError
 from requant.types import PerBlock, QuantScheme, QuantType
 
@@ -50,12 +49,12 @@ def test_packing_follows_c_order_and_refuses_wide_values() -> None:
 
 @pytest.mark.parametrize("dtype", PACKED)
 def test_packed_in_one_pass_is_packed_afterwards(dtype: QuantType) -> None:
-    params = ops.params_from_data(X, QuantScheme(dtype, granularity=PerBlock(-1, 2)))
-    q = ops.quantize_array(X, params)
-    packed = ops.quantize_packed(X, params)
+    params = affine.params_from_data(X, QuantScheme(dtype, granularity=PerBlock(-1, 2)))
+    q = affine.quantize_array(X, params)
+    packed = affine.quantize_packed(X, params)
     np.testing.assert_array_equal(packed, (packing.pack_int4 if dtype.bits == 4 else packing.pack_int2)(q.data))
-    np.testing.assert_array_equal(ops.dequantize_packed(packed, X.shape, params), q.dequantize())
+    np.testing.assert_array_equal(affine.dequantize_packed(packed, X.shape, params), q.dequantize())
     with pytest.raises(ConfigError, match="packed data has"):
-        ops.dequantize_packed(packed[1:], X.shape, params)
+        affine.dequantize_packed(packed[1:], X.shape, params)
     with pytest.raises(ConfigError, match="expected a type of 2 or 4 bits, got uint8"):
-        ops.quantize_packed(X, ops.params_from_data(X, QuantScheme(QuantType.UINT8)))
+        affine.quantize_packed(X, affine.params_from_data(X, QuantScheme(QuantType.UINT8)))

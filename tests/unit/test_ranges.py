@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from requant import ops
+from requant.arrays import affine
 from requant.calibration.ranges import BARS, view_range
 from requant.cli.show import bar, histogram
 from requant.types import QuantScheme, QuantType, Range
@@ -26,7 +27,7 @@ def view(x: NDArray[np.float32], lo: float, hi: float, dtype: str = "uint8") -> 
     seen = ops.TensorStatistics()
     seen.observe(x)
     scheme = QuantScheme(QuantType(dtype))
-    params = ops.compute_params(lo, hi, scheme)
+    params = affine.compute_params(lo, hi, scheme)
     return view_range("t", seen, float(params.scale), int(params.zero_point), scheme.dtype)
 
 

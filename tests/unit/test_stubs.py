@@ -1,3 +1,5 @@
+"""The compiled core: its stub, and what it says of the CPU."""
+
 from __future__ import annotations
 
 import subprocess
@@ -5,7 +7,7 @@ import sys
 
 import pytest
 
-from requant import _requant, ops
+from requant import cpu_info
 
 
 def test_the_stub_tells_the_truth() -> None:
@@ -16,6 +18,8 @@ def test_the_stub_tells_the_truth() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_ops_exports_what_it_says() -> None:
-    assert all(hasattr(ops, name) for name in ops.__all__)
-    assert ops.CALIBRATION_METHODS == _requant.CALIBRATION_METHODS
+def test_cpu_info_names_what_is_in_use() -> None:
+    info = cpu_info()
+    assert set(info) == {"arch", "features", "kernels", "available", "cores"}
+    assert info["kernels"] in info["available"]
+    assert info["cores"] >= 1

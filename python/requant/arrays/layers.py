@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays.affine import quantize_array
 from requant.arrays.conv import axis_values
-from requant.arrays.intake import as_bytes, output
+from requant.arrays.intake import as_bytes, as_float32, output
 from requant.errors import ConfigError
 from requant.types import QuantizedTensor
 
@@ -77,11 +78,11 @@ class LookupTable:
             if params.scheme.dtype.bits != 8:
                 raise ConfigError(f"expected {name} of 8 bits, got {params.scheme.dtype.value}")
         every = np.arange(256, dtype=np.uint8).view(x.scheme.dtype.numpy)
-        reals = ops.as_float32(function(QuantizedTensor(every, x).dequantize()))
+        reals = as_float32(function(QuantizedTensor(every, x).dequantize()))
         if reals.shape != every.shape:
             raise ConfigError(f"expected a function that keeps the shape (256,), got {reals.shape}")
         self._x, self._y = x, y
-        self._table = ops.quantize_array(reals, y).data.view(np.uint8)
+        self._table = quantize_array(reals, y).data.view(np.uint8)
 
     def __call__(self, x: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The results for integers of any shape, or ``out``.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
-from requant.arrays.intake import thread_count
+from requant.arrays.intake import as_array, as_float32, thread_count
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def quantize_blocks(
         TypeError: ``rows`` does not hold real numbers.
     """
     array, shape, transposed = _rows(rows)
-    weights = None if importance is None else ops.as_float32(importance)
+    weights = None if importance is None else as_float32(importance)
     parts = _empty(scheme, *shape)
     ops.quantize_blocks_into(array, shape, transposed, _core(scheme), algorithm, weights, parts, thread_count(threads))
     return BlockWeights(*parts, scheme, shape[1])
@@ -241,7 +241,7 @@ def gptq(
         TypeError: ``rows`` or ``hessian`` does not hold real numbers.
     """
     array, shape, transposed = _rows(rows)
-    moments = ops.as_array(hessian)
+    moments = as_array(hessian)
     if moments.dtype.kind not in "fiu":
         raise TypeError(f"expected a hessian of real numbers, got dtype {moments.dtype}")
     if moments.shape != (shape[1], shape[1]):
@@ -270,9 +270,9 @@ def _core(scheme: BlockScheme) -> tuple[int, int, bool]:
 
 def _rows(rows: ArrayLike) -> tuple[NDArray[np.float32], tuple[int, int], bool]:
     """The values, their shape ``(N, K)``, and whether they lie as ``[K, N]``."""
-    array = ops.as_array(rows)
+    array = as_array(rows)
     if array.ndim != 2:
         raise ConfigError(f"expected rows of shape (N, K), got {array.shape}")
     shape = (array.shape[0], array.shape[1])
     transposed = array.flags.f_contiguous and not array.flags.c_contiguous
-    return ops.as_float32(array.T if transposed else array), shape, transposed
+    return as_float32(array.T if transposed else array), shape, transposed

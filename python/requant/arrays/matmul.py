@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from requant import ops
-from requant.arrays.intake import as_bytes, as_integers, output, thread_count
+from requant.arrays.intake import as_bytes, as_float32, as_integers, output, thread_count
 from requant.arrays.packed import PackedBytes
 from requant.errors import ConfigError
 
@@ -109,7 +109,7 @@ class PackedBlocks:
             raise ConfigError(f"expected q of shape (K, N), got {matrix.shape}")
         k, n = matrix.shape
         shape = (-(-k // max(block_size, 1)), n)
-        reals = ops.as_float32(scales)
+        reals = as_float32(scales)
         if reals.shape != shape:
             raise ConfigError(f"expected scales of shape {shape}, got {reals.shape}")
         if zero_points is None:
@@ -145,7 +145,7 @@ class PackedBlocks:
             raise ConfigError(f"expected k within {blocks} blocks of {size}, the last of them not empty, got {k}")
         new = cls.__new__(cls)
         new._core = ops.BlockedMatrix.from_nbits(  # noqa: SLF001 - its own
-            np.ascontiguousarray(packed), rows, n, size, ops.as_float32(scales),
+            np.ascontiguousarray(packed), rows, n, size, as_float32(scales),
             None if zeros is None else np.ascontiguousarray(zeros),
         )  # fmt: skip
         return new
@@ -240,7 +240,7 @@ class Requantizer:
         name = np.dtype(dtype).name
         zero_point = int(as_integers("y_zero_point", y_zero_point, ()))
         columns = None if bias is None else as_integers("bias", bias, None).reshape(-1)
-        scale = ops.as_float32(b_scale).reshape(-1)
+        scale = as_float32(b_scale).reshape(-1)
         self._core = ops.CoreRequantizer(
             rounding, float(a_scale), scale, float(y_scale), name, zero_point, columns, clamp
         )
@@ -295,7 +295,7 @@ def qmatmul(
             33,025 is always possible.
         TypeError: ``a`` is neither int8 nor uint8, or arguments that exclude each other.
     """
-    array = ops.as_float32(a) if isinstance(weights, PackedBlocks) else as_bytes("a", a)
+    array = as_float32(a) if isinstance(weights, PackedBlocks) else as_bytes("a", a)
     k, n = weights.shape
     if array.ndim == 0 or array.shape[-1] != k:
         raise ConfigError(f"expected a of shape (..., {k}), got {array.shape}", hint=f"the weights are {weights!r}")
@@ -306,7 +306,7 @@ def qmatmul(
             raise TypeError("expected a_zero_point, a_scale, b_scale and requantizer with PackedWeights only")
         columns = np.empty(0, np.float32) if bias is None else np.broadcast_to(_reals("bias", bias, (n,)), (n,))
         result = output(out, (*rows_shape, n), np.float32, array)
-        blocks, columns, rows = weights._core, ops.as_float32(columns), math.prod(rows_shape)  # noqa: SLF001 - as below
+        blocks, columns, rows = weights._core, as_float32(columns), math.prod(rows_shape)  # noqa: SLF001 - as below
         ops.matmul_blocked_into(array, rows, blocks, activations or "int8", columns, result, count)
         return result
     if activations is not None:
@@ -371,7 +371,7 @@ def _scales(
 
 
 def _reals(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    array = ops.as_float32(value)
+    array = as_float32(value)
     if array.ndim and array.shape != shape:
         raise ConfigError(f"expected {name} to be a scalar or of shape {shape}, got {array.shape}")
     return array.reshape(-1)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant import ops
+from requant.arrays.affine import quantize_array
 from requant.building.resolve import saturating_pairs
 from requant.onnx.blocks import finite, largest_pairs, largest_terms, quantized
 from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float
@@ -307,7 +307,7 @@ def _quantize(
     order = (*weight.axes, *others)
     shape = tuple(array.shape[axis] for axis in order)
     flat = np.transpose(array, order).reshape(scale.size, -1)
-    data = ops.quantize_array(np.ascontiguousarray(flat), _params(scale, dtype, 0)).data
+    data = quantize_array(np.ascontiguousarray(flat), _params(scale, dtype, 0)).data
     if summed:
         exact = flat / scale.reshape(-1, 1).astype(np.float64)
         kernel = math.prod(array.shape[axis] for axis in others[1:])  # of a convolution: one input channel's part

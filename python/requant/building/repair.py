@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays.affine import dequantize_array
 from requant.building.noise import Noise, clearly_more
 from requant.building.resolve import StoredTensors, guarded, quantize_bias, smallest_scale
 from requant.calibration.moments import input_means, layer_moments, layers, mean_vectors
@@ -154,7 +155,7 @@ def _correct_biases(
         means = quantized.means(layer, biases)
         if means is not None:
             weight, _ = _constants(graph, layer.node)
-            rounded = ops.dequantize_array(resolved.weights[layer.node.name])
+            rounded = dequantize_array(resolved.weights[layer.node.name])
             exactly = _outputs(weight, exact[layer.node.name], layer.node)
             biases[layer.node.name] = bias_of(layer, exactly - _outputs(rounded, means, layer.node))
     resolved = replace(resolved, biases=biases)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant import ops
+from requant.arrays.affine import compute_params, quantize_array
 from requant.onnx.blocks import finite, largest_pairs, largest_terms
 from requant.onnx.boundary import make_params
 from requant.onnx.graph import constant, int_attribute
@@ -105,7 +105,7 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
             continue
         chosen = tensor.fixed or ranges[tensor.source or tensor.name]
         scheme = replace(tensor.scheme, symmetric=False) if tensor.name in saturating else tensor.scheme
-        activations[tensor.name] = ops.compute_params(chosen.lo, chosen.hi, scheme)
+        activations[tensor.name] = compute_params(chosen.lo, chosen.hi, scheme)
     constants = graph.model.graph.initializers
     groups = {node.name: int_attribute(node, "group", 1) for node in graph.all_nodes() if node.op_type == "Conv"}
     weights, biases, widened = StoredTensors(graph), {}, []
@@ -125,7 +125,7 @@ def resolve(graph: Graph, plan: QuantPlan, ranges: Mapping[str, Range], config: 
             scale = grown
         zero_points = np.full(scale.shape, scheme.dtype.centre, scheme.dtype.numpy)
         params = QuantParams(scale.astype(np.float32), zero_points, scheme)
-        weights.add(node.name, ops.quantize_array(weight, params))
+        weights.add(node.name, quantize_array(weight, params))
         if bias is not None:
             biases[node.name] = quantize_bias(bias, params, input_scale)
     return Resolved(activations, weights, biases, tuple(widened))

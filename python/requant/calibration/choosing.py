@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from requant import ops
+from requant.arrays.affine import compute_params
 from requant.config import AUTO, METHODS
 from requant.errors import CalibrationError
 from requant.types import Range
@@ -27,6 +27,7 @@ from requant.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from requant import ops
     from requant.config import QuantConfig
     from requant.planning.tensors import TensorPlan
     from requant.types import QuantScheme
@@ -54,7 +55,7 @@ class OutputGain:
 
     def error(self, seen: ops.TensorStatistics, chosen: Range, scheme: QuantScheme) -> float:
         """What a range costs at the outputs."""
-        params = ops.compute_params(chosen.lo, chosen.hi, scheme)
+        params = compute_params(chosen.lo, chosen.hi, scheme)
         cost = seen.error(float(params.scale), int(params.zero_point), scheme.dtype.value)
         place = min(bisect_left(SHARES, cost["clipped"]), len(SHARES) - 1)
         return self.rounding * cost["granular"] + self.clipping[place] * cost["overload"]

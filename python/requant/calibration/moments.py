@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant import ops
+from requant.arrays.affine import quantize_array
 from requant.calibration.observing import watch
 from requant.onnx.graph import constant, int_attribute
 
@@ -212,7 +212,7 @@ class _Sums:
         return int(8 * self.layer.groups * self.layer.k**2)
 
     def add(self, vectors: Array) -> None:
-        q = ops.quantize_array(vectors, self.params).data.astype(np.float64) - int(self.params.zero_point)
+        q = quantize_array(vectors, self.params).data.astype(np.float64) - int(self.params.zero_point)
         self._second = self._second + np.moveaxis(q, 0, -1) @ np.moveaxis(q, 0, 1)
         self.count += len(vectors)
 

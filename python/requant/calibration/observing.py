@@ -14,6 +14,7 @@ import numpy as np
 
 from requant import ops
 from requant.errors import CalibrationError, ModelError
+from requant.observers import observe_many
 from requant.runtime import held, joined, open_observing, open_runner
 from requant.wording import counted
 
@@ -92,7 +93,7 @@ class Observer:
         if outputs is None:
             places, outputs = range(len(statistics)), self._give(batch)
         arrays = [*(batch.feeds[name] for name in self.what.fed), *outputs]
-        ops.observe_many([statistics[place] for place in places], arrays, threads=self.threads)
+        observe_many([statistics[place] for place in places], arrays, threads=self.threads)
         for place, seen in enumerate(statistics):
             if seen.nan_count or seen.inf_count:
                 known = dict(zip(places, arrays, strict=True))

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant import ops
-from requant.arrays.intake import thread_count
+from requant.arrays.intake import as_float32, thread_count
 from requant.data import DataOptions, open_data
 from requant.drift.verdict import Drift, TensorMonitor, Unwatched, Verdict, by_badness
 from requant.errors import ConfigError, DataError, ModelError, closest
@@ -280,7 +279,7 @@ class DriftMonitor:
     def _look(self, arrays: Mapping[str, ArrayLike]) -> None:
         for name, watched in self._watched.items():
             if name in arrays:
-                x = ops.as_float32(arrays[name])
+                x = as_float32(arrays[name])
                 with self._lock:
                     watched.observe(x)
 

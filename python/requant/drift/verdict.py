@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays.affine import compute_params
 from requant.calibration.ranges import view_range
 from requant.documents import document_of
+from requant.observers import observe_request
 from requant.pages import results
 from requant.pages.page import fragment, page
 from requant.types import QuantScheme
@@ -174,7 +176,7 @@ class TensorMonitor:
         frozen = self.frozen
         if frozen.low is not None or frozen.high is not None:
             x = np.clip(x, frozen.low, frozen.high)
-        found = ops.observe_request(self.statistics, x, frozen.dtype)
+        found = observe_request(self.statistics, x, frozen.dtype)
         if found is None:
             return
         lo, hi, error = found
@@ -264,7 +266,7 @@ def _cost(frozen: FrozenRange, seen: ops.TensorStatistics) -> dict[str, float]:
 def _best(frozen: FrozenRange, seen: ops.TensorStatistics) -> tuple[float, float]:
     """The least mean squared error of any range for ``seen``, and the width of that range."""
     lo, hi = seen.range("mse", frozen.dtype.value, False, 100.0)
-    params = ops.compute_params(lo, hi, QuantScheme(frozen.dtype))
+    params = compute_params(lo, hi, QuantScheme(frozen.dtype))
     error = seen.error(float(params.scale), int(params.zero_point), frozen.dtype.value)
     return error["granular"] + error["overload"], hi - lo
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays import affine
 from requant.errors import DataError, ModelError
 from requant.onnx.mapped import forget
 from requant.types import PerChannel, QuantizedTensor, QuantParams, QuantScheme, QuantType
@@ -124,7 +125,7 @@ def quantized(array: Floats, params: QuantParams) -> NDArray[Any]:
         own = params
         if scheme.granularity.axis == 0:
             own = QuantParams(params.scale[part], params.zero_point[part], scheme)
-        ops.quantize_array(array[part], own, out=out[part])
+        affine.quantize_array(array[part], own, out=out[part])
     return out
 
 
@@ -141,9 +142,8 @@ def rounding_error(
     found = []
     for part in blocks(exact, _MANY):
         along = (scales[part], 0) if len(shape) == 2 else (scales, 1)
-        found.append(
-            ops.rounding_error(exact[part], QuantizedTensor(integers[part], _params(dtype, zero_point, *along)))
-        )
+        tensor = QuantizedTensor(integers[part], _params(dtype, zero_point, *along))
+        found.append(affine.rounding_error(exact[part], tensor))
     lows, highs, signals, noises = zip(*found, strict=True)
     return min(lows), max(highs), sum(signals) / weight.size, sum(noises) / weight.size
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from requant import ops
+from requant.arrays.affine import compute_params, dequantize_array, quantize_array
 from requant.errors import ConfigError, closest
 from requant.types import QuantizedTensor, QuantParams, QuantScheme, QuantType
 
@@ -63,7 +63,7 @@ class Wanted:
         """Scale and zero point as given, from the range, or of pixels; None where nothing says."""
         scheme = QuantScheme(self.dtype)
         if self.range is not None:
-            return ops.compute_params(*self.range, scheme)
+            return compute_params(*self.range, scheme)
         scale = _PIXEL if self.scale is None and self.normalised else self.scale
         if scale is None:
             return None
@@ -135,7 +135,7 @@ class Boundary:
 
     def dequantize(self, integers: NDArray[Any]) -> NDArray[np.float32]:
         """The reals that ``integers`` (of ``dtype``, any shape that has ``axis``) stand for, in float32."""
-        reals = ops.dequantize_array(QuantizedTensor(integers, self.params))
+        reals = dequantize_array(QuantizedTensor(integers, self.params))
         if (self.mean, self.std) == ((0.0,), (1.0,)):
             return reals
         mean, std = (self.along_axis(values, reals.ndim) for values in (self.mean, self.std))
@@ -156,7 +156,7 @@ class Boundary:
         every = np.arange(self.dtype.min, self.dtype.max + 1).astype(self.dtype.numpy)
         levels = np.repeat(every[:, None], self.channels, axis=1)
         reals = replace(self, axis=1).dequantize(levels)
-        return bool(np.array_equal(ops.quantize_array(reals, params).data, levels))
+        return bool(np.array_equal(quantize_array(reals, params).data, levels))
 
     @property
     def formula(self) -> str:

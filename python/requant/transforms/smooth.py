@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays.affine import compute_params, fake_quantize_array, params_from_data
+from requant.arrays.intake import as_float32
 from requant.calibration.observing import watch
 from requant.errors import ModelError
 from requant.onnx.graph import constant, is_transposed
@@ -184,7 +186,7 @@ class _Search:
             weight = scale_inputs(node, self._weight(sink.node), spread)
             granularity = PerChannel(0 if is_transposed(node) else 1) if self.config.per_channel else PerTensor()
             scheme = QuantScheme(QuantType(self.config.weights), symmetric=True, granularity=granularity, narrow=True)
-            rounded = ops.fake_quantize_array(weight, ops.params_from_data(weight, scheme))
+            rounded = fake_quantize_array(weight, params_from_data(weight, scheme))
             got, wanted = _product(node, integers[sink.reads], rounded), exact[sink.node]
             power = float(np.sum(np.square(wanted, dtype=np.float64)))
             total += float(np.sum(np.square(got - wanted, dtype=np.float64))) / power if power else 0.0
@@ -193,10 +195,10 @@ class _Search:
     def _as_integers(self, name: str, rows: Array) -> Array:
         tensor = self.plan.tensors[name]
         statistics = ops.TensorStatistics()
-        statistics.observe(ops.as_float32(rows))
+        statistics.observe(as_float32(rows))
         scheme = tensor.scheme
         ends = statistics.range(_METHOD, scheme.dtype.value, scheme.symmetric, self.config.percentile)
-        return ops.fake_quantize_array(rows, ops.compute_params(*ends, scheme))
+        return fake_quantize_array(rows, compute_params(*ends, scheme))
 
     def _weight(self, name: str) -> Array:
         weight = constant(self.nodes[name].inputs[1])

@@ -162,7 +162,7 @@ impl<'py> FromPyObject<'_, 'py> for ZeroPointValues<'py> {
     }
 }
 
-/// How a call quantizes, and where: the flat form of a scheme; ops.py has the value types.
+/// How a call quantizes, and where: the flat form of a scheme; `requant/arrays/affine.py` has the value types.
 #[derive(FromPyObject)]
 pub(crate) struct Spec<'py>(
     ScaleValues<'py>,

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from tests.models import MODELS, Net, run, session
 from tests.quantized import Quantized, sqnr
 
-from requant import ops
+from requant.arrays import affine
 from requant.targets import get_target
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_a_layer_of_numpy() -> None:
     model = net.model(net.op("Relu", net.gemm(net.input("x", ["n", 6]), 6, 4, name="fc"), output="h"))
     q = Quantized(model)
     x = q.resolved.activations["x"]
-    integers = ops.quantize_array(q.feeds["x"], x).data.astype(np.int64) - int(x.zero_point)
+    integers = affine.quantize_array(q.feeds["x"], x).data.astype(np.int64) - int(x.zero_point)
     w, b = q.resolved.weights["fc"], q.resolved.biases["fc"]
     sums = integers @ w.data.astype(np.int64) + b.data
     reals = np.maximum(sums * (np.float64(x.scale) * w.params.scale.astype(np.float64)), 0)
