@@ -156,6 +156,6 @@ class QuantizedTensor:
 
     def dequantize(self) -> NDArray[np.float32]:
         """The reals, ``(q - zero_point) * scale``, in the shape of ``data``."""
-        from requant.arrays.affine import dequantize_array
+        from requant.arrays import affine
 
-        return dequantize_array(self)
+        return affine.dequantize_array(self)

@@ -59,7 +59,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 #: Single modules of a higher layer: a table of ops, what a tensor dequantizes itself by, and values of a plan.
-EXCEPTIONS = {("targets", "requant.onnx.ops"), ("types", "requant.arrays.affine"), ("onnx", "requant.planning.plan")}
+EXCEPTIONS = {("targets", "requant.onnx.ops"), ("types", "requant.arrays"), ("onnx", "requant.planning.plan")}
 
 CORE = Path(__file__).resolve().parents[2] / "rust" / "requant-core" / "src"
 #: The same of the compiled core.
