@@ -20,8 +20,9 @@ from requant.data.dataset import HOLD_BACK_AT_MOST
 from requant.errors import CalibrationError, DataError, ModelError
 from requant.evaluation.evaluate import check_labels
 from requant.onnx.foreign import typed
-from requant.onnx.graph import Graph, is_float
+from requant.onnx.graph import Graph
 from requant.onnx.names import name_of
+from requant.onnx.nodes import is_float
 from requant.onnx.passes.widen import runnable
 from requant.runtime import unknown
 from requant.transforms import SAMPLES, Transformed, repeat, transform

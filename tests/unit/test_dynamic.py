@@ -12,7 +12,8 @@ from tests.models import MODELS, Net
 from requant.building.dynamic import IntegerWeight, plan_dynamic, resolve_dynamic
 from requant.config import QuantConfig
 from requant.errors import ModelError
-from requant.onnx.graph import Graph, constant
+from requant.onnx.graph import Graph
+from requant.onnx.nodes import constant
 from requant.onnx.passes import prepare
 from requant.planning.plan import Form, QuantPlan
 

@@ -23,8 +23,8 @@ import numpy as np
 from requant.arrays.affine import quantize_array
 from requant.building.resolve import saturating_pairs
 from requant.onnx.blocks import finite, largest_pairs, largest_terms, quantized
-from requant.onnx.graph import constant, int_attribute, is_float, may_touch_float
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, int_attribute, is_float, may_touch_float
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.parallel import in_order
 from requant.planning.build import FASTER, build_plan

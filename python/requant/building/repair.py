@@ -22,8 +22,8 @@ from requant.building.noise import Noise, clearly_more
 from requant.building.resolve import StoredTensors, guarded, quantize_bias, smallest_scale
 from requant.calibration.moments import input_means, layer_moments, layers, mean_vectors
 from requant.onnx.export import insert_qdq
-from requant.onnx.graph import constant
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant
 from requant.onnx.rows import as_rows, from_rows
 from requant.onnx.segments import Walk
 from requant.targets import get_target

@@ -22,7 +22,7 @@ import numpy as np
 from requant.arrays.affine import compute_params, quantize_array
 from requant.onnx.blocks import finite, largest_pairs, largest_terms
 from requant.onnx.boundary import make_params
-from requant.onnx.graph import constant, int_attribute
+from requant.onnx.nodes import constant, int_attribute
 from requant.onnx.rows import as_rows
 from requant.planning.plan import Saturation
 from requant.targets import get_target

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.building.dynamic import IntegerWeight
-from requant.onnx.graph import constant
+from requant.onnx.nodes import constant
 from requant.onnx.ops import OPS
 from requant.planning.plan import Form
 from requant.types import QuantType

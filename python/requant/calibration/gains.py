@@ -20,8 +20,8 @@ import numpy as np
 from requant.calibration.choosing import SHARES, OutputGain
 from requant.calibration.moments import Layer
 from requant.calibration.observing import watch
-from requant.onnx.graph import constant
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant
 from requant.onnx.ops import OPS, Tie
 from requant.onnx.rows import as_rows
 

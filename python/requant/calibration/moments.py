@@ -18,7 +18,7 @@ import numpy as np
 
 from requant.arrays.affine import quantize_array
 from requant.calibration.observing import watch
-from requant.onnx.graph import constant, int_attribute
+from requant.onnx.nodes import constant, int_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -156,7 +156,7 @@ def tensor_quality(
     choices: Mapping[str, Choice],
 ) -> tuple[TensorQuality, ...]:
     """Granular and overload error of every quantized activation (from its histogram) and weight (from its values)."""
-    from requant.onnx.graph import constant
+    from requant.onnx.nodes import constant
 
     found = []
     for tensor in plan.tensors.values():
@@ -201,7 +201,7 @@ def tensor_quality(
 
 def weight_quality(graph: Graph, plan: QuantPlan, weights: IntegerWeights) -> tuple[TensorQuality, ...]:
     """Rounding error of every weight of a plan without calibration."""
-    from requant.onnx.graph import constant
+    from requant.onnx.nodes import constant
 
     nodes = {node.name: node for node in graph.all_nodes()}
     found = {}

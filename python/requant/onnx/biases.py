@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from requant.onnx.graph import constant, set_constant
+from requant.onnx.nodes import constant, set_constant
 from requant.onnx.passes.cleanup import drop_unused
 
 if TYPE_CHECKING:

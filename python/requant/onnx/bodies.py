@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import bodies
 from requant.onnx.names import free_name, name_of, taken_names
+from requant.onnx.nodes import bodies
 from requant.onnx.writing import Writer
 
 if TYPE_CHECKING:

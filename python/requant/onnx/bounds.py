@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer
 from requant.onnx.names import free_name, taken_names
+from requant.onnx.nodes import add_initializer
 from requant.onnx.passes.cleanup import drop_unused
 
 if TYPE_CHECKING:

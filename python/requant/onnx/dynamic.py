@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant, int_attribute, is_transposed
 from requant.onnx.mapped import fingerprint
 from requant.onnx.names import free_name, name_of, taken_names
+from requant.onnx.nodes import add_initializer, constant, int_attribute, is_transposed
 from requant.onnx.passes.cleanup import drop_unused
 from requant.planning.plan import Form
 from requant.uncollected import uncollected

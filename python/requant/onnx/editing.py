@@ -21,8 +21,8 @@ import onnx_ir as ir
 from requant.data.spec import listed
 from requant.errors import ConfigError, ModelError, closest
 from requant.onnx.boundary import DTYPES, OPSET_OF_16_BITS, Boundary, make_params
-from requant.onnx.graph import add_initializer, constant
 from requant.onnx.names import free_name, name_of, taken_names
+from requant.onnx.nodes import add_initializer, constant
 from requant.onnx.ops import row_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.types import QuantType

@@ -23,9 +23,9 @@ import onnx_ir as ir
 
 from requant.onnx.boundary import OPSET_OF_16_BITS
 from requant.onnx.frozen import CLAMP_KEY
-from requant.onnx.graph import add_initializer, constant, int_attribute
 from requant.onnx.mapped import fingerprint
 from requant.onnx.names import name_of, taken_names
+from requant.onnx.nodes import add_initializer, constant, int_attribute
 from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.cleanup import drop_unused

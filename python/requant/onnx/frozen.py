@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.onnx.bodies import Surroundings
-from requant.onnx.graph import constant, constant_params
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, constant_params
 
 if TYPE_CHECKING:
     import onnx_ir as ir

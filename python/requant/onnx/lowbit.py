@@ -18,9 +18,10 @@ import onnx
 import onnx_ir as ir
 
 from requant.errors import ModelError, first_line
-from requant.onnx.graph import add_initializer, constant, initializers, int_attribute, is_transposed, without_maps
+from requant.onnx.graph import without_maps
 from requant.onnx.mapped import MappedTensor
 from requant.onnx.names import free_name, taken_names
+from requant.onnx.nodes import add_initializer, constant, initializers, int_attribute, is_transposed
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.reading import key_of
 

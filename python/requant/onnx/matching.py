@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, constant_params
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, constant_params
 from requant.onnx.terse import given_by
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer
 from requant.onnx.names import free_name, name_of, taken_names
+from requant.onnx.nodes import add_initializer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from requant.onnx.blocks import largest_terms
-from requant.onnx.graph import constant, int_attribute, is_transposed, rank, set_constant
+from requant.onnx.nodes import constant, int_attribute, is_transposed, rank, set_constant
 from requant.onnx.passes.affine import along_channels, channels_of
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.sites import find_sites

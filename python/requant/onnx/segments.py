@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from requant.onnx.graph import bodies, initializers
 from requant.onnx.mapped import MappedTensor
 from requant.onnx.names import name_of
+from requant.onnx.nodes import bodies, initializers
 from requant.runtime import open_runner, unboxed
 from requant.serialized import SerializedModel
 

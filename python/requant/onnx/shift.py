@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.onnx.graph import constant, int_attribute, is_transposed, set_constant
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, int_attribute, is_transposed, set_constant
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.sites import find_sites
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.onnx.graph import constant, int_attribute, is_transposed, rank
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, int_attribute, is_transposed, rank
 from requant.onnx.passes.affine import channels_of
 
 if TYPE_CHECKING:

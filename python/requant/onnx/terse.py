@@ -25,8 +25,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant
 from requant.onnx.names import name_of, taken_names
+from requant.onnx.nodes import add_initializer, constant
 from requant.onnx.passes.cleanup import drop_unused
 from requant.onnx.repeats import gather_repeats
 from requant.uncollected import uncollected

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import int_attribute
 from requant.onnx.names import name_of
+from requant.onnx.nodes import int_attribute
 from requant.stored import StoredWeight
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from requant.onnx.bodies import Surroundings
-from requant.onnx.graph import constant, is_float, may_touch_float, rank
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, is_float, may_touch_float, rank
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, Tie, row_of
 from requant.onnx.passes.activations import hard_sigmoid
 from requant.onnx.passes.shapes import has_free_sizes

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.onnx.graph import constant
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant
 from requant.onnx.ops import Kind, row_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from requant.onnx.graph import constant, int_attribute, is_float
+from requant.onnx.nodes import constant, int_attribute, is_float
 from requant.onnx.ops import OpSpec, Role
 from requant.onnx.sites import multiplies_back
 

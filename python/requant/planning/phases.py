@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from requant.onnx.graph import constant, is_transposed
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, is_transposed
 from requant.onnx.ops import Kind, row_of
 
 if TYPE_CHECKING:

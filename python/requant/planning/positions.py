@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.onnx.graph import constant
+from requant.onnx.nodes import constant
 from requant.onnx.ops import Kind, row_of
 
 if TYPE_CHECKING:

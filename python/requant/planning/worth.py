@@ -6,8 +6,8 @@ import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from requant.onnx.graph import int_attribute, rank
 from requant.onnx.names import name_of
+from requant.onnx.nodes import int_attribute, rank
 from requant.onnx.passes.shapes import assumed, is_size
 from requant.planning.partition import Times, partition
 

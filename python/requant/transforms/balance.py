@@ -24,7 +24,7 @@ import numpy as np
 
 from requant.calibration.observing import watch
 from requant.errors import ModelError
-from requant.onnx.graph import constant, int_attribute
+from requant.onnx.nodes import constant, int_attribute
 from requant.onnx.rescale import LARGEST, TOO_LARGE
 from requant.onnx.sites import FACTOR_BITS, find_sites
 from requant.targets import get_target

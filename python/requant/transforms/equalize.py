@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from requant.onnx.graph import constant
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant
 from requant.onnx.passes.affine import along_channels
 from requant.onnx.rescale import TOO_LARGE, input_peaks, output_peaks, powers_of_two, scale_inputs
 from requant.onnx.sites import find_sites

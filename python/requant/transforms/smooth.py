@@ -21,7 +21,7 @@ from requant.arrays.affine import compute_params, fake_quantize_array, params_fr
 from requant.arrays.intake import as_float32
 from requant.calibration.observing import watch
 from requant.errors import ModelError
-from requant.onnx.graph import constant, is_transposed
+from requant.onnx.nodes import constant, is_transposed
 from requant.onnx.rescale import TOO_LARGE, input_peaks, powers_of_two, scale_inputs
 from requant.onnx.sites import find_sites
 from requant.transforms.change import Change, has_own_range

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant.arrays.lowbit import BlockScheme
-from requant.onnx.graph import constant, int_attribute, is_transposed, may_touch_float
 from requant.onnx.names import name_of
+from requant.onnx.nodes import constant, int_attribute, is_transposed, may_touch_float
 from requant.onnx.ops import row_of
 from requant.onnx.ops.spec import Role
 from requant.planning.plan import BlockedNode, QuantPlan, Skip

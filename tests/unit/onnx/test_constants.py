@@ -11,7 +11,8 @@ from tests.models import Net, run, samples
 from tests.preparing import op_types, prepared_equals
 
 from requant.api import inspect
-from requant.onnx.graph import Graph, constant
+from requant.onnx.graph import Graph
+from requant.onnx.nodes import constant
 from requant.onnx.passes import prepare
 
 if TYPE_CHECKING:

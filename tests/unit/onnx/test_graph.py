@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.models import Net, conv_relu, info, run, samples, save, two_gemm
 
 from requant.errors import MissingFileError, ModelError
-from requant.onnx.graph import Graph, constant
+from requant.onnx.graph import Graph
+from requant.onnx.nodes import constant
 from requant.onnx.passes import prepare
 from requant.onnx.reading import MAX_IR_VERSION, MAX_OPSET, MIN_OPSET
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from onnx import helper
 from tests.models import Array, Net, run, samples
 
-from requant.onnx.graph import Graph, constant
+from requant.onnx.graph import Graph
+from requant.onnx.nodes import constant
 from requant.onnx.passes import prepare
 from requant.onnx.rescale import input_peaks, output_peaks, powers_of_two, rescale, scale_inputs
 from requant.onnx.sites import find_sites

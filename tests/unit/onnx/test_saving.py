@@ -17,8 +17,9 @@ from tests.models import Net, run
 import requant
 from requant.errors import ModelError, OutputError
 from requant.onnx import graph as graph_module, saving
-from requant.onnx.graph import Graph, constant
+from requant.onnx.graph import Graph
 from requant.onnx.mapped import MappedTensor, fingerprint, tensor_of
+from requant.onnx.nodes import constant
 from requant.onnx.saving import save_model, self_contained
 from requant.runtime import open_runner
 from requant.serialized import SerializedModel

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from requant.errors import InternalError
-from requant.onnx.graph import check_order
+from requant.onnx.nodes import check_order
 from requant.onnx.passes import (
     activations,
     affine,

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxscript.rewriter.ort_fusions.erfgelu import fuse_erfgelu
 from onnxscript.rewriter.ort_fusions.gelu import fuse_gelu
 
-from requant.onnx.graph import constant
+from requant.onnx.nodes import constant
 
 if TYPE_CHECKING:
     from requant.onnx.graph import Graph

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, int_attribute, rank, set_constant
+from requant.onnx.nodes import constant, int_attribute, rank, set_constant
 from requant.onnx.ops import OPS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from requant.onnx.graph import constant
+from requant.onnx.nodes import constant
 from requant.onnx.ops import Kind, row_of
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from requant.onnx.graph import constant, int_attribute
 from requant.onnx.names import free_name, name_of
+from requant.onnx.nodes import constant, int_attribute
 from requant.onnx.passes.rewriting import optimize
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from requant.onnx.blocks import holds_subnormals
-from requant.onnx.graph import constant, set_constant
+from requant.onnx.nodes import constant, set_constant
 
 if TYPE_CHECKING:
     from typing import Any

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant, rank
 from requant.onnx.mapped import changed
 from requant.onnx.names import free_name, taken_names
+from requant.onnx.nodes import add_initializer, constant, rank
 from requant.onnx.passes.shapes import infer, is_size
 from requant.onnx.writing import Writer
 

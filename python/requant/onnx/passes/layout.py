@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import add_initializer, constant, int_attribute
 from requant.onnx.names import free_name, taken_names
+from requant.onnx.nodes import add_initializer, constant, int_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from requant.onnx.blocks import largest_terms
-from requant.onnx.graph import constant, int_attribute, is_transposed, set_constant
 from requant.onnx.mapped import changed
+from requant.onnx.nodes import constant, int_attribute, is_transposed, set_constant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from requant.onnx.graph import constant, int_attribute, rank
+from requant.onnx.nodes import constant, int_attribute, rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

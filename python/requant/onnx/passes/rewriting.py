@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
 
-from requant.onnx.graph import constant, int_attribute
 from requant.onnx.names import free_name, name_of, taken_names
+from requant.onnx.nodes import constant, int_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

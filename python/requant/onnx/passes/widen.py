@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from requant.onnx.graph import initializers
 from requant.onnx.mapped import changed
 from requant.onnx.names import free_name, name_of, taken_names
+from requant.onnx.nodes import initializers
 from requant.onnx.ops import Kind, row_of
 from requant.onnx.passes.shapes import infer
 
