@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from requant.concluding import Given, Held
 from requant.documents import finite
-from requant.errors import ConfigError, DataError, VerificationError
-from requant.evaluation.evaluate import check_labels, measure
-from requant.metrics import DEFAULT, Against, get_metric
+from requant.errors import ConfigError, DataError
+from requant.evaluation.evaluate import check_labels
+from requant.metrics import DEFAULT, get_metric
 from requant.pages.page import fragment
 from requant.pages.results import quantization
-from requant.runtime import cpu_kind, open_runner
+from requant.runtime import cpu_kind
 from requant.search.bits import BitSearch
 from requant.search.floats import Search
-from requant.search.trials import Judge, Recorded, Trials, refuse_dynamic, refuse_iterator, set_up
+from requant.search.judging import COSINE, Judgement, find_judge
+from requant.search.trials import Trials, refuse_dynamic, refuse_iterator, set_up
 from requant.search.variants import Variants
 from requant.stages import configured, open_judged, with_data_options
 from requant.stopwatch import Stopwatch
@@ -25,23 +25,17 @@ from requant.targets import get_target
 from requant.weightonly import read_samples, refuse_executor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
 
     from requant.config import QuantConfig
-    from requant.data import Batch, DataOptions
-    from requant.metrics import Metric
+    from requant.data import DataOptions
     from requant.onnx.reading import Model
     from requant.quantized import QuantizedModel
-    from requant.search.trials import Score, Setup
     from requant.search.walk import ModelWalk, Step
     from requant.types import Progress
 
 SCHEMA = 1
-#: What is kept where no labels are held back: by language models; by models that give maps or sequences; by others.
-OWN_PERPLEXITY = "perplexity of held-back samples"
-COSINE = "cosine of the outputs"
-FIDELITY = "output fidelity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +138,7 @@ def quantize_to_keep(
         >>> requant.quantize_to_keep("model.onnx", "calib.npz", 0.99).met  # doctest: +SKIP
     """
     config = configured(config, overrides)
-    if not 0 < share <= 1:
-        raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
-    refuse_dynamic(config)
-    if config.weight_only is not None:
-        if config.target_bits is not None:
-            raise ConfigError("keep and target_bits both choose the bits of layers", hint="leave out one or the other")
-        refuse_executor(executor)
+    _refuse(config, share, executor)
     refuse_iterator(data, "samples")
     refuse_iterator(evaluation, "evaluation samples")
     found = get_metric(DEFAULT if metric is None else metric)
@@ -169,20 +157,14 @@ def quantize_to_keep(
     held = Held.back(given, dynamic=False)
     if not held.batches:
         raise DataError(f"no sample of {setup.dataset.description} is left to judge by", hint="give more samples")
-    interrupted = False
     with watch("search"):
         if metric is not None and judged is None:
             check_labels(found, setup.dataset, setup.dataset.has_labels)
-        judge, kept = _judge(setup, held.batches, found, asked=metric is not None)
+        judge, kept = find_judge(setup, held.batches, found, asked=metric is not None)
         trials = Trials(setup.graph, held.batches, judge)
-        judgement = _Judgement(judge, trials.float_value(config.cores), cosine=kept == COSINE)
+        judgement = Judgement(judge, trials.float_value(config.cores), cosine=kept == COSINE)
         search = start(trials, judgement.share, held=held, target=share, progress=search_progress)
-        try:
-            search.walk()
-        except KeyboardInterrupt:
-            if not search.steps:
-                raise
-            interrupted = True
+        interrupted = not _walk(search)
     chosen = search.best()
     step = search.steps[chosen]
     final, result = search.conclude(watch)
@@ -203,6 +185,32 @@ def quantize_to_keep(
     )
 
 
+def _refuse(config: QuantConfig, share: float, executor: Executor | None) -> None:
+    """Refuse what a search cannot do.
+
+    Raises:
+        ConfigError: there is such a thing.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
+    refuse_dynamic(config)
+    if config.weight_only is not None:
+        if config.target_bits is not None:
+            raise ConfigError("keep and target_bits both choose the bits of layers", hint="leave out one or the other")
+        refuse_executor(executor)
+
+
+def _walk(search: ModelWalk) -> bool:
+    """Search; False where an interrupt ended it after some model had been tried."""
+    try:
+        search.walk()
+    except KeyboardInterrupt:
+        if not search.steps:
+            raise
+        return False
+    return True
+
+
 def _prepare_search(
     given: Given, config: QuantConfig, progress: Progress | None, executor: Executor | None
 ) -> Callable[..., ModelWalk]:
@@ -214,70 +222,3 @@ def _prepare_search(
     cpu = config.cpu or (cpu_kind() if get_target(config.target).costs else None)
     variants = Variants(given, replace(config, optimize="none", cpu=cpu), progress, executor)
     return partial(Search, given, variants, latency=config.optimize == "latency", executor=executor)
-
-
-class _Judgement:
-    """What share of the float model's quality a score is, and how much of it is sure.
-
-    Noise stands for something else, and differs from sample to sample: what is left with a standard error more of it is
-    as good as sure. A metric that was given is what it is on the samples it was given with.
-
-    Raises:
-        DataError: the float model's figure is not finite, or 0.
-    """
-
-    def __init__(self, judge: Judge | None, float_value: float | None, *, cosine: bool) -> None:
-        self._judge, self._float_value, self._cosine = judge, float_value, cosine
-        if judge is not None and not float_value:
-            figure = "not finite" if float_value is None else "0"
-            raise DataError(
-                f"{judge.metric.name} of the float model is {figure}: there is no share of it to keep",
-                hint="choose another metric, or leave it out to keep the outputs",
-            )
-
-    def share(self, score: Score) -> tuple[float, float] | None:
-        """What a model of this score keeps, and what it surely keeps."""
-        if self._judge is None:
-            return self._equal(score.noise), self._equal(score.noise + score.noise_error)
-        if score.value is None or self._float_value is None:
-            return None
-        kept = self._judge.metric.kept(score.value, self._float_value)
-        return None if kept is None else (kept, kept)
-
-    def _equal(self, noise: float) -> float:
-        equal = max(1.0 - noise, 0.0)
-        return math.sqrt(equal) if self._cosine else equal
-
-
-def _judge(setup: Setup, batches: tuple[Batch, ...], metric: Metric, *, asked: bool) -> tuple[Judge | None, str]:
-    """Who judges by the samples that are held back, and what is kept then; None are the outputs.
-
-    A metric that was ``asked`` for judges where there is what it needs; another one where it fits the labels.
-    """
-    labelled = bool(batches) and all(batch.labels is not None for batch in batches)
-    what = f"what is held back of {setup.dataset.description}"
-    if labelled or (asked and metric.against is not Against.LABELS):
-        judge = Judge(metric, Recorded(what, labelled, batches))
-        if asked or _value(setup, judge):
-            return judge, metric.name
-    language = Judge(get_metric("perplexity"), Recorded(what, False, tuple(replace(b, labels=None) for b in batches)))
-    perplexity = _value(setup, language)
-    outputs = open_runner(setup.graph.serialize(), threads=1).run(batches[0].feeds)
-    if perplexity is not None and perplexity < outputs[0].shape[-1]:
-        return language, OWN_PERPLEXITY
-    return None, COSINE if all(_is_dense(output.shape) for output in outputs) else FIDELITY
-
-
-def _is_dense(shape: Sequence[int]) -> bool:
-    """Whether an output is a map or a sequence: more than one value, along each of two axes, of a sample."""
-    return sum(size > 1 for size in shape[1:]) > 1
-
-
-def _value(setup: Setup, judge: Judge) -> float | None:
-    """The float model's figure; None where the metric does not fit the model or the samples."""
-    runner = open_runner(setup.graph.serialize(), threads=1)  # of its own: where measuring fails it has been stopped
-    names = [output.name for output in setup.graph.outputs]
-    try:
-        return measure([runner], names, judge.dataset, judge.metric, workers=1)[1][0]
-    except (DataError, VerificationError):
-        return None
