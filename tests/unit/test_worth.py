@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto
-from tests.models import Net, run
-from tests.quantized import Quantized
+from tests.models import Net
 
 from requant.config import QuantConfig
 from requant.onnx.graph import Graph
@@ -17,12 +14,12 @@ from requant.onnx.passes import prepare
 from requant.onnx.passes.shapes import assumed
 from requant.planning.build import build_plan
 from requant.planning.worth import estimate, is_presumably_slower, presumably_slower, whole_times
-from requant.runtime import cpu_kind, optimized
-from requant.serialized import SerializedModel
 from requant.targets import CPUS, Cost, get_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import onnx
 
 FASTER = "it is faster in float"
 
@@ -138,23 +135,6 @@ def test_where_no_cpu_is_named_that_of_this_machine_does_not_matter(
     here = [build_plan(prepare(Graph.load(model))[0], QuantConfig()) for model in models]
     monkeypatch.setattr("requant.ops.cpu_info", lambda: {"arch": "x86_64", "features": features})
     assert [build_plan(prepare(Graph.load(model))[0], QuantConfig()) for model in models] == here
-
-
-@pytest.mark.parametrize(
-    ("arch", "features", "kind"),
-    [
-        ("x86_64", ["avx2"], "avx2"),
-        ("x86_64", ["avx2", "avx512"], "avx2"),
-        ("x86_64", ["avx2", "avxvnni"], "vnni"),
-        ("x86_64", ["avx2", "avx512", "avx512vnni"], "vnni"),
-        ("aarch64", ["neon"], None),
-    ],
-)
-def test_kinds_of_cpus_are_told_by_their_features(
-    arch: str, features: list[str], kind: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("requant.ops.cpu_info", lambda: {"arch": arch, "features": features})
-    assert cpu_kind() == kind
 
 
 def test_all_kinds_have_costs_of_the_same_ops_at_least() -> None:
@@ -331,96 +311,6 @@ def test_convolutions_of_signals_are_presumed_slower_in_float(cpu: str) -> None:
 
     assert slower(400) == 0
     assert slower(1, 400) == 3
-
-
-def shrinking(*shape: int | str) -> onnx.ModelProto:
-    """Convolutions with stride, and a Resize back to the input's size."""
-    net = Net()
-    x = net.input("x", shape)
-    for channels in (3, 8, 32):
-        x = net.op("Relu", net.conv(x, channels, 4 * channels if channels > 3 else 8, strides=[2, 2]))
-    scales = net.const([1.0, 1.0, 8.0, 8.0])
-    return net.model(net.conv(net.op("Resize", x, "", scales, mode="nearest", name="back"), 128, 8, name="last"))
-
-
-@pytest.mark.parametrize("shape", [("n", 3, "h", "w"), (-1, 3, -1, -1), ("n", 3, 256, "w")])
-def test_free_sizes_are_those_of_an_image_at_the_input_and_shrink_with_the_layers(shape: tuple[int | str, ...]) -> None:
-    fixed, free = (prepare(Graph.load(model))[0] for model in (shrinking(1, 3, 256, 256), shrinking(*shape)))
-    shapes = {value.name: value.shape for node in free.nodes for value in node.outputs}
-    assert assumed(free.model) == assumed(fixed.model)
-    assert assumed(free.model)[free.nodes[2].outputs[0].name or ""] == (1, 32, 64, 64)
-    assert {value.name: value.shape for node in free.nodes for value in node.outputs} == shapes
-    assert build_plan(free, QuantConfig()).skipped == build_plan(fixed, QuantConfig()).skipped
-
-
-def test_other_free_sizes_count_64_and_so_do_those_that_nobody_can_tell() -> None:
-    net = Net()
-    x = net.input("x", ["n", "time", 8])
-    y = net.op("NonZero", x)
-    graph = prepare(Graph.load(net.model(net.op("Exp", x), y)))[0]
-    sizes = assumed(graph.model)
-    assert sizes["x"] == (1, 64, 8)
-    assert sizes[y] == (3, 64)
-
-
-def pooled(between: Callable[[Net, str], str], size: int) -> onnx.ModelProto:
-    """A MaxPool between two convolutions, and what stands before it."""
-    net = Net()
-    x = net.conv(net.input("x", [2, 8, size, size]), 8, 8, name="before")
-    return net.model(net.conv(net.op("MaxPool", between(net, x), name="pool", kernel_shape=[2, 2]), 8, 4))
-
-
-def straight(_: Net, x: str) -> str:
-    return x
-
-
-def turned(net: Net, x: str) -> str:
-    return net.op("Transpose", x, perm=[0, 1, 3, 2])
-
-
-def added(net: Net, x: str) -> str:
-    return net.op("Add", x, net.op("Mul", x, net.op("Sigmoid", x)))
-
-
-def padded(net: Net, x: str) -> str:
-    """By sizes that are computed, so that no other size is known, nor the number of channels."""
-    zero = net.op("Cast", net.op("ReduceMin", net.op("Mul", x, net.const(0.0)), keepdims=0), to=TensorProto.INT64)
-    return net.op("Pad", x, net.op("Add", zero, net.const(np.array([0, 0, 0, 0, 0, 0, 1, 1]))))
-
-
-@pytest.mark.parametrize(
-    ("between", "size", "options", "in_float"),
-    [
-        (turned, 48, {}, True),
-        (padded, 48, {}, True),
-        (straight, 48, {"exclude": ("before",)}, True),
-        (turned, 48, {"include": (".*",)}, False),
-        (turned, 24, {}, False),
-        (added, 48, {}, False),
-        (straight, 48, {}, False),
-    ],
-)
-def test_a_max_pool_is_integer_only_in_the_layout_of_convolutions(
-    between: Callable[[Net, str], str], size: int, options: dict[str, Any], *, in_float: bool
-) -> None:
-    q = Quantized(pooled(between, size), **options)
-    assert ("pool" in {skip.node for skip in q.plan.skipped}) == in_float
-    assert pools_in_float(q.data) == in_float
-    (exact,), (got,) = run(q.data, q.feeds, optimize=False), run(q.data, q.feeds)
-    (step,) = q.steps()
-    assert np.max(np.abs(exact - got)) <= 1.01 * step
-
-
-def pools_in_float(data: bytes) -> bool:
-    """Whether the runtime pools floats: the op before it that makes one of the other tells."""
-    proto = optimized(SerializedModel(data))
-    assert proto is not None
-    graph = onnx.load_from_string(proto).graph
-    producers = {output: node for node in graph.node for output in node.output}
-    node = next(node for node in graph.node if node.op_type.endswith("MaxPool"))
-    while node.op_type not in ("Conv", "DequantizeLinear", "QLinearConv", "QuantizeLinear"):
-        node = next(producers[name] for name in node.input if name in producers)
-    return node.op_type in ("Conv", "DequantizeLinear")
 
 
 def between_norms(op_type: str) -> onnx.ModelProto:
