@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         quantize_packed as quantize_packed,
     )
     from requant.arrays.conv import PackedConv as PackedConv, qconv2d as qconv2d
+    from requant.arrays.epilogue import Requantizer as Requantizer
     from requant.arrays.layers import (
         LookupTable as LookupTable,
         qadd as qadd,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from requant.arrays.matmul import (
         PackedBlocks as PackedBlocks,
         PackedWeights as PackedWeights,
-        Requantizer as Requantizer,
         qmatmul as qmatmul,
     )
     from requant.arrays.packing import (
@@ -129,9 +129,10 @@ _HOMES = {
         "quantize_packed",
     ),
     "arrays.conv": ("PackedConv", "qconv2d"),
+    "arrays.epilogue": ("Requantizer",),
     "arrays.layers": ("LookupTable", "qadd", "qaverage_pool", "qglobal_average_pool", "qmax_pool"),
     "arrays.lowbit": ("BlockScheme", "BlockWeights", "gptq", "quantize_blocks"),
-    "arrays.matmul": ("PackedBlocks", "PackedWeights", "Requantizer", "qmatmul"),
+    "arrays.matmul": ("PackedBlocks", "PackedWeights", "qmatmul"),
     "arrays.packing": ("pack_int2", "pack_int4", "unpack_int2", "unpack_int4"),
     "calibration.ranges": ("RangeCost", "RangeView"),
     "calibration.table": ("CalibrationTable",),

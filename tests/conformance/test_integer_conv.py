@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from tests.conformance.cases import assert_same, collect, flat, op_type
 
 from requant.arrays.conv import PackedConv, qconv2d
+from requant.arrays.epilogue import Requantizer
 from requant.arrays.layers import qadd, qaverage_pool, qglobal_average_pool, qmax_pool
-from requant.arrays.matmul import Requantizer
 from requant.types import QuantizedTensor, QuantParams, QuantScheme, QuantType
 
 if TYPE_CHECKING:

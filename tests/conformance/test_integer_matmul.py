@@ -9,7 +9,8 @@ import pytest
 from onnx import helper, numpy_helper
 from tests.conformance.cases import assert_same, collect, flat, op_type
 
-from requant.arrays.matmul import PackedWeights, Requantizer, qmatmul
+from requant.arrays.epilogue import Requantizer
+from requant.arrays.matmul import PackedWeights, qmatmul
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

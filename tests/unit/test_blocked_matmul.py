@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 
 import requant
 from requant import ops
-from requant.arrays.matmul import PackedBlocks, PackedWeights, Requantizer, qmatmul
+from requant.arrays.epilogue import Requantizer
+from requant.arrays.matmul import PackedBlocks, PackedWeights, qmatmul
 from requant.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from requant.arrays.conv import PackedConv, qconv2d
+from requant.arrays.epilogue import Requantizer
 from requant.arrays.layers import LookupTable, qadd, qaverage_pool, qglobal_average_pool, qmax_pool
-from requant.arrays.matmul import Requantizer
 from requant.errors import ConfigError
 from requant.types import PerChannel, QuantizedTensor, QuantParams, QuantScheme, QuantType
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from requant import ops
-from requant.arrays.matmul import PackedWeights, Requantizer, qmatmul
+from requant.arrays.epilogue import Requantizer
+from requant.arrays.matmul import PackedWeights, qmatmul
 from requant.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from requant import ops
+from requant.arrays.epilogue import Epilogue, Requantizer
 from requant.arrays.intake import as_bytes, as_integers, output, thread_count
-from requant.arrays.matmul import Epilogue, Requantizer
 from requant.arrays.packed import PackedBytes
 from requant.errors import ConfigError
 

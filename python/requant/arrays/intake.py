@@ -17,6 +17,7 @@ __all__ = [
     "as_float32",
     "as_integers",
     "as_reals",
+    "flat_float32",
     "in_order",
     "is_bfloat16",
     "output",
@@ -81,6 +82,19 @@ def as_reals(x: ArrayLike) -> NDArray[Any]:
     if array.dtype != _FLOAT32 and (array.dtype == np.float16 or is_bfloat16(array.dtype)):
         return in_order(array, array.dtype.newbyteorder("="))
     return as_float32(array)
+
+
+def flat_float32(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """``value`` in float32, flat: one, or as many as ``shape`` has.
+
+    Raises:
+        ConfigError: it has another shape.
+        TypeError: as :func:`as_float32`.
+    """
+    array = as_float32(value)
+    if array.ndim and array.shape != shape:
+        raise ConfigError(f"expected {name} to be a scalar or of shape {shape}, got {array.shape}")
+    return array.reshape(-1)
 
 
 def as_bytes(name: str, value: ArrayLike) -> NDArray[Any]:
