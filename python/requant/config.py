@@ -6,6 +6,14 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from requant.contradictions import (
+    BLOCK_SIZES,
+    INTEGER_ONLY,
+    STATIC_ONLY,
+    refuse_contradictions,
+    refuse_integer,
+    refuse_static,
+)
 from requant.errors import ConfigError, closest
 from requant.recipe import read_recipe, to_toml
 from requant.rules import Rule, as_rules
@@ -21,42 +29,10 @@ if TYPE_CHECKING:
 METHODS = ("minmax", "percentile", "entropy", "mse", "sqnr")
 #: As a method: for each activation the one with the least error at the outputs of what reads it; as a clip, likewise.
 AUTO = "auto"
-#: Options of static quantization: refused beside ``dynamic``.
-STATIC_ONLY = frozenset(
-    {
-        "method",
-        "symmetric",
-        "percentile",
-        "activations",
-        "cpu",
-        "optimize",
-        "rest",
-        "smooth",
-        "equalize",
-        "absorb",
-        "balance",
-        "rounding",
-        "bias_correction",
-        "format",
-        "in_float",
-    }
-)
-#: Options of weight-only quantization: refused without ``weight_only``.
-LOW_BIT = frozenset({"algorithm", "block_size", "target_bits"})
-#: What weight-only quantization has no use for: refused beside it.
-INTEGER_ONLY = (STATIC_ONLY - {"symmetric", "activations", "format"}) | {
-    "dynamic",
-    "per_channel",
-    "weights",
-    "saturation",
-    "target",
-}
 #: What ``weight_only`` may multiply: reals, or activations that the runtime rounds to int8.
 LOW_BIT_ACTIVATIONS = ("float", "int8")
 #: What ``smooth`` may be besides a number.
 SMOOTH = ("auto", "none")
-#: Sizes of the blocks of weight-only quantization; 0 is a whole row.
-BLOCK_SIZES = (0, 16, 32, 64, 128, 256)
 VERSION = 1
 
 
@@ -163,14 +139,7 @@ class QuantConfig:
         self._check_rules()
         self._check_numbers()
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        if self.weight_only is not None:
-            _refuse_integer(changed)
-            self._check_low_bit()
-        else:
-            _refuse_low_bit(self, changed)
-            self._check_target()
-        if self.dynamic:
-            _refuse_static(name for name in changed if name in STATIC_ONLY)
+        refuse_contradictions(self, changed)
         if self.version != VERSION:
             raise ConfigError(f"version is {self.version}, this requant reads version {VERSION}")
 
@@ -198,26 +167,6 @@ class QuantConfig:
                 raise ConfigError(f"rule {rule.match!r}: block_size is {rule.block_size}, expected 16 to 256")
             if rule.dtype is not None:
                 check_choice(f"rule {rule.match!r}: dtype", rule.dtype, _CHOICES["activations"])
-
-    def _check_low_bit(self) -> None:
-        if self.format == "qoperator":
-            raise ConfigError("format qoperator has no weights in blocks", hint="choose matmulnbits or qdq")
-        if self.block_size is not None and self.block_size not in BLOCK_SIZES:
-            raise ConfigError(
-                f"block_size is {self.block_size}, expected 16, 32, 64, 128, 256, or 0 for one scale to a row",
-                hint="these are the blocks that onnxruntime runs",
-            )
-        if self.block_size == 0 and self.format != "qdq":
-            raise ConfigError(
-                "block_size is 0, and MatMulNBits has no scale for whole rows",
-                hint="choose a block_size, or format qdq (--format qdq)",
-            )
-        if self.target_bits is not None and not 2 <= self.target_bits <= 10:
-            raise ConfigError(f"target_bits is {self.target_bits}, expected a number from 2 to 10")
-        if self.target_bits is not None and (ruled := [rule.match for rule in self.rules if rule.bits is not None]):
-            raise ConfigError(
-                f"rule {ruled[0]!r} gives bits, and target_bits chooses them", hint="leave out one or the other"
-            )
 
     @property
     def bits(self) -> int:
@@ -250,45 +199,6 @@ class QuantConfig:
         scheme = self.activation_scheme
         return replace(self, activations=scheme.dtype.value, symmetric=scheme.symmetric)
 
-    def _check_target(self) -> None:
-        """Refuse what contradicts the target."""
-        target = get_target(self.target)
-        activations = (*target.activations, *target.float_activations)
-        asked = [("activations", self.activations), *((f"rule {r.match!r}: dtype", r.dtype) for r in self.rules)]
-        for what, dtype in asked:
-            if dtype is not None and dtype not in activations:
-                raise ConfigError(
-                    f"{what} is {dtype}, and target {target.name} takes {' or '.join(activations)} activations only",
-                    hint=f"choose {activations[0]}, or another target",
-                )
-        if self.weights not in target.weights:
-            raise ConfigError(
-                f"weights is {self.weights}, and target {target.name} takes {' or '.join(target.weights)} weights only",
-                hint=f"choose {target.weights[0]}, or another target",
-            )
-        if self.cpu is not None and not target.costs:
-            raise ConfigError(
-                f"cpu is {self.cpu}, and target {target.name} knows no costs of kernels that it chooses among",
-                hint="leave out cpu (--cpu)",
-            )
-        if self.format == "qoperator" and not target.operators:
-            raise ConfigError(
-                f"format is qoperator, which is onnxruntime's, and target {target.name} reads qdq",
-                hint="leave out format, or choose another target",
-            )
-        if target.symmetric and self.symmetric is False:
-            raise ConfigError(
-                f"symmetric is false, and target {target.name} has no zero points but 0",
-                hint="leave out symmetric, or choose another target",
-            )
-        shifted = [rule for rule in self.rules if target.symmetric and rule.zero_point]
-        if shifted:
-            raise ConfigError(
-                f"rule {shifted[0].match!r}: zero_point is {shifted[0].zero_point}, "
-                f"and target {target.name} has none but 0",
-                hint="leave out zero_point, or choose another target",
-            )
-
     @property
     def ordered_rules(self) -> tuple[Rule, ...]:
         """``include`` and ``exclude`` as rules, and behind them ``rules``."""
@@ -305,9 +215,9 @@ class QuantConfig:
         _refuse_unknown(options)
         changed = replace(self, **options)
         if changed.weight_only is not None:
-            _refuse_integer(name for name in options if options[name] not in (None, False))
+            refuse_integer(name for name in options if options[name] not in (None, False))
         if changed.dynamic:
-            _refuse_static(options.keys() & STATIC_ONLY)
+            refuse_static(options.keys() & STATIC_ONLY)
         return changed
 
     @classmethod
@@ -369,38 +279,3 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise ConfigError(f"unknown option {name!r}{closest(name, known)}", hint=f"options: {', '.join(known)}")
-
-
-def _refuse_static(names: Iterable[str]) -> None:
-    """Refuse options of static quantization in a dynamic configuration."""
-    for name in sorted(names):
-        raise ConfigError(
-            f"{name} belongs to static quantization, and dynamic quantization calibrates nothing",
-            hint=f"leave out {name} or dynamic",
-        )
-
-
-def _refuse_integer(names: Iterable[str]) -> None:
-    """Refuse options of integer arithmetic in a weight-only configuration."""
-    for name in sorted(INTEGER_ONLY.intersection(names)):
-        raise ConfigError(
-            f"{name} has no meaning for weight-only quantization: activations stay what they are",
-            hint=f"leave out {name} or weight_only",
-        )
-
-
-def _refuse_low_bit(config: QuantConfig, names: Iterable[str]) -> None:
-    """Refuse options of weight-only quantization elsewhere."""
-    for name in sorted(LOW_BIT.intersection(names)):
-        raise ConfigError(
-            f"{name} belongs to weight-only quantization",
-            hint=f"leave out {name}, or say weight_only='int4' (--weight-only int4)",
-        )
-    if config.format == "matmulnbits":
-        raise ConfigError("format matmulnbits is for weight-only quantization", hint="choose qdq, or say weight_only")
-    for rule in config.rules:
-        if rule.bits is not None or rule.algorithm is not None or rule.block_size is not None:
-            raise ConfigError(
-                f"rule {rule.match!r}: bits, algorithm and block_size belong to weight-only quantization",
-                hint="leave them out, or say weight_only='int4' (--weight-only int4)",
-            )

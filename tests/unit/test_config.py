@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from requant.config import SMOOTH, STATIC_ONLY, QuantConfig, choices
+from requant.config import SMOOTH, QuantConfig, choices
+from requant.contradictions import STATIC_ONLY
 from requant.errors import ConfigError, MissingFileError
 from requant.recipe import recipe_names
 from requant.rules import Rule
