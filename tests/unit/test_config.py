@@ -69,7 +69,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     for attempt in (QuantConfig().with_options, lambda **o: QuantConfig.from_dict(o)):
         with pytest.raises(ConfigError, match=message) as caught:
             attempt(**options)
-        assert len(str(caught.value).splitlines()) <= 6
+        assert len(str(caught.value).splitlines()) <= 5
 
 
 def test_a_config_is_frozen_and_options_make_a_new_one() -> None:

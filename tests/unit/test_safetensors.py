@@ -173,7 +173,7 @@ def test_hostile_heads_are_refused(tmp_path: Path, data: bytes, message: str) ->
     path.write_bytes(data)
     with pytest.raises(requant.ModelError, match=message) as caught:
         Checkpoint(path)
-    assert len(str(caught.value).splitlines()) <= 6
+    assert len(str(caught.value).splitlines()) <= 5
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
