@@ -116,6 +116,7 @@ def first_line(problem: Exception) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A did-you-mean clause for ``name`` among the strings ``known``, or an empty string."""
-    match = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.6)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    """A did-you-mean clause for ``name`` among the strings ``known``, in any case, or an empty string."""
+    names = {other.casefold(): other for other in known if other != name}
+    match = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
+    return f"; did you mean {names[match[0]]!r}?" if match else ""

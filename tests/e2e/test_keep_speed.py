@@ -10,7 +10,7 @@ from tests.models import Net, samples
 
 import requant
 from requant.planning.placement import Race
-from requant.search import keeping, walk
+from requant.search import floats, keeping, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +94,7 @@ def test_what_the_costs_say_is_done_whatever_races_say(speeds: tuple[float, ...]
     assert not kept.measured
     assert [step.integer_nodes > 0 for step in kept.steps] == [True, False]
     reasons = {skip.node: skip.reason for skip in kept.model.plan.skipped}
-    assert all("presumably slower" in reasons[name] for name in kept.config.in_float)
+    assert all("by the costs of the target" in reasons[name] for name in kept.config.in_float)
     assert requant.quantize(model, data, kept.config).data == kept.model.data
 
 
@@ -103,6 +103,20 @@ def test_only_what_is_faster_in_float_goes_there_where_the_rest_pays(races: Raci
     model = depthwise(14, 48, 3)
     kept = requant.quantize_to_keep(model, samples(model, 32), 0.9, threads=1)
     assert [node.name for node in kept.model.plan.nodes] == ["last"]
+
+
+def test_what_keeps_too_little_is_not_said_to_be_slower(races: Racing, monkeypatch: pytest.MonkeyPatch) -> None:
+    races(9.0)
+    meets = walk.ModelWalk.meets
+    monkeypatch.setattr(walk.ModelWalk, "meets", lambda self, step: step.in_float != ("last",) and meets(self, step))
+    monkeypatch.setattr(floats, "is_presumably_slower", lambda graph, plan, *_: len(plan.nodes) > 3)
+    monkeypatch.setattr(floats, "presumably_slower", lambda *_, **__: ("last",))
+    model = dense()
+    kept = requant.quantize_to_keep(model, samples(model, 32), 0.9, threads=1)
+    assert kept.met
+    assert kept.steps[kept.chosen].integer_nodes == 0
+    reasons = {skip.node: skip.reason for skip in kept.model.plan.skipped}
+    assert all("keeps enough" in reasons[name] for name in kept.config.in_float)
 
 
 def test_a_model_that_is_slower_in_every_race_is_left_in_float(races: Racing) -> None:

@@ -53,5 +53,6 @@ def test_they_are_builtin_errors_too(kind: type[RequantError], builtin: type[Exc
 
 def test_a_close_name_is_suggested_and_a_far_one_is_not() -> None:
     assert closest("entopy", ["minmax", "entropy"]) == "; did you mean 'entropy'?"
+    assert closest("CONV", ["Conv", "Gemm"]) == "; did you mean 'Conv'?"
     assert closest("zzz", ["minmax", "entropy"]) == ""
     assert closest("", []) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,6 +71,20 @@ def test_the_reason_names_the_rule() -> None:
 def test_what_matches_nothing_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="'stam' matches no node, op type or tensor of the model; did you mean 'stem"):
         plan(**options)
+
+
+@pytest.mark.parametrize(
+    ("match", "meant"),
+    [
+        ("CONV", "did you mean 'Conv'?"),
+        ("tem", "did you mean '.*tem.*', as in 'stem'?"),
+        ("^ste$", "did you mean '.*ste.*', as in 'stem'?"),
+        ("c0", "did you mean 'stem', the Conv that reads it?"),
+    ],
+)
+def test_what_is_part_of_a_name_or_reads_a_weight_is_suggested(match: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"matches no node, op type or tensor of the model; {meant}")):
+        plan(exclude=[match])
 
 
 def test_ranges_are_fixed_clipped_and_chosen_by_another_method() -> None:

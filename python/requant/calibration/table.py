@@ -237,6 +237,11 @@ class CalibrationTable(Mapping[str, ops.TensorStatistics]):
             raise missing_file("calibration table", path) from None
         except OSError as problem:
             raise CalibrationError(f"calibration table {path} cannot be read: {problem.strerror}") from None
+        except (UnicodeDecodeError, json.JSONDecodeError):
+            raise CalibrationError(
+                f"{path} is not a calibration table, which is a JSON file",
+                hint="samples are --data; make a table of them with `requant calibrate`",
+            ) from None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as problem:
             raise CalibrationError(
                 f"{path} is not a calibration table of version {VERSION}, or it is damaged ({problem})",

@@ -25,13 +25,25 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            name = "/".join(action.option_strings) or action.metavar or action.dest
+            name = _called(action)
             raise ConfigError(
                 f"{name} is {value!r}{closest(str(value), known)}", hint=f"choose one of {', '.join(known)}"
             )
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but what is missing is left to ``parse_args``: an unknown option comes first."""
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        parsed, unknown = super().parse_known_args(args, namespace)
+        missing = [action for action in required if getattr(parsed, action.dest, None) is None]
+        parsed.missing = [*getattr(parsed, "missing", ()), *(_called(action) for action in missing)]
+        return parsed, unknown
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
+        missing = vars(parsed).pop("missing")
+        command = " ".join(filter(None, (self.prog, parsed.command)))
         if unknown:
             known = [o for a in _options(self, getattr(parsed, "command", None)) for o in a.option_strings]
             kind = "option" if unknown[0].startswith("-") else "argument"
@@ -39,14 +51,21 @@ class _Parser(argparse.ArgumentParser):
                 self.error(f"option {unknown[0]!r} stands before the command, expected behind it")
             raise ConfigError(
                 f"unknown {kind} {unknown[0]!r}{closest(unknown[0].split('=')[0], known)}",
-                hint=f"see `{self.prog} {parsed.command} --help`",
+                hint=f"see `{command} --help`",
             )
-        for name, value in vars(parsed).items():
+        if missing:
+            names = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+            raise ConfigError(f"{names} {'is' if len(missing) == 1 else 'are'} missing", hint=f"see `{command} --help`")
+        for action in _options(self, parsed.command):
+            value = getattr(parsed, action.dest, None)
             if "" in (value if isinstance(value, list) else [value]):
-                raise ConfigError(
-                    f"{name.replace('_', '-')} is empty", hint=f"see `{self.prog} {parsed.command} --help`"
-                )
+                raise ConfigError(f"{_called(action)} is an empty string", hint=f"see `{command} --help`")
         return parsed
+
+
+def _called(action: argparse.Action) -> str:
+    """What people call an option or argument."""
+    return "/".join(action.option_strings) or str(action.metavar or action.dest)
 
 
 def _options(parser: argparse.ArgumentParser, command: str | None) -> list[argparse.Action]:

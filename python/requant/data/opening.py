@@ -32,6 +32,10 @@ FORMS = (
     "an .npz, .npy or image file, a folder of one of these or of test_data_set_* folders, an array, a dict of arrays, "
     "an iterable of these, or a CalibrationDataReader"
 )
+#: What to do with files that are something else to requant.
+_NOT_DATA = {
+    ".json": "statistics of `requant calibrate` are --table, in Python table=CalibrationTable.load(path)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,9 @@ class Opener:
             names = [path.name if root is None else path.relative_to(root).as_posix() for path in paths]
             return StableSource(name, [partial(self._picture, *pair, frame) for pair in zip(paths, names, strict=True)])
         if root is None and len(paths) == 1:
-            raise mismatch(
-                f"{name!r} is no data file",
-                "an .npz, .npy or image file",
-                paths[0].suffix or "no suffix",
-                f"give {FORMS}",
-            )
+            suffix = paths[0].suffix
+            hint = _NOT_DATA.get(suffix.lower(), f"give {FORMS}")
+            raise mismatch(f"{name!r} is no data file", "an .npz, .npy or image file", suffix or "no suffix", hint)
         found = " and ".join(f"{sum(_kind(path) == kind for path in paths)} {kind}" for kind in kinds)
         raise mismatch(
             f"{name!r} holds no data of one kind", ".npz files, .npy files or images", found or "none", f"give {FORMS}"

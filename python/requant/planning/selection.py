@@ -8,6 +8,7 @@ from requant.errors import ConfigError, closest
 from requant.onnx.names import name_of
 from requant.planning.logarithms import before_logarithms
 from requant.planning.phases import before_sines
+from requant.rules import matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,12 +60,26 @@ def excluded(graph: Graph, config: QuantConfig) -> dict[str, str]:
                 left.pop(name_of(node), None)
     missed = [rule for rule in unused if not any(rule.matches(spec.name) for spec in graph.inputs)]
     if missed:
-        known = [name for node in graph.all_nodes() for name in names_of(node)]
+        match = missed[0].match
         raise ConfigError(
-            f"{missed[0].match!r} matches no node, op type or tensor of the model{closest(missed[0].match, known)}",
+            f"{match!r} matches no node, op type or tensor of the model{_meant(match, graph)}",
             hint="`requant inspect --json` lists the nodes",
         )
     return left
+
+
+def _meant(match: str, graph: Graph) -> str:
+    """What ``match``, which matches nothing, was likely meant to name: a did-you-mean clause, or an empty string."""
+    nodes = list(graph.all_nodes())
+    reader = next((node for node in nodes if any(v is not None and v.name == match for v in node.inputs)), None)
+    if reader is not None:
+        return f"; did you mean {name_of(reader)!r}, the {reader.op_type} that reads it?"
+    known = list(dict.fromkeys([*(name for node in nodes for name in names_of(node)), *(x.name for x in graph.inputs)]))
+    part = f".*{match.strip('^$')}.*"
+    example = next((name for name in known if matches(part, name)), None)
+    if example is None or match.casefold() in map(str.casefold, known):
+        return closest(match, known)
+    return f"; did you mean {part!r}, as in {example!r}?"
 
 
 def left_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:

@@ -62,10 +62,11 @@ _CLEARLY = 0.9
 _GROUPS, _SAMPLES = 64, 8
 #: Nodes at most that are tried in integers again.
 _RETURNS = 8
-#: Why nodes are left in float for the speed of the model.
-_PRESUMED, _MEASURED = (
-    "the model is presumably slower with it in integers",
+#: Why nodes are left in float for the speed of the model: what holds of the last one tried with more in integers.
+_JUDGED, _MEASURED, _WORSE = (
+    "by the costs of the target the model is slower with it in integers",
     "the model is slower in integers on this machine",
+    "with it in integers no model that is fast enough keeps enough",
 )
 
 
@@ -261,18 +262,21 @@ class Search(ModelWalk):
         every = _on_integers(whole.plan)
         ways = dict.fromkeys([(), slower, every])
         self._plan(len(ways))
+        reason = _JUDGED
         for nodes in ways:
-            left = {**recipe.left, **dict.fromkeys(nodes, _MEASURED if self.measured else _PRESUMED)}
+            left = {**recipe.left, **dict.fromkeys(nodes, reason)}
             built = variant.build(left) if nodes else whole
             if is_presumably_slower(graph, built.plan, target, cpu, fed):
+                reason = _JUDGED
                 continue
             step = self._try(recipe.options, left)
             if step is None or not self.meets(self.steps[step]):
+                reason = _WORSE
                 continue
             self._found = step
             if nodes == every or not self._is_slower(step, built.model):
                 break
-            self.measured = True
+            self.measured, reason = True, _MEASURED
 
     def _place(self, recipe: Recipe) -> None:
         """Leave nodes in float that are slower in integers on this machine; in the end all of them."""
