@@ -9,7 +9,7 @@ import onnx
 import pytest
 from tests.models import MODELS, Net
 
-from requant.building.dynamic import IntegerWeight, plan_dynamic, resolve_dynamic
+from requant.building.dynamic import IntegerWeight, plan_dynamic, plan_whole, resolve_dynamic
 from requant.config import QuantConfig
 from requant.errors import ModelError
 from requant.onnx.graph import Graph
@@ -84,6 +84,13 @@ def read_in_float() -> onnx.ModelProto:
     return net.model(y, net.op("Exp", w))
 
 
+def given_out() -> onnx.ModelProto:
+    net = Net()
+    model = net.model(net.op("MatMul", net.input("x", ["n", WIDE]), net.normal(WIDE, WIDE, name="w"), name="n"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [WIDE, WIDE]))
+    return model
+
+
 def scaled_bias() -> onnx.ModelProto:
     net = Net()
     x = net.input("x", [4, WIDE])
@@ -108,6 +115,7 @@ def scaled_bias() -> onnx.ModelProto:
         (experts(), "stored", "it only looks up; its weights are int8 in the file"),
         (scaled_bias(), "stored", "computed at run time and scaled"),
         (read_in_float(), "float", "another op reads them"),
+        (given_out(), "float", "its weight is an output of the model"),
         (run_time_weight(), "float", "its weight is computed at run time"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
@@ -117,6 +125,12 @@ def test_each_node_has_its_form_and_reason(model: onnx.ModelProto, form: str, re
     assert got == form
     assert reason in why
     assert bool(why) == (form != "integer")
+
+
+@pytest.mark.parametrize("options", [{}, {"dynamic": True}, {"weight_only": "int8"}])
+def test_a_weight_that_is_an_output_does_not_become_integers(options: dict[str, Any]) -> None:
+    plan = plan_whole(prepare(Graph.load(given_out()))[0], QuantConfig(**options))
+    assert not plan.op_types
 
 
 def test_a_target_without_a_least_size_runs_more_on_integers() -> None:

@@ -28,6 +28,7 @@ from requant.onnx.nodes import constant, int_attribute, is_float, may_touch_floa
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.parallel import in_order
 from requant.planning.build import FASTER, build_plan
+from requant.planning.operands import GIVEN_OUT
 from requant.planning.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
 from requant.planning.positions import takes_positions
 from requant.planning.selection import excluded
@@ -168,6 +169,8 @@ def _without_weights(node: ir.Node, row: OpSpec | None) -> str:
             return "its weight is empty or not float32"
         if array.ndim < 2:
             return "its weight is a vector"
+        if _value(node, index).is_graph_output():
+            return GIVEN_OUT
     return "" if node.op_type != "Slice" or takes_positions(node) else "it has no weights"
 
 
@@ -225,7 +228,7 @@ def _refuse_storing(node: ir.Node, weight: WeightPlan, uses: set[tuple[str | Non
     channels = math.prod(array.shape[axis] for axis in weight.axes)
     if array.nbytes <= array.size + 4 * channels + _STORED_COST:
         return ", and too few to be stored as int8"
-    if value.is_graph_output() or any((use.node.name, use.idx) not in uses for use in value.uses()):
+    if any((use.node.name, use.idx) not in uses for use in value.uses()):
         return "; its weights stay float, because another op reads them"
     return ""
 

@@ -165,7 +165,7 @@ class _Planner:
             if value is None:
                 continue
             known = constant(value) if value.name in self.main.initializers else None
-            problem = refuse_activation(value) if role is Role.ACTIVATION else refuse_constant(role, known)
+            problem = refuse_activation(value) if role is Role.ACTIVATION else refuse_constant(role, value, known)
             if problem:
                 return problem
         return refuse_factors(node) if node.op_type == "Gemm" else None

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir  # noqa: TID251 - for annotations only
     from numpy.typing import NDArray
 
+#: Why a weight stays float that would have to be in the file once more, for the caller.
+GIVEN_OUT = "its weight is an output of the model"
 _MASK = 1e4  # a magnitude that is meant as infinite
 
 
@@ -28,12 +30,14 @@ def refuse_activation(value: ir.Value) -> str | None:
     return None
 
 
-def refuse_constant(role: Role, known: NDArray[Any] | None) -> str | None:
-    """Why what is ``known`` of an input cannot be quantized as the weight or the bias."""
+def refuse_constant(role: Role, value: ir.Value, known: NDArray[Any] | None) -> str | None:
+    """Why an input ``value``, of which that is ``known``, cannot be quantized as the weight or the bias."""
     if known is None:
         return f"its {role.value} is computed at run time"
     if role is Role.WEIGHT and (known.size == 0 or known.dtype != np.float32):
         return "its weight is empty or not float32"
+    if role is Role.WEIGHT and value.is_graph_output():
+        return GIVEN_OUT
     if role is Role.BIAS and any(size != 1 for size in known.shape[:-1]):
         return "its bias differs between rows"
     return None
