@@ -39,7 +39,28 @@ def test_a_narrow_terminal_gets_lines_of_text(
     assert main(["drift", "q.onnx", "--data", CALIB, "--samples", "32"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= width
-    assert "…" not in "".join(line for line in out.splitlines() if "╭" not in line)  # titles of boxes are one line
+    assert "…" not in out
     said = " ".join(out.split())
     assert "block2/add/out: verdict matches, frozen range [" in said
     assert "threads 1: batch 1, p50 ms " in said
+
+
+def test_a_path_that_the_frame_cannot_hold_stands_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / ("a" * 100)
+    folder.mkdir()
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["quantize", MODEL, "--data", CALIB, "--samples", "32", "-o", str(folder / "q.onnx")]) == 0
+    out = capsys.readouterr().out
+    assert str(folder / "q.onnx") in out.partition("╭")[0].replace("\n", "")
+
+
+def test_a_table_of_nothing_says_so_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["calibrate", MODEL, "--data", CALIB, "--exclude", ".*", "-o", "table.json"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("table.json: 0 tensors, ")
+    assert "nothing of it is calibrated" in out[1]

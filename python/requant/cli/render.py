@@ -6,11 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
-from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
-from requant.cli.tables import WIDE, table_of
+from requant.cli.tables import WIDE, Facts, table_of
 from requant.cli.terminal import open_console
 from requant.planning.plan import Form, count_reasons
 from requant.wording import counted
@@ -18,6 +16,8 @@ from requant.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from rich.table import Table
 
     from requant.api import Inspection
     from requant.calibration.table import CalibrationTable
@@ -42,9 +42,9 @@ _SHOWN_TENSORS = 15
 def report(result: Report, output: Path) -> None:
     """The report of ``requant quantize``."""
     console = open_console()
-    headline = Table.grid(padding=(0, 2))
+    headline = Facts(f"{result.model} -> {output}", border_style="green")
     for label, text in result.summary():
-        headline.add_row(Text(label, style="bold"), text)
+        headline.add(label, text)
     config = result.config
     if config.get("weight_only"):
         ranges = f"none: weights only, {config['weight_only']}"
@@ -55,8 +55,8 @@ def report(result: Report, output: Path) -> None:
     else:
         method = f"{config['method']}, {'symmetric' if config['symmetric'] else 'asymmetric'} {config['activations']}"
         ranges = f"{method}, from {counted(result.calibration_samples, 'sample(s)')} ({result.data})"
-    headline.add_row(Text("ranges", style="bold"), ranges)
-    console.print(Panel(headline, title=Text(f"{result.model} -> {output}"), title_align="left", border_style="green"))
+    headline.add("ranges", ranges)
+    console.print(headline)
     if result.prepared:
         console.print(_lines_of("Prepared", result.prepared))
     console.print(_counts("Quantized", result.quantized))
@@ -86,14 +86,14 @@ def _worst(result: Report, *, errors: bool) -> Table:
 def inspection(found: Inspection) -> None:
     """What ``requant inspect`` and ``--dry-run`` show."""
     console = open_console()
-    head = Table.grid(padding=(0, 2))
-    head.add_row(Text("size", style="bold"), f"{found.size:,} bytes, weights {found.weight_bytes:,} bytes")
-    head.add_row(Text("format", style="bold"), f"opset {found.opset}, IR {found.ir_version}")
+    head = Facts(found.model)
+    head.add("size", f"{found.size:,} bytes, weights {found.weight_bytes:,} bytes")
+    head.add("format", f"opset {found.opset}, IR {found.ir_version}")
     for kind, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:
             shape = "unknown" if spec.shape is None else ", ".join("?" if d is None else str(d) for d in spec.shape)
-            head.add_row(Text(f"{kind} {spec.name}", style="bold"), f"{spec.dtype} ({shape})")
-    console.print(Panel(head, title=Text(found.model), title_align="left"))
+            head.add(f"{kind} {spec.name}", f"{spec.dtype} ({shape})")
+    console.print(head)
     console.print(_counts("Ops", found.op_types))
     if found.quantized_ops:
         console.print(Text(f"This model is quantized already: {', '.join(found.quantized_ops)}", style="yellow"))
@@ -122,50 +122,50 @@ def table(statistics: CalibrationTable, ranges: Mapping[str, Mapping[str, Range]
     for name, chosen in ranges.items():
         shown.add_row(short(name, 32), *(f"[{chosen[m].lo:.4g}, {chosen[m].hi:.4g}]" for m in methods))
     console.print(shown)
+    if not ranges:
+        console.print("note: nothing of it is calibrated; `requant inspect` tells why for each op", style="yellow")
 
 
 def edited(result: EditedModel, output: str) -> None:
     """What ``requant edit`` shows."""
     console = open_console()
-    rows = Table.grid(padding=(0, 2))
+    rows = Facts(f"{result.model} -> {output}", border_style="green")
     for boundary in result.boundaries:
         changes = [f"{verb} {', '.join(ops)}" for verb, ops in boundary.changes.items() if ops]
-        rows.add_row(
-            Text(f"{boundary.kind} {boundary.name}", style="bold"), boundary.dtype, boundary.formula, "; ".join(changes)
-        )
-    console.print(Panel(rows, title=Text(f"{result.model} -> {output}"), title_align="left", border_style="green"))
+        rows.add(f"{boundary.kind} {boundary.name}", boundary.dtype, boundary.formula, "; ".join(changes))
+    console.print(rows)
     for line in result.findings():
         console.print(Text(line))
 
 
 def evaluation(result: Evaluation) -> None:
     """What ``requant evaluate`` shows."""
-    rows = Table.grid(padding=(0, 2))
+    rows = Facts(result.model)
     better = "higher" if result.higher_is_better else "lower"
-    rows.add_row(Text(result.metric, style="bold"), f"{result.value:#.6g} ({better} is better)")
+    rows.add(result.metric, f"{result.value:#.6g} ({better} is better)")
     if result.float_value is not None:
         kept = "" if result.kept is None else f", {result.kept:.2%} kept"
-        rows.add_row(Text("float model", style="bold"), f"{result.float_value:#.6g}{kept}")
-    rows.add_row(Text("against", style="bold"), result.against)
-    rows.add_row(Text("data", style="bold"), result.data)
-    open_console().print(Panel(rows, title=Text(result.model), title_align="left"))
+        rows.add("float model", f"{result.float_value:#.6g}{kept}")
+    rows.add("against", result.against)
+    rows.add("data", result.data)
+    open_console().print(rows)
 
 
 def comparison(result: Comparison) -> None:
     """What ``requant compare`` shows."""
     console = open_console()
-    rows = Table.grid(padding=(0, 2))
-    rows.add_row(Text("size", style="bold"), f"{result.float_bytes:,} -> {result.quantized_bytes:,} bytes")
+    rows = Facts(f"{result.float_model} -> {result.quantized_model}")
+    rows.add("size", f"{result.float_bytes:,} -> {result.quantized_bytes:,} bytes")
     if result.float_memory and result.quantized_memory:
         memory = f"{result.float_memory / 2**20:,.1f} -> {result.quantized_memory / 2**20:,.1f} MiB peak of a process"
-        rows.add_row(Text("memory", style="bold"), f"{memory} that runs one sample")
-    rows.add_row(Text("data", style="bold"), result.data)
+        rows.add("memory", f"{memory} that runs one sample")
+    rows.add("data", result.data)
     for out in result.outputs:
         error = f"SQNR {_decibels(out.sqnr_db)} dB, cosine {out.cosine:.6f}, largest error {out.max_error:.4g}"
-        rows.add_row(Text(f"output {out.name}", style="bold"), error)
+        rows.add(f"output {out.name}", error)
     for label, text in result.language_rows():
-        rows.add_row(Text(label, style="bold"), text)
-    console.print(Panel(rows, title=Text(f"{result.float_model} -> {result.quantized_model}"), title_align="left"))
+        rows.add(label, text)
+    console.print(rows)
     title = f"{len(result.worst)} worst of {counted(len(result.tensors), 'tensor(s)')} that both models have"
     worst = table_of(("tensor",), ("SQNR dB", "cosine", "largest error", "clipped"), title=title)
     for t in result.worst:
@@ -224,13 +224,13 @@ def kept(result: Kept) -> None:
 def sensitivity(result: Sensitivity) -> None:
     """What ``requant sensitivity`` shows."""
     console = open_console()
-    rows = Table.grid(padding=(0, 2))
+    rows = Facts(result.model)
     whole = f"SQNR {_decibels(result.quantized.sqnr_db)} dB with all in integers"
-    rows.add_row(Text("outputs", style="bold"), f"{whole} ({counted(result.samples, 'sample(s)')} of {result.data})")
+    rows.add("outputs", f"{whole} ({counted(result.samples, 'sample(s)')} of {result.data})")
     if result.metric is not None:
         both = f"{_figure(result.float_value)} float, {_figure(result.quantized.value)} quantized"
-        rows.add_row(Text(result.metric, style="bold"), f"{both} ({result.evaluation})")
-    console.print(Panel(rows, title=Text(result.model), title_align="left"))
+        rows.add(result.metric, f"{both} ({result.evaluation})")
+    console.print(rows)
     part_is = "block" if any(len(part.nodes) > 1 for part in result.parts) else "node"
     figures = ["noise", "SQNR dB in integers", "SQNR dB in float"]
     if result.metric is not None:
@@ -273,12 +273,11 @@ def drift(result: Drift) -> None:
 def checkpoint(result: CheckpointReport) -> None:
     """What ``requant quantize`` shows of a checkpoint."""
     console = open_console()
-    rows = Table.grid(padding=(0, 2))
-    rows.add_row(Text("size", style="bold"), f"{result.source_bytes:,} -> {result.bytes:,} bytes")
+    rows = Facts(f"{result.source} -> {result.output}", border_style="green")
+    rows.add("size", f"{result.source_bytes:,} -> {result.bytes:,} bytes")
     quantized = [tensor for tensor in result.tensors if tensor.reason is None]
-    rows.add_row(Text("tensors", style="bold"), f"{len(quantized)} of {len(result.tensors)} in {result.dtype}")
-    title = Text(f"{result.source} -> {result.output}")
-    console.print(Panel(rows, title=title, title_align="left", border_style="green"))
+    rows.add("tensors", f"{len(quantized)} of {len(result.tensors)} in {result.dtype}")
+    console.print(rows)
     kept = table_of(("count", "left as they are because"))
     for reason, count in list(_count(t.reason for t in result.tensors if t.reason).items())[:_SHOWN_REASONS]:
         kept.add_row(str(count), reason)
@@ -298,20 +297,17 @@ def checkpoint(result: CheckpointReport) -> None:
 def gguf(result: GgufReport) -> None:
     """What ``requant gguf`` shows."""
     console = open_console()
-    rows = Table.grid(padding=(0, 2))
+    rows = Facts(f"{result.source} -> {result.output}", border_style="green")
     size = (
         f"{result.float_bytes:,} bytes in float32 -> {result.bytes:,} bytes, {result.bits_per_weight:.2f} bits a weight"
     )
-    rows.add_row(Text("size", style="bold"), size)
+    rows.add("size", size)
     types = [f"{kind} {count}" for kind, count in _count(tensor.dtype for tensor in result.tensors).items()]
-    rows.add_row(Text("tensors", style="bold"), ", ".join(types))
+    rows.add("tensors", ", ".join(types))
     if result.data is not None:
         weighted = sum(tensor.weighted for tensor in result.tensors)
-        rows.add_row(
-            Text("importance", style="bold"), f"of the columns of {counted(weighted, 'tensor(s)')}, from {result.data}"
-        )
-    title = Text(f"{result.source} -> {result.output}")
-    console.print(Panel(rows, title=title, title_align="left", border_style="green"))
+        rows.add("importance", f"of the columns of {counted(weighted, 'tensor(s)')}, from {result.data}")
+    console.print(rows)
     reasons = _count((t.dtype, t.reason) for t in result.tensors if t.reason is not None)
     if reasons:
         kept = table_of(("count", "type", f"not {result.dtype} because"))
@@ -331,17 +327,17 @@ def gguf(result: GgufReport) -> None:
 def doctor(machine: Machine) -> None:
     """What ``requant doctor`` shows."""
     console = open_console()
-    rows = Table.grid(padding=(0, 2))
+    rows = Facts("requant doctor")
     cpu = machine.cpu
-    rows.add_row(Text("requant", style="bold"), f"{machine.requant}, Python {machine.python}")
-    rows.add_row(Text("platform", style="bold"), machine.platform)
-    rows.add_row(Text("cpu", style="bold"), f"{cpu.arch}, {cpu.cores} cores: {' '.join(cpu.features)}")
-    rows.add_row(Text("kernels", style="bold"), f"{cpu.kernels} (this machine can run {', '.join(cpu.available)})")
+    rows.add("requant", f"{machine.requant}, Python {machine.python}")
+    rows.add("platform", machine.platform)
+    rows.add("cpu", f"{cpu.arch}, {cpu.cores} cores: {' '.join(cpu.features)}")
+    rows.add("kernels", f"{cpu.kernels} (this machine can run {', '.join(cpu.available)})")
     found = {"packages": machine.packages, "runtimes": machine.runtimes, "environment": machine.environment}
     for kind, versions in found.items():
         text = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
-        rows.add_row(Text(kind, style="bold"), text or "none")
-    console.print(Panel(rows, title=Text("requant doctor"), title_align="left"))
+        rows.add(kind, text or "none")
+    console.print(rows)
     for note in machine.notes:
         console.print(Text(f"note: {note}", style="yellow"))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -14,22 +16,30 @@ if TYPE_CHECKING:
 
 WIDE = 100  # columns from which on tables show the two kinds of error
 _NARROWEST = 10  # columns that words are folded to
+_FRAME = 6  # columns that a frame takes beside its title
 
 
 class _Table(Table):
-    """A table that becomes one line of text for each row where the terminal is too narrow for columns."""
+    """A table that becomes one line of text for each row where the terminal is too narrow for columns.
+
+    Its ``heading`` may be wider than it is.
+    """
+
+    heading: str | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.heading:
+            yield Text(self.heading, style="italic")
+        if not self.rows:
+            return
         if self._least() <= options.max_width:
             yield from super().__rich_console__(console, options)
             return
-        if self.title:
-            yield Text(str(self.title), style="italic")
         yield from self._sentences()
 
     def _least(self) -> int:
         """The columns of a terminal that this takes with its words folded as much as is legible."""
-        widths = [max(len(str(cell)) for cell in (column.header, *column.cells)) for column in self.columns]
+        widths = [max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in self.columns]
         folded = [
             width if column.no_wrap else min(width, _NARROWEST)
             for column, width in zip(self.columns, widths, strict=True)
@@ -50,9 +60,37 @@ class _Table(Table):
 
 def table_of(words: Iterable[str], figures: Iterable[str] = (), *, title: str | None = None) -> Table:
     """An empty table with columns of ``words``, and behind them of ``figures``; long names are folded, not cut."""
-    table = _Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = _Table(box=None, pad_edge=False)
+    table.heading = title
     for column in words:
         table.add_column(column, overflow="fold")
     for column in figures:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+class Facts:
+    """A box of facts, each a label and what there is to say; long words are folded, not cut.
+
+    A title that its frame cannot hold, such as a long path, stands above it.
+    """
+
+    def __init__(self, title: str, *, border_style: str = "none") -> None:
+        self._title, self._border_style = title, border_style
+        self._rows: list[tuple[str, ...]] = []
+
+    def add(self, label: str, *cells: str) -> None:
+        """Say something behind ``label``."""
+        self._rows.append((label, *cells))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        grid = Table.grid(padding=(0, 2))
+        for i in range(max(map(len, self._rows), default=1)):
+            grid.add_column(overflow="fold", style="none" if i else "bold")
+        for row in self._rows:
+            grid.add_row(*row)
+        title: Text | None = Text(self._title)
+        if cell_len(self._title) + _FRAME > options.max_width:
+            yield Text(self._title, overflow="fold")
+            title = None
+        yield Panel(grid, title=title, title_align="left", border_style=self._border_style)
