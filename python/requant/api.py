@@ -133,7 +133,7 @@ def quantize(
     """Quantize a float ONNX model to a verified integer one.
 
     Args:
-        model: path, bytes or ModelProto of the float model.
+        model: path, bytes, ModelProto or onnx_ir.Model of the float model.
         data: calibration samples: a path (.npz, .npy, a folder of them, of images or of ``test_data_set_*``), an array,
             a dict of arrays, or any iterable of such samples. Not needed with ``table``; with ``dynamic=True`` they
             only serve to compare the two models.
@@ -218,7 +218,7 @@ def calibrate(
     """Collect the statistics from which every method's ranges follow, in one pass.
 
     Args:
-        model: path, bytes or ModelProto of the float model.
+        model: path, bytes, ModelProto or onnx_ir.Model of the float model.
         data: calibration samples, in any form that ``requant.quantize`` takes; one in eight is held back, as there.
         config: how the model will be quantized, as a ``QuantConfig`` or its options by name: which tensors become
             integer, and which transforms come before, depends on it; the method does not matter yet.
@@ -254,7 +254,7 @@ def inspect(model: Model, config: QuantConfig | Mapping[str, Any] | None = None,
     """What ``model`` consists of, and what would be quantized and what not, and why; needs no data.
 
     Args:
-        model: path, bytes or ModelProto; one that is quantized already may be looked at, too.
+        model: path, bytes, ModelProto or onnx_ir.Model; one that is quantized already may be looked at, too.
         config: how it would be quantized, as a ``QuantConfig`` or its options by name.
         **overrides: options of ``QuantConfig`` by name.
 

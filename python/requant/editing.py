@@ -93,7 +93,7 @@ class ModelEditor:
     Each conversion is checked against the model as it is then, and changes nothing when it is refused.
 
     Args:
-        model: path, bytes or ModelProto of a quantized model.
+        model: path, bytes, ModelProto or onnx_ir.Model of a quantized model.
 
     Raises:
         ModelError: it cannot be read, or is not quantized.

@@ -11,6 +11,7 @@ from typing import Any
 
 from requant.errors import ConfigError, closest
 from requant.types import FixedParams, QuantType
+from requant.values import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Rule:
     block_size: int | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         if not _is_name(self.match):
             raise ConfigError(f"a rule's match is {self.match!r}, expected a name, an op type or a regular expression")
         if self.quantize is not None and not isinstance(self.quantize, bool):
@@ -67,10 +70,12 @@ class Rule:
             known = ", ".join(field.name for field in fields(self)[1:])
             raise ConfigError(f"rule {self.match!r} says nothing", hint=f"give one of {known}")
 
-    def _bounds(self, ends: Any) -> tuple[float, float]:
-        if isinstance(ends, list | tuple) and len(ends) == 2 and all(map(_is_number, ends)) and ends[0] < ends[1]:
+    def _bounds(self, given: Any) -> tuple[float, float]:
+        ends: Any = given.tolist() if hasattr(given, "tolist") else given
+        ends = [plain(end) for end in ends] if isinstance(ends, list | tuple) else []
+        if len(ends) == 2 and all(map(_is_number, ends)) and ends[0] < ends[1]:
             return float(ends[0]), float(ends[1])
-        raise ConfigError(f"rule {self.match!r}: range is {ends!r}, expected [low, high] with low below high")
+        raise ConfigError(f"rule {self.match!r}: range is {given!r}, expected [low, high] with low below high")
 
     def params(self, dtype: QuantType) -> FixedParams | None:
         """Scale and zero point for integers of ``dtype``, where it gives a scale.

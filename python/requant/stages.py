@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, tee
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from requant.building.build import builder
@@ -50,7 +51,8 @@ _SAY_LITTLE = frozenset({"it has no weights", "its input is float", "no integer 
 def configured(config: QuantConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> QuantConfig:
     """The config that a caller means."""
     if config is not None and not isinstance(config, QuantConfig | Mapping):
-        raise TypeError(f"expected config as a QuantConfig or its options by name, got {type(config).__name__}")
+        recipe = "; for a recipe give QuantConfig.from_recipe(...)" if isinstance(config, str | PurePath) else ""
+        raise TypeError(f"expected config as a QuantConfig or its options by name, got {type(config).__name__}{recipe}")
     if not isinstance(config, QuantConfig):
         config = QuantConfig.from_dict(config or {})
     return config.with_options(**overrides)

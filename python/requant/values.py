@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from requant.errors import ConfigError, closest
@@ -35,14 +36,15 @@ def check_type(name: str, value: object, annotation: str) -> None:
 
 
 def plain(value: object) -> object:
-    """NumPy's scalars as Python's."""
-    return value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
+    """Scalars of NumPy, and arrays of no axis, as Python's."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 
 def strings(name: str, value: object) -> tuple[str, ...]:
     """One text or several, as several."""
     if isinstance(value, str):
         return (value,)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
+    items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, Mapping) else (None,)
+    if not all(isinstance(item, str) and item for item in items):
         raise ConfigError(f"{name} is {value!r}, expected names, op types or regular expressions")
-    return tuple(value)
+    return tuple(map(str, sorted(items) if isinstance(value, Set) else items))

@@ -44,7 +44,10 @@ def test_arguments_of_other_types_are_refused_by_name() -> None:
         ("expected data_options as DataOptions, got dict", {"data_options": {"samples": 3}}),
         ("expected a CalibrationTable, .* got str", {"table": "table.json"}),
         ("expected an executor with submit, .* got int", {"executor": 3}),
-        ("expected a model as a path, bytes or ModelProto, got QuantizedModel; give its .data", {"model": made}),
+        (
+            "expected a model as a path, bytes, ModelProto or onnx_ir.Model, got QuantizedModel; give its .data",
+            {"model": made},
+        ),
     ]
     for match, options in wrong:
         with pytest.raises(TypeError, match=match):

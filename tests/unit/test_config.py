@@ -7,6 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -44,6 +45,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"smooth": True}, "smooth is True, expected str"),
     ({"equalize": 1}, "equalize is 1, expected bool"),
     ({"samples": 0}, "samples is 0, expected at least 1"),
+    ({"samples": np.array([1, 2])}, "samples is array"),
+    ({"exclude": {"a": 1}}, "exclude is {'a': 1}, expected names"),
+    ({"exclude": {1, "a"}}, "expected names"),
     ({"samples": 1.5}, "samples is 1.5, expected int or unset"),
     ({"samples": True}, "samples is True"),
     ({"batch_size": 0}, "at least 1"),
@@ -62,6 +66,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"dynamic": True, "percentile": 99.0}, "percentile belongs to static"),
     ({"dynamic": True, "activations": "int8"}, "help: leave out activations or dynamic"),
 ]
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ("a", "b"), {"b", "a"}, iter(["a", "b"]), np.array(["a", "b"])])
+def test_names_may_come_in_any_iterable(names: Any) -> None:
+    assert QuantConfig(exclude=names).exclude == ("a", "b")
 
 
 @pytest.mark.parametrize(("options", "message"), BAD, ids=lambda value: str(value)[:40])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from tests.models import Net, samples
 
@@ -85,6 +86,15 @@ def test_what_matches_nothing_is_refused(options: dict[str, Any]) -> None:
 def test_what_is_part_of_a_name_or_reads_a_weight_is_suggested(match: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"matches no node, op type or tensor of the model; {meant}")):
         plan(exclude=[match])
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    numbers: dict[str, Any] = {"range": np.array([0, 1], np.float32), "clip": np.float32(2)}
+    of_numpy = Rule("x", **numbers)
+    assert of_numpy == Rule("x", range=(0.0, 1.0), clip=2.0)
+    numbers = {"scale": np.float32(0.5), "zero_point": np.uint8(3)}
+    assert Rule("x", **numbers) == Rule("x", scale=0.5, zero_point=3)
+    assert "clip = 2.0" in QuantConfig(rules=(of_numpy,)).to_toml()
 
 
 def test_ranges_are_fixed_clipped_and_chosen_by_another_method() -> None:

@@ -51,7 +51,7 @@ def measure_drift(
     """Hold recorded traffic against a quantized model's frozen ranges; each batch is one request.
 
     Args:
-        model: path, bytes or ModelProto of a model with constant scales, of whatever quantizer.
+        model: path, bytes, ModelProto or onnx_ir.Model of a model with constant scales, of whatever quantizer.
         data: samples of the traffic, in any form that ``requant.quantize`` takes.
         tensors: as for ``DriftMonitor``; all by default.
         table: as for ``DriftMonitor.drift``.
@@ -85,7 +85,8 @@ class DriftMonitor:
     Memory is constant: about 32 KB for each tensor. Workers watch on their own and ``merge`` their monitors.
 
     Args:
-        model: path, bytes or ModelProto of a model with constant scales (QuantizeLinear), of whatever quantizer.
+        model: path, bytes, ModelProto or onnx_ir.Model of a model with constant scales (QuantizeLinear), of whatever
+            quantizer.
         tensors: names of the tensors to watch, or ``all``; the model's inputs by default. Tensors in bodies of Loop and
             Scan are those of all iterations of a request.
         every: look at one request in so many; 1 looks at all. By default at one in fifty, and where ``run`` reads inner

@@ -164,7 +164,7 @@ def compare(
     in the last bits from that of the fused model, which the outputs are of.
 
     Args:
-        float_model: path, bytes or ModelProto of the float model.
+        float_model: path, bytes, ModelProto or onnx_ir.Model of the float model.
         quantized: the quantized model, with the same inputs and outputs.
         data: samples, in any form that ``requant.quantize`` takes.
         data_options: which samples, and how they are cut and images scaled.

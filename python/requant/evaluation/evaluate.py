@@ -82,7 +82,7 @@ def evaluate(
     """Measure a model, float or quantized.
 
     Args:
-        model: path, bytes or ModelProto.
+        model: path, bytes, ModelProto or onnx_ir.Model.
         data: samples, in any form that ``requant.quantize`` takes.
         metric: ``top1``, ``top5``, ``mae``, ``mse``, ``cosine``, ``perplexity``, ``kl``, ``kl99`` (the divergence of
             the next token from the float model's, its mean and the value that 99 % stay below), ``module:function``,

@@ -59,7 +59,8 @@ def export_gguf(
     llama.cpp; the report says which and why.
 
     Args:
-        source: an ONNX model (path, bytes or ModelProto), or the path of a ``.safetensors`` file or of its index.
+        source: an ONNX model (path, bytes, ModelProto or onnx_ir.Model), or the path of a ``.safetensors`` file or of
+            its index.
         output: the file to write.
         dtype: the type of matrices, such as ``q4_k``; see ``requant.gguf.blocks.BLOCK_TYPES``.
         data: samples of an ONNX model, in any form that ``requant.quantize`` takes: the error is then weighed by the

@@ -72,7 +72,7 @@ class Graph:
 
     @classmethod
     def load(cls, source: Model) -> Graph:
-        """Read a model from a file, its bytes, or a ModelProto; errors are those of ``read_model``."""
+        """Read a model from a file, its bytes, a ModelProto or an onnx_ir.Model; errors are those of ``read_model``."""
         file = read_model(source)
         outside = sum(tensor.nbytes for tensor in file.mapped.values())
         try:

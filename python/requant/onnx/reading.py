@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     #: Location, offset, type and shape of an external tensor.
     Key = tuple[str, int, int, tuple[int, ...]]
     #: What a model may be given as.
-    Model = str | Path | bytes | onnx.ModelProto | SerializedModel
+    Model = str | Path | bytes | onnx.ModelProto | ir.Model | SerializedModel
 
 #: Newest operator set and file format that onnxruntime 1.31 loads.
 MAX_OPSET = 26
@@ -94,6 +94,8 @@ def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, Path | None, st
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy, None, None, "model", source.ByteSize()
+    if isinstance(source, ir.Model):
+        return _written(source)
     path, folder, origin = None, None, "model"
     if isinstance(source, str | Path):
         path, origin = Path(source).absolute(), str(source)
@@ -103,8 +105,13 @@ def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, Path | None, st
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     else:
-        inside = "; give its .data" if isinstance(getattr(source, "data", None), bytes) else ""
-        raise TypeError(f"expected a model as a path, bytes or ModelProto, got {type(source).__name__}{inside}")
+        holds = {"data": bytes, "model_proto": onnx.ModelProto}
+        inside = next(
+            (f"; give its .{n}" for n, kind in holds.items() if isinstance(getattr(source, n, None), kind)), ""
+        )
+        raise TypeError(
+            f"expected a model as a path, bytes, ModelProto or onnx_ir.Model, got {type(source).__name__}{inside}"
+        )
     if not data:
         raise ModelError(f"{origin} is empty, expected an ONNX model")
     proto = onnx.ModelProto()
@@ -118,6 +125,19 @@ def _parse(source: Model) -> tuple[onnx.ModelProto, Path | None, Path | None, st
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{origin} has no graph: it is not an ONNX model ({len(data):,} bytes)")
     return proto, path, folder, origin, len(data)
+
+
+def _written(model: ir.Model) -> tuple[onnx.ModelProto, None, Path | None, str, int]:
+    """``model`` as ``_parse`` gives models; its external data may lie in one folder."""
+    constants = [v.const_value for g in (model.graph, *model.graph.subgraphs()) for v in g.initializers.values()]
+    folders = {Path(each.base_dir).absolute() for each in constants if isinstance(each, ir.ExternalTensor)}
+    if len(folders) > 1:
+        raise ModelError("the model has external data in more than one folder", hint="save it, and give its path")
+    try:
+        proto = ir.to_proto(model)
+    except Exception as problem:
+        raise ModelError(f"the model cannot be written as ONNX: {first_line(problem)}") from problem
+    return proto, None, next(iter(folders), None), "model", proto.ByteSize()
 
 
 def _read_bytes(path: Path, origin: str) -> bytes:

@@ -140,7 +140,7 @@ def sensitivity(
     by what its layer reads in the float model.
 
     Args:
-        model: path, bytes or ModelProto of the float model.
+        model: path, bytes, ModelProto or onnx_ir.Model of the float model.
         data: calibration samples, in any form that ``requant.quantize`` takes.
         config: how to quantize, as a ``QuantConfig`` or its options by name; ``overrides`` change single options.
             What a trial leaves in float is float altogether, whatever ``rest`` says.

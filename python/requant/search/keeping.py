@@ -114,7 +114,7 @@ def quantize_to_keep(
     An interrupt (Ctrl-C) ends the search; the best model until then is what is returned.
 
     Args:
-        model: path, bytes or ModelProto of the float model.
+        model: path, bytes, ModelProto or onnx_ir.Model of the float model.
         data: calibration samples, in any form that ``requant.quantize`` takes; they may have labels.
         share: what is to be kept, above 0 and at most 1.
         config: how to quantize, as a ``QuantConfig`` or its options by name: the first model that is tried.

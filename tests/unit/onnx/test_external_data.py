@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.models import info, run, save
@@ -69,6 +70,22 @@ def test_external_data_is_read_and_written_into_the_model(
     np.testing.assert_array_equal(run(prepared.to_bytes(), {"x": x})[0], x @ WEIGHT)
     monkeypatch.chdir(folder)
     assert Graph.load("model.onnx").to_bytes() == graph.to_bytes()
+
+
+def test_a_model_of_onnx_ir_has_its_weights_where_it_was_read_from(folder: Path) -> None:
+    path = save(folder, external(**GOOD["a folder below"]))
+    (other := folder.parent / "other").mkdir()
+    (other / "w.bin").write_bytes(WEIGHT.tobytes())
+    model = ir.load(path)
+    assert Graph.load(model).to_bytes() == Graph.load(path).to_bytes()
+    model.graph.initializers["v"] = ir.Value(
+        name="v",
+        const_value=ir.ExternalTensor(
+            "w.bin", 0, 48, ir.DataType.FLOAT, shape=ir.Shape([4, 3]), name="v", base_dir=other
+        ),
+    )
+    with pytest.raises(ModelError, match="more than one folder"):
+        Graph.load(model)
 
 
 BAD: dict[str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.models import Net, conv_relu, info, run, samples, save, two_gemm
@@ -60,6 +61,7 @@ def test_a_path_bytes_and_a_proto_give_the_same_graph(tmp_path: Path) -> None:
     assert len({graph.digest for graph in graphs}) == 1
     assert len({graph.to_bytes() for graph in graphs}) == 1
     assert {graph.size for graph in graphs} == {len(VALID)}
+    assert Graph.load(ir.load(path)).to_bytes() == graphs[0].to_bytes()
 
 
 @pytest.mark.parametrize("change", ["opset 11", "new IR", "nothing"])
