@@ -1,5 +1,5 @@
-//! Quantize, dequantize and slice ranges on one thread: in the cache (64 Ki) and beside it (4 Mi), in each granularity, and
-//! other types, formats and formulas per tensor.
+//! Quantize, dequantize and slice ranges on one thread: in the cache (64 Ki) and beside it (4 Mi), in each granularity,
+//! and other types, formats and formulas per tensor.
 #![allow(missing_docs, reason = "criterion's macros define undocumented functions")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -1,5 +1,5 @@
-//! Products with block-quantized 4-bit weights on one thread: every kernel and arithmetic, square, transformer and skinny
-//! shapes. A throughput of 1 Gelem/s is 1 GOPS, a multiplication and an addition being two.
+//! Products with block-quantized 4-bit weights on one thread: every kernel and arithmetic, square, transformer and
+//! skinny shapes. A throughput of 1 Gelem/s is 1 GOPS, a multiplication and an addition being two.
 #![allow(missing_docs, reason = "criterion's macros define undocumented functions")]
 #![allow(clippy::cast_possible_truncation, reason = "test data")]
 

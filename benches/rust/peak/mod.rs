@@ -1,5 +1,5 @@
-//! The limit of the GEMM kernels: a loop of nothing but multiply-adds in registers, of the instructions that the kernels
-//! in use are made of.
+//! The limit of the GEMM kernels: a loop of nothing but multiply-adds in registers, of the instructions that the
+//! kernels in use are made of.
 
 use requant_core::kernels::{self, Kernels};
 
@@ -77,7 +77,8 @@ mod x86_64 {
         steps * 12 * 64
     }
 
-    /// Twelve sums, each of 8 quads of products: a sum waits five cycles for the one before, in which two units start ten.
+    /// Twelve sums, each of 8 quads of products: a sum waits five cycles for the one before, in which two units start
+    /// ten.
     #[target_feature(enable = "avx2,avxvnni")]
     pub(super) fn avxvnni(steps: u64) -> u64 {
         // SAFETY: touches only the registers that it names.

@@ -1,7 +1,7 @@
 //! A service: one layer, packed once, answers requests on many threads.
 //!
-//! Each request brings its own rows of uint8 activations; what leaves is uint8 again, with bias and ReLU inside the product.
-//! The weights are shared without a lock, and nothing is allocated for a request but its answer.
+//! Each request brings its own rows of uint8 activations; what leaves is uint8 again, with bias and ReLU inside the
+//! product. The weights are shared without a lock, and nothing is allocated for a request but its answer.
 #![allow(
     clippy::print_stdout,
     clippy::cast_possible_truncation,

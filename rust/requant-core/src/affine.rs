@@ -7,8 +7,8 @@
 //!
 //! [`params`] turns a range into a scale and zero point, [`slice_ranges`] finds ranges in an array, and [`Affine`]
 //! applies parameters to one. The division is a division, in f32: multiplying by `1 / scale` rounds twice and moves
-//! values that lie on a tie; [`Rounding`] has the formulas of frameworks that do. Infinities and 3e9 saturate, NaN gives
-//! the zero point. Every instruction set and any number of threads give the same bits.
+//! values that lie on a tie; [`Rounding`] has the formulas of frameworks that do. Infinities and 3e9 saturate, NaN
+//! gives the zero point. Every instruction set and any number of threads give the same bits.
 
 mod drive;
 mod dynamic;
@@ -38,8 +38,8 @@ use crate::{
     pack,
 };
 
-/// Results that are written past the caches from this many on, 16 MiB of f32: the first of them would have left before the last
-/// came, and lines that are written whole need not be read before.
+/// Results that are written past the caches from this many on, 16 MiB of f32: the first of them would have left before
+/// the last came, and lines that are written whole need not be read before.
 const STREAMED: usize = 1 << 22;
 
 /// Parameters laid over a shape, checked once and then applied to any number of arrays of that shape.
@@ -85,7 +85,8 @@ impl<'a> Affine<'a> {
         let tiling = Tiling::new(shape, granularity)?;
         check_length("scale", tiling.slices(), scale.len())?;
         check_length("zero_point", tiling.slices(), zero_point.len())?;
-        // All are looked at before the wrong one is looked for: blocks have many, and such a loop takes them by vectors.
+        // All are looked at before the wrong one is looked for: blocks have many, and such a loop takes them by
+        // vectors.
         let good = |s: f32| (s > 0.0) & (s < f32::INFINITY);
         if !scale.iter().fold(true, |all, s| all & good(*s))
             && let Some(index) = scale.iter().position(|s| !good(*s))
@@ -221,8 +222,8 @@ impl<'a> Affine<'a> {
         Ok(())
     }
 
-    /// [`Self::fake_quantize`], and whether the integer of each real lay within those in use before it was clamped (false for
-    /// NaN): where a straight-through estimator passes the gradient on.
+    /// [`Self::fake_quantize`], and whether the integer of each real lay within those in use before it was clamped
+    /// (false for NaN): where a straight-through estimator passes the gradient on.
     ///
     /// # Errors
     /// Lengths that differ from the shape's.

@@ -112,7 +112,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// `quantize(f(dequantize(q)))` for each `q`, from int8 or uint8 to either: ONNX DequantizeLinear, `f`, QuantizeLinear.
+    /// `quantize(f(dequantize(q)))` for each `q`, from int8 or uint8 to either: ONNX DequantizeLinear, `f`,
+    /// QuantizeLinear.
     ///
     /// # Errors
     /// Other types, scales that are not finite and positive, zero points outside their types.

@@ -1,9 +1,9 @@
 //! Quantization arithmetic, without Python and without a graph.
 //!
 //! A real `r` is mapped to an integer by `q = clamp(round_half_even(r / scale) + zero_point)` and back by
-//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). Its layers each call
-//! only those below them. Only kernels look up: they have [`gguf`]'s blocks and the grids of [`weights`], each written once,
-//! compiled for their instructions.
+//! `r = (q - zero_point) * scale` (ONNX QuantizeLinear and DequantizeLinear). Its layers each call only those below
+//! them. Only kernels look up: they have [`gguf`]'s blocks and the grids of [`weights`], each written once, compiled
+//! for their instructions.
 //!
 //! | layer | module | question it answers |
 //! |---|---|---|

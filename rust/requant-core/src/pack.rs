@@ -1,4 +1,5 @@
-//! Integers of 2 and 4 bits, several to a byte, the first in the low bits (the layout of ONNX's int2, uint2, int4, uint4).
+//! Integers of 2 and 4 bits, several to a byte, the first in the low bits (the layout of ONNX's int2, uint2, int4,
+//! uint4).
 //!
 //! ```text
 //! 4 bits   a  b  c         bytes   b<<4 | a,  0<<4 | c
@@ -27,7 +28,8 @@ pub fn per_byte(dtype: QuantType) -> Result<usize> {
     }
 }
 
-/// Packs integers held one to a byte, signed or unsigned as `dtype` is; an incomplete last byte is padded with zero bits.
+/// Packs integers held one to a byte, signed or unsigned as `dtype` is; an incomplete last byte is padded with zero
+/// bits.
 ///
 /// # Errors
 /// An integer outside `dtype`, a machine integer of the other signedness, a `dtype` wider than 4 bits.

@@ -55,8 +55,8 @@ impl Average {
 /// added before rounding.
 ///
 /// # Errors
-/// Scales that are not finite and positive, a zero point outside the type, padding that a whole window fits in, an output
-/// of another type or length.
+/// Scales that are not finite and positive, a zero point outside the type, padding that a whole window fits in, an
+/// output of another type or length.
 pub fn average_pool(images: Images<'_>, windows: [Window; 2], average: Average, out: BytesMut<'_>) -> Result<()> {
     check(images, windows, &out)?;
     average.check(images)?;
@@ -115,8 +115,8 @@ fn check(images: Images<'_>, windows: [Window; 2], out: &BytesMut<'_>) -> Result
     out.check(images.dtype(), length)
 }
 
-/// Calls `f` for each pixel of the output and [`LANES`] of its channels, with the pixels under the window: how many places
-/// the window has there, padding included, and their values row by row.
+/// Calls `f` for each pixel of the output and [`LANES`] of its channels, with the pixels under the window: how many
+/// places the window has there, padding included, and their values row by row.
 #[inline(always)]
 fn for_each<T: Copy>(
     images: Images<'_>,

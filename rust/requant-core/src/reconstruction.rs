@@ -8,10 +8,10 @@
 //! error(q) = (s q - w)^T H (s q - w)
 //! ```
 //!
-//! Every integer may be either neighbour of `w / s`, the choice of AdaRound (Nagel et al. 2020, arXiv:2004.10568). It is
-//! made by coordinate descent: from the nearest integers, one at a time moves to its other neighbour where that lowers
-//! the error, until none does. With `e = q - w / s` and `g = H e` a move by `d` changes the error by `2 d g_j + H_jj`
-//! (in steps), and `g` by a column of `H`. So no row ends worse than it began.
+//! Every integer may be either neighbour of `w / s`, the choice of AdaRound (Nagel et al. 2020, arXiv:2004.10568). It
+//! is made by coordinate descent: from the nearest integers, one at a time moves to its other neighbour where that
+//! lowers the error, until none does. With `e = q - w / s` and `g = H e` a move by `d` changes the error by
+//! `2 d g_j + H_jj` (in steps), and `g` by a column of `H`. So no row ends worse than it began.
 //!
 //! A channel with few large weights may want a smaller scale, which clips them: scales are tried first, with `H` cut
 //! to its diagonal; again the scale that came in is kept where none is better.

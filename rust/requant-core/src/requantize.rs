@@ -1,8 +1,8 @@
 //! From i32 sums back to 8-bit integers: the one place that knows how this is rounded.
 //!
-//! A sum over products of quantized values stands for the real `sum * scale_a * scale_b`, so its integer on the output's
-//! scale is `clamp(round((sum + bias) * m) + zero_point)` with `m = scale_a * scale_b / scale_y`. [`Rounding`] says how the
-//! product is taken.
+//! A sum over products of quantized values stands for the real `sum * scale_a * scale_b`, so its integer on the
+//! output's scale is `clamp(round((sum + bias) * m) + zero_point)` with `m = scale_a * scale_b / scale_y`. [`Rounding`]
+//! says how the product is taken.
 
 use crate::{Error, QuantType, Result};
 
@@ -13,9 +13,9 @@ pub enum Rounding {
     /// Sums beyond 2^24 are rounded to f32 first.
     #[default]
     HalfEvenFloat,
-    /// `m = q * 2^(shift - 31)`, computed from f64; the sum is shifted left (saturating), multiplied by the Q31 number `q`
-    /// with `SaturatingRoundingDoublingHighMul` and shifted right with `RoundingDivideByPOT`: the bits of gemmlowp and
-    /// of TFLite's reference kernels. Rounds twice, half away from zero.
+    /// `m = q * 2^(shift - 31)`, computed from f64; the sum is shifted left (saturating), multiplied by the Q31 number
+    /// `q` with `SaturatingRoundingDoublingHighMul` and shifted right with `RoundingDivideByPOT`: the bits of gemmlowp
+    /// and of TFLite's reference kernels. Rounds twice, half away from zero.
     Gemmlowp,
 }
 
@@ -194,8 +194,8 @@ impl Requantizer {
         &self.multipliers
     }
 
-    /// What `W` columns need, beginning at `first`, with multipliers of this requantizer; those columns that do not exist
-    /// may get anything.
+    /// What `W` columns need, beginning at `first`, with multipliers of this requantizer; those columns that do not
+    /// exist may get anything.
     #[inline(always)]
     pub(crate) fn columns<M: Copy + Default, const W: usize>(&self, multipliers: &[M], first: usize) -> Columns<M, W> {
         Columns {

@@ -109,7 +109,8 @@ pub enum Granularity {
         /// The channel axis.
         axis: usize,
     },
-    /// One for each `block_size` values along `axis`, the last block possibly shorter: `[64, 32]`, axis 1, 12, has 64 x 3.
+    /// One for each `block_size` values along `axis`, the last block possibly shorter: `[64, 32]`, axis 1, 12, has 64 x
+    /// 3.
     PerBlock {
         /// The axis that is cut into blocks.
         axis: usize,

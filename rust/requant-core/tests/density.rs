@@ -1,4 +1,5 @@
-//! What the calibration search looks up: every set of kernels gives the bits of the generic one, and that one what it says.
+//! What the calibration search looks up: every set of kernels gives the bits of the generic one, and that one what it
+//! says.
 
 #![allow(
     clippy::cast_possible_truncation,

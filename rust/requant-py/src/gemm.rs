@@ -114,8 +114,8 @@ impl Requantizer {
     }
 }
 
-/// `a [rows, k]`, its rows `stride` bytes apart, times packed weights, into `out [rows, n]`, whose dtype says what is made
-/// of the sums.
+/// `a [rows, k]`, its rows `stride` bytes apart, times packed weights, into `out [rows, n]`, whose dtype says what is
+/// made of the sums.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "the flat form; matmul.py has the options")]
 pub(crate) fn matmul(

@@ -210,7 +210,8 @@ pub(crate) fn observe_many<'py>(
     })
 }
 
-/// `statistics.observe(x)`; the range of the finite values of `x`, and their summed squared error when quantized over it.
+/// `statistics.observe(x)`; the range of the finite values of `x`, and their summed squared error when quantized over
+/// it.
 #[pyfunction]
 pub(crate) fn observe_request(
     py: Python<'_>,

@@ -12,8 +12,8 @@ use crate::{
 /// Elements to a piece, of which each is worth a thread: 25 us at least, where waking a thread takes 5 to 50.
 const PIECE: usize = 64 * TILE;
 
-/// Calls `work(first, part, scratch)` for parts of `io`, each a tile long, the last one shorter. `threads` is 0 for as many as
-/// are worth it.
+/// Calls `work(first, part, scratch)` for parts of `io`, each a tile long, the last one shorter. `threads` is 0 for as
+/// many as are worth it.
 pub(super) fn for_each_tile<P: Cut + Send>(io: P, threads: usize, work: impl Fn(usize, P, &mut Scratch) + Send + Sync) {
     let len = io.len();
     if len == 0 {

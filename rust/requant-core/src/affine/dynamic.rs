@@ -9,8 +9,8 @@ use crate::{
 /// Values that are rounded before their errors are added up; both stay in the first-level cache.
 const CHUNK: usize = 2048;
 
-/// The range of the finite values of `x`, and the sum of their squared errors when they are quantized to `dtype` over it,
-/// asymmetrically and with one scale: what ONNX DynamicQuantizeLinear costs. `None` where no value is finite.
+/// The range of the finite values of `x`, and the sum of their squared errors when they are quantized to `dtype` over
+/// it, asymmetrically and with one scale: what ONNX DynamicQuantizeLinear costs. `None` where no value is finite.
 ///
 /// ```
 /// use requant_core::{QuantType, Range, affine::dynamic_error};

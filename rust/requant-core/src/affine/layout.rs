@@ -7,8 +7,8 @@ use super::tiling::{Rule, Tiling};
 /// Elements that are worked on at once: 16 KiB of f32, half of a first-level cache.
 pub(super) const TILE: usize = 4096;
 
-/// Elements that a cycle of parameters is repeated to, so that one call takes that many: 5 arrays of 4 KiB, which the first-level
-/// cache holds beside the data.
+/// Elements that a cycle of parameters is repeated to, so that one call takes that many: 5 arrays of 4 KiB, which the
+/// first-level cache holds beside the data.
 const CYCLE: usize = 1024;
 
 /// Runs shorter than this cost more than giving each element a slice of its own.
@@ -64,8 +64,8 @@ impl Layout {
         }
     }
 
-    /// The same layout with longer runs or cycles where they are short, and what it does to the parameters. A cycle of 3
-    /// channels becomes one of 1023 with its parameters repeated.
+    /// The same layout with longer runs or cycles where they are short, and what it does to the parameters. A cycle of
+    /// 3 channels becomes one of 1023 with its parameters repeated.
     pub(super) fn widened(self) -> (Self, Repeat) {
         let none = Repeat { each: 1, times: 1 };
         let Self::Cycle { run, slices } = self else {

@@ -6,7 +6,8 @@ use crate::{Error, Granularity, Range, Result, error::check_length, kernels};
 /// One range for each slice of `x`, in the order of the scales; an empty slice has the range `[0, 0]`.
 ///
 /// # Errors
-/// An axis outside the shape, a block size of 0, a length other than the shape's, a NaN or infinity (its index is told).
+/// An axis outside the shape, a block size of 0, a length other than the shape's, a NaN or infinity (its index is
+/// told).
 pub fn slice_ranges(x: &[f32], shape: &[usize], granularity: Granularity) -> Result<Vec<Range>> {
     let tiling = Tiling::new(shape, granularity)?;
     check_length("input", tiling.elements(), x.len())?;
@@ -37,8 +38,8 @@ pub fn slice_ranges(x: &[f32], shape: &[usize], granularity: Granularity) -> Res
         .collect()) // -0 + 0 is 0
 }
 
-/// The largest magnitude in each row (`axis` 1) or column (`axis` 0) of a `[rows, columns]` matrix; with `pairs`, or the largest
-/// magnitude of a sum of two neighbours, `2i` and `2i + 1`, where that is larger.
+/// The largest magnitude in each row (`axis` 1) or column (`axis` 0) of a `[rows, columns]` matrix; with `pairs`, or
+/// the largest magnitude of a sum of two neighbours, `2i` and `2i + 1`, where that is larger.
 ///
 /// A kernel that adds two products in 16 bits saturates by that: of unlike signs the sum is smaller than a term.
 ///

@@ -15,7 +15,8 @@ use crate::{
 /// What rounding does to an array.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoundingError {
-    /// Its smallest and largest value; those of NaN where one is not finite, infinite ones the wrong way round of an empty array.
+    /// Its smallest and largest value; those of NaN where one is not finite, infinite ones the wrong way round of an
+    /// empty array.
     pub range: Range,
     /// The sum of the squares of its values.
     pub signal: f64,

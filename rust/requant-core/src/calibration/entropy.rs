@@ -1,7 +1,7 @@
 //! The range whose quantized distribution is closest to the original, by Kullback-Leibler divergence.
 //!
-//! TensorRT's construction (Migacz 2017, "8-bit inference with TensorRT"), on this crate's levels. For a step and a split
-//! of the levels, each level's cell is half a step to either side of it. With `n_i` the count of bin `i`:
+//! TensorRT's construction (Migacz 2017, "8-bit inference with TensorRT"), on this crate's levels. For a step and a
+//! split of the levels, each level's cell is half a step to either side of it. With `n_i` the count of bin `i`:
 //!
 //! * `P` is the original within the cells, the values clipped at an end added to the last bin inside that end (the one
 //!   that holds the point half a bin inside, as far as it lies inside);
@@ -16,21 +16,22 @@
 //! end          = (m + t) ln((m + t) / l) - m ln(m / l) - t ln(M / s)
 //! ```
 //!
-//! where `t` values are clipped at the end, `m` is the mass of its bin inside it, `l` the length of that part, and `M` and
-//! `s` are of its cell. So prefix sums make a cell cost one logarithm, and each side of zero a running sum over its cells. All steps at least
-//! one bin wide, and all zero points, are candidates, except those that put no level where there are values, clip more
-//! than a quarter of all values at one end, or clip at one end while the other lies beyond the data. Where none is left
-//! (16-bit types) the full range is the answer.
+//! where `t` values are clipped at the end, `m` is the mass of its bin inside it, `l` the length of that part, and `M`
+//! and `s` are of its cell. So prefix sums make a cell cost one logarithm, and each side of zero a running sum over its
+//! cells. All steps at least one bin wide, and all zero points, are candidates, except those that put no level where
+//! there are values, clip more than a quarter of all values at one end, or clip at one end while the other lies beyond
+//! the data. Where none is left (16-bit types) the full range is the answer.
 //!
 //! Two points differ from common practice:
 //!
 //! * Exact zeros are no part of any cell: they are represented without error, in `P` and `Q` alike. The spike that ReLU
 //!   leaves at zero therefore does not blur the cell it falls in, and does not pull the range together.
-//! * Histograms have over 2,048 bins where all values have one sign. With 128 bins for 128 levels, onnxruntime's default,
-//!   one candidate exists, and the method is minmax.
+//! * Histograms have over 2,048 bins where all values have one sign. With 128 bins for 128 levels, onnxruntime's
+//!   default, one candidate exists, and the method is minmax.
 //!
-//! Candidates are ruled out by what their clipping costs at least, and then by what their cells lose at least (see [`losses`]), for sixteen
-//! neighbouring steps together and of no more cells than it takes. Only what is left is computed; that never changes the result.
+//! Candidates are ruled out by what their clipping costs at least, and then by what their cells lose at least (see
+//! [`losses`]), for sixteen neighbouring steps together and of no more cells than it takes. Only what is left is
+//! computed; that never changes the result.
 
 mod bound;
 mod cells;
@@ -100,7 +101,8 @@ impl Search<'_> {
         }
     }
 
-    /// The splits of a step that are not ruled out by clipping; `None` where no more steps need to be looked at, from wide to narrow.
+    /// The splits of a step that are not ruled out by clipping; `None` where no more steps need to be looked at, from
+    /// wide to narrow.
     fn begin(&mut self, step: f64) -> Option<RangeInclusive<usize>> {
         // Differences below this are rounding, and no divergence is negative.
         if step < 1.0 || self.best.0 <= self.resolution {
@@ -171,8 +173,8 @@ impl Search<'_> {
     }
 }
 
-/// What is taken off a bound for its rounding: a share of what f32 sums up, and that of each value in differences of sums and
-/// in where edges lie.
+/// What is taken off a bound for its rounding: a share of what f32 sums up, and that of each value in differences of
+/// sums and in where edges lie.
 const ROUNDING: (f64, f64) = (2e-5, 5e-7);
 
 /// Levels below and above zero.
@@ -222,8 +224,8 @@ impl Sides {
         self.positive.start();
     }
 
-    /// How many levels above zero the splits of a step have, without those of which one end alone is certain to cost more than `best`,
-    /// which only falls.
+    /// How many levels above zero the splits of a step have, without those of which one end alone is certain to cost
+    /// more than `best`, which only falls.
     fn rule_out(&mut self, window: &Window, step: f64, best: f64) -> Option<RangeInclusive<usize>> {
         // A bound for wider steps holds, too; most that are ruled out are by the first, so that few others are made.
         let mut width = self.widest;
@@ -262,8 +264,8 @@ impl Sides {
             .get_or_insert_with(|| cells::centre(&self.negative, &self.positive))
     }
 
-    /// Adds up what the cells of each split of neighbouring steps lose at least, and says which steps have one that is not certain to cost
-    /// `best`. These are from narrow to wide.
+    /// Adds up what the cells of each split of neighbouring steps lose at least, and says which steps have one that is
+    /// not certain to cost `best`. These are from narrow to wide.
     fn bound_losses(
         &mut self,
         steps: &[f64; STEPS],
@@ -346,7 +348,8 @@ fn to_f32(limit: f64) -> f32 {
     limit as f32
 }
 
-/// Levels of a side: the least that it takes, and the most that it has a use for with the widest step and with the narrowest.
+/// Levels of a side: the least that it takes, and the most that it has a use for with the widest step and with the
+/// narrowest.
 struct Needs {
     least: usize,
     most: (usize, usize),

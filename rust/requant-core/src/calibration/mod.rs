@@ -113,7 +113,8 @@ pub struct Choice {
     pub range: Range,
 }
 
-/// What every method chooses, for the asymmetric and then for the symmetric scheme; work that methods share is done once.
+/// What every method chooses, for the asymmetric and then for the symmetric scheme; work that methods share is done
+/// once.
 ///
 /// # Errors
 /// As [`range`].

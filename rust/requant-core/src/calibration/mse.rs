@@ -10,8 +10,9 @@
 //! and is found by bisection. All steps and all zero points are thus searched with about `levels` evaluations for each
 //! step.
 //!
-//! The sums are convex in `D`, since `U` and `V` are convex and the largest of convex functions is. So between two steps the sum is at
-//! most what lies between theirs, which bounds the error of all steps between them. Intervals that may hold a better step are halved.
+//! The sums are convex in `D`, since `U` and `V` are convex and the largest of convex functions is. So between two
+//! steps the sum is at most what lies between theirs, which bounds the error of all steps between them. Intervals that
+//! may hold a better step are halved.
 //!
 //! (Minimum-MSE clipping: Sung et al. 2015, "Resiliency of deep neural networks under quantization"; Banner et al.
 //! 2019, "Post training 4-bit quantization", for Gaussian and Laplacian data. Here the data's own histogram is used.)

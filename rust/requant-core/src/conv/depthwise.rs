@@ -1,8 +1,8 @@
 //! The convolution of each channel with a filter of its own.
 //!
-//! A multiply-add takes two taps, so two rows of the image are laid into each other, widened, and less their zero point:
-//! what is outside of the image is 0. Rows `2q` and `2q + 1` of a strip make pair row `q`, which serves every output row
-//! that meets one of them; an output row that begins at an odd row has its weights moved down by one:
+//! A multiply-add takes two taps, so two rows of the image are laid into each other, widened, and less their zero
+//! point: what is outside of the image is 0. Rows `2q` and `2q + 1` of a strip make pair row `q`, which serves every
+//! output row that meets one of them; an output row that begins at an odd row has its weights moved down by one:
 //!
 //! ```text
 //!                    even output row            odd output row
@@ -11,9 +11,9 @@
 //! ```
 //!
 //! Within a pair row the pixels are sorted by their column modulo the stride, into planes, so that neighbouring outputs
-//! read neighbouring pixels whatever the stride. Channels are taken [`LANES`] at a time, [`BLOCKS`] times for each output row.
-//! Only the pair rows that an output row meets are kept, each in the place of one that no row meets any more, so that they
-//! stay in the first-level cache.
+//! read neighbouring pixels whatever the stride. Channels are taken [`LANES`] at a time, [`BLOCKS`] times for each
+//! output row. Only the pair rows that an output row meets are kept, each in the place of one that no row meets any
+//! more, so that they stay in the first-level cache.
 
 use std::{cell::Cell, ops::Range};
 
@@ -33,8 +33,8 @@ use crate::{
     threads,
 };
 
-/// Lanes of channels whose output rows are computed in turn: a cache line, so that it is read and written once. On Zen 3,
-/// 14x14x256 takes 1.08 of its time with one.
+/// Lanes of channels whose output rows are computed in turn: a cache line, so that it is read and written once. On Zen
+/// 3, 14x14x256 takes 1.08 of its time with one.
 const BLOCKS: usize = 4;
 
 /// The largest magnitude of a product of 8-bit integers less their zero points.

@@ -5,13 +5,14 @@
 //!                                     * (filter[m][c][i][j] - zw[m])                          ONNX ConvInteger, QLinearConv
 //! ```
 //!
-//! Padding counts as the zero point, so it adds nothing. Filters are packed once into [`PackedConv`], for one of two ways:
+//! Padding counts as the zero point, so it adds nothing. Filters are packed once into [`PackedConv`], for one of two
+//! ways:
 //!
-//! * In general a convolution is a product of matrices, [`crate::gemm`]'s: the pixels under the window are a row of A, put
-//!   together a few rows at a time in memory that stays in the first-level cache. Where the window is a single pixel and
-//!   moves by one, the image is that matrix already.
-//! * Where each channel has one filter of its own, such rows would be short and never shared, so there are kernels of their
-//!   own: `depthwise.rs`.
+//! * In general a convolution is a product of matrices, [`crate::gemm`]'s: the pixels under the window are a row of A,
+//!   put together a few rows at a time in memory that stays in the first-level cache. Where the window is a single
+//!   pixel and moves by one, the image is that matrix already.
+//! * Where each channel has one filter of its own, such rows would be short and never shared, so there are kernels of
+//!   their own: `depthwise.rs`.
 //!
 //! A call allocates nothing after the first one of a thread but, on several threads, the list of pieces.
 
@@ -39,8 +40,8 @@ use crate::{
 /// Convolves `images [N, H, W, C]` with packed filters into `output [N, H', W', M]`.
 ///
 /// The scales of [`Output::F32`] and of a requantizer are those of a product with the images on the left: `a` is one
-/// value, `b` and the bias are one or `[M]`. `threads` is 0 for as many as are worth it, up to all cores; any number gives
-/// the same bits.
+/// value, `b` and the bias are one or `[M]`. `threads` is 0 for as many as are worth it, up to all cores; any number
+/// gives the same bits.
 ///
 /// ```
 /// use requant_core::{conv::{Filters, Geometry, Images, PackedConv, conv2d}, arrays::Bytes, gemm::Output};

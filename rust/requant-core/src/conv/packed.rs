@@ -74,8 +74,8 @@ impl PackedConv {
     /// Packs filters for the kernels in use.
     ///
     /// # Errors
-    /// Lengths that do not fit the shape, sizes, strides or dilations of 0, groups that do not divide the filters, a zero
-    /// point outside the type.
+    /// Lengths that do not fit the shape, sizes, strides or dilations of 0, groups that do not divide the filters, a
+    /// zero point outside the type.
     pub fn new(filters: Filters<'_>, geometry: Geometry) -> Result<Self> {
         Self::with_kernels(gemm_kernels::current(), depthwise_kernels::current(), filters, geometry)
     }

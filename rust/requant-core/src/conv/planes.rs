@@ -48,7 +48,8 @@ impl Planes {
         }
     }
 
-    /// Which pixels of a plane lie in `0..width`: pixel `i` is column `begin + i * stride`, the first `pads[0]` being outside.
+    /// Which pixels of a plane lie in `0..width`: pixel `i` is column `begin + i * stride`, the first `pads[0]` being
+    /// outside.
     pub(super) fn inside(&self, plane: usize, width: usize) -> Inside {
         let Window { stride, pads, .. } = self.columns;
         let begin = self.begin(plane);

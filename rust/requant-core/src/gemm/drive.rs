@@ -14,8 +14,8 @@ use crate::{
     threads,
 };
 
-/// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache, so
-/// that a panel of B still fits beside them.
+/// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache,
+/// so that a panel of B still fits beside them.
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// Multiplications that are worth a thread: about 60 us of AVX2, where waking a thread takes 5 to 50.
@@ -24,8 +24,8 @@ const WORK: usize = 4 << 20;
 /// Pieces to a thread, so that one that is held up is helped.
 const PIECES: usize = 4;
 
-/// Steps along K after which sums become results of as many bytes: so many that what this takes at its beginning does not matter,
-/// and so few that results are on their way to memory while the next are summed. Bytes do not fill the way.
+/// Steps along K after which sums become results of as many bytes: so many that what this takes at its beginning does
+/// not matter, and so few that results are on their way to memory while the next are summed. Bytes do not fill the way.
 const STRIP: usize = 256;
 
 /// Where rows of A come from: a matrix as it lies, or rows that are put together when they are wanted.
@@ -36,8 +36,8 @@ pub(crate) trait Source: Sync {
     /// int8 or uint8.
     fn dtype(&self) -> QuantType;
 
-    /// A matrix that holds `rows`, and which rows of it they are. `group` counts the weights, each of which may have an A
-    /// of its own.
+    /// A matrix that holds `rows`, and which rows of it they are. `group` counts the weights, each of which may have an
+    /// A of its own.
     fn gather<'s>(
         &'s self,
         kernel: &dyn GemmKernel,

@@ -48,8 +48,8 @@ pub enum Output<'a> {
 
 /// Multiplies `a [M, K]` by packed `b [K, N]`.
 ///
-/// `a_zero_point` is `[1]` or `[M]`, within the type of `a`; B's belongs to the weights. `threads` is 0 for as many as are
-/// worth it, up to all cores; any number gives the same bits.
+/// `a_zero_point` is `[1]` or `[M]`, within the type of `a`; B's belongs to the weights. `threads` is 0 for as many as
+/// are worth it, up to all cores; any number gives the same bits.
 ///
 /// ```
 /// use requant_core::{arrays::{Bytes, Matrix}, gemm::{Output, PackedWeights, matmul}};
@@ -62,8 +62,8 @@ pub enum Output<'a> {
 ///
 /// # Errors
 /// Lengths that do not fit, zero points outside their types, scales that are not finite and positive, a requantizer for
-/// another type, or a K for which a sum with its bias might leave i32: with zero points inside their types that is never
-/// below 33,025.
+/// another type, or a K for which a sum with its bias might leave i32: with zero points inside their types that is
+/// never below 33,025.
 pub fn matmul(
     a: Matrix<'_>,
     a_zero_point: &[i32],

@@ -127,8 +127,8 @@ fn weighed<const N: usize, const BLOCKS: usize>(
     (weights, sums)
 }
 
-/// Calls `$store` with each super-block of a row, the scales and mins of its blocks, and its bytes; true where it always is.
-/// Where all values weigh the same, two super-blocks are searched at a time.
+/// Calls `$store` with each super-block of a row, the scales and mins of its blocks, and its bytes; true where it
+/// always is. Where all values weigh the same, two super-blocks are searched at a time.
 macro_rules! each_searched {
     ($vectors:expr, $n:expr, $x:expr, $out:expr, $bytes:expr, $size:literal, $store:expr) => {{
         const BLOCKS: usize = SUPER / $size;

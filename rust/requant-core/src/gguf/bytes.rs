@@ -81,8 +81,8 @@ pub(super) fn unpack_4<const HALF: usize>(bytes: &[u8], levels: &mut [u8]) {
     }
 }
 
-/// Bit `bit` of each level, that of level `i` in bit `i / 32` of byte `i mod 32`. Eight bytes are taken as one word, since
-/// vectors have no shifts of bytes.
+/// Bit `bit` of each level, that of level `i` in bit `i / 32` of byte `i mod 32`. Eight bytes are taken as one word,
+/// since vectors have no shifts of bytes.
 #[inline(always)]
 pub(super) fn pack_bit(levels: &[u8; 256], bit: u32, out: &mut [u8]) {
     const ONES: u64 = 0x0101_0101_0101_0101;

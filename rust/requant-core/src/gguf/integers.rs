@@ -1,8 +1,8 @@
 //! Scale and min of blocks whose values all weigh the same, searched in integers.
 //!
-//! A block is `x[i] ~ scale * level[i] - min`, with levels `0 ..= n`. Each try spreads some number of steps, `n` or one more
-//! or less, over the range of the block, begins them a little earlier or later, and rounds to levels `l`; for these the
-//! best scale and min are those of a line through the points `(l, x)`:
+//! A block is `x[i] ~ scale * level[i] - min`, with levels `0 ..= n`. Each try spreads some number of steps, `n` or one
+//! more or less, over the range of the block, begins them a little earlier or later, and rounds to levels `l`; for
+//! these the best scale and min are those of a line through the points `(l, x)`:
 //!
 //! ```text
 //! a        x above the lowest value, as an integer of 0 ..= 4096
@@ -11,10 +11,10 @@
 //! scale    along / spread                     start   (sum(a) - scale * sum(l)) / N
 //! ```
 //!
-//! The line takes `along^2 / spread` from the squared error, so the try for which that is the most is the best: quotients
-//! are compared by their products with the other's divisor, and only the best is divided. All sums are exact, and no try
-//! waits for another. llama.cpp's search (`make_qkx2_quants`) weighs values by their magnitude,
-//! and rounds from the best start so far.
+//! The line takes `along^2 / spread` from the squared error, so the try for which that is the most is the best:
+//! quotients are compared by their products with the other's divisor, and only the best is divided. All sums are exact,
+//! and no try waits for another. llama.cpp's search (`make_qkx2_quants`) weighs values by their magnitude, and rounds
+//! from the best start so far.
 
 use std::{
     array,
@@ -34,8 +34,8 @@ pub(crate) const SHIFTS: usize = 3;
 /// What the largest value of a block becomes.
 const TOP: f32 = 4096.0;
 
-/// Half steps that are tried beside `n`, each with the eighths of a step by which they begin later. None makes levels below 0
-/// or above `n`.
+/// Half steps that are tried beside `n`, each with the eighths of a step by which they begin later. None makes levels
+/// below 0 or above `n`.
 const TRIES: [(i16, [i16; SHIFTS]); 3] = [(-1, [-7, -6, -5]), (0, [-2, 0, 2]), (1, [1, 2, 4])];
 
 /// How values become levels.

@@ -1,6 +1,7 @@
 //! The block types of GGUF files, as llama.cpp and the `gguf` package define them.
 //!
-//! A row of a matrix is cut into blocks along its last axis, and each block is a few bytes: float16 scales, and integers.
+//! A row of a matrix is cut into blocks along its last axis, and each block is a few bytes: float16 scales, and
+//! integers.
 //!
 //! | | values | bytes | a value is |
 //! |---|---|---|---|
@@ -11,8 +12,8 @@
 //! | Q3_K, Q6_K | 256 in 16 | 110, 210 | `(d * scale) * q`, scales of 6 and 8 bits |
 //! | Q4_K, Q5_K | 256 in 32 | 144, 176 | `(d * scale) * q - dmin * min`, scales and mins of 6 bits |
 //!
-//! The types without `_K` give the bytes of the `gguf` package. Those with it search the scales as llama.cpp does, and so
-//! do the others when the importance of each column is known (the mean square of what it is multiplied with).
+//! The types without `_K` give the bytes of the `gguf` package. Those with it search the scales as llama.cpp does, and
+//! so do the others when the importance of each column is known (the mean square of what it is multiplied with).
 
 mod affine_k;
 mod bytes;

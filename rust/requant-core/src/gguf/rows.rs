@@ -129,8 +129,8 @@ fn usable(importance: &[f32], columns: usize) -> Result<Option<Vec<f32>>> {
     Ok((mean > 0.0).then(|| importance.iter().map(scaled).collect()))
 }
 
-// Loops as macros: a function that is passed to a loop is compiled by itself, without the instructions of the set that runs
-// the loop.
+// Loops as macros: a function that is passed to a loop is compiled by itself, without the instructions of the set that
+// runs the loop.
 
 /// The blocks of a row, each by itself.
 macro_rules! each_small {

@@ -5,20 +5,20 @@
 //! ways of rounding: with steps a little wider and narrower than those that spread the levels over the range. They are
 //! the searches of llama.cpp's reference quantizers (`ggml-quants.c`: `make_qkx3_quants`, `make_qx_quants`,
 //! `make_q3_quants`, `make_qp_quants`), but for one thing: [`affine`] does not add up the error that each try leaves,
-//! since the sums that solve the problem tell how much of the squares it explains. Q3_K and Q6_K without importance come
-//! out as llama.cpp's, to the byte. [`super::integers`] searches where all values weigh the same.
+//! since the sums that solve the problem tell how much of the squares it explains. Q3_K and Q6_K without importance
+//! come out as llama.cpp's, to the byte. [`super::integers`] searches where all values weigh the same.
 
 use super::lanes::{V, level};
 
 /// Smaller blocks are zero.
 pub(super) const LEAST: f32 = 1e-15;
 
-/// Share of the squared levels that their variance has to be for a scale and a min to follow from them: rounding of the sums
-/// alone can make a hundredth of it.
+/// Share of the squared levels that their variance has to be for a scale and a min to follow from them: rounding of the
+/// sums alone can make a hundredth of it.
 const LEAST_SPREAD: f32 = 1.0 / 4096.0;
 
-/// Roundings that are tried: those with `(FIRST + i * STEP + n) / range` for `i` of `0 ..= COUNT`, where the range is from
-/// the lowest value, or what the best rounding so far has in its place, to the highest. They are llama.cpp's.
+/// Roundings that are tried: those with `(FIRST + i * STEP + n) / range` for `i` of `0 ..= COUNT`, where the range is
+/// from the lowest value, or what the best rounding so far has in its place, to the highest. They are llama.cpp's.
 const FIRST: f32 = -0.9;
 const STEP: f32 = 0.05;
 const COUNT: u8 = 36;
@@ -141,8 +141,8 @@ pub(super) fn descend<const N: usize, const LANES: usize>(x: &[V<LANES>; N], n: 
             let (rest_xl, rest_ll) = (sum_xl - w * x * *l, sum_ll - w * *l * *l);
             let other = (x * rest_ll / rest_xl).level(-n, n - 1.0);
             let (other_xl, other_ll) = (rest_xl + w * x * other, rest_ll + w * other * other);
-            // No gain where the level stays, though its sums may differ in the last bit; where the others do not point this
-            // way; where all levels would be 0.
+            // No gain where the level stays, though its sums may differ in the last bit; where the others do not point
+            // this way; where all levels would be 0.
             let (square, bound) = (other_xl * other_xl * sum_ll, sum_xl * sum_xl * other_ll);
             let square = rest_xl.if_greater(zero, square, zero);
             let square = other_ll.if_greater(zero, square, zero);

@@ -1,7 +1,7 @@
 //! What the calibration search looks up in a histogram, thousands of times a step: the definitions, in plain Rust.
 //!
-//! One side of zero is a density over bins of length 1, from 0 outwards. A table holds what is needed to know a sum over
-//! all that lies beyond a point `x`; within a bin it is a polynomial in how far `x` is from the bin's outer edge.
+//! One side of zero is a density over bins of length 1, from 0 outwards. A table holds what is needed to know a sum
+//! over all that lies beyond a point `x`; within a bin it is a polynomial in how far `x` is from the bin's outer edge.
 
 use super::generic::add_halves;
 
@@ -161,10 +161,11 @@ fn exp(x: f64) -> f64 {
     1.0 + x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0))))
 }
 
-/// The share `c` of an end that clips `t` in what is clipped: `N ln(1 - T / N) >= -c t - c u`, if `u` is clipped at the other end.
+/// The share `c` of an end that clips `t` in what is clipped: `N ln(1 - T / N) >= -c t - c u`, if `u` is clipped at the
+/// other end.
 ///
-/// `N ln(1 - T / N)` is concave in `T = t + u`, so that it is at least `N / 2 ln(1 - 2t / N)` and the same of `u`; and `-ln(1 - x) <= c x` with
-/// `c = (2 - x) / (2 (1 - x))`, which rises with `x = 2t / N`.
+/// `N ln(1 - T / N)` is concave in `T = t + u`, so that it is at least `N / 2 ln(1 - 2t / N)` and the same of `u`; and
+/// `-ln(1 - x) <= c x` with `c = (2 - x) / (2 (1 - x))`, which rises with `x = 2t / N`.
 #[inline(always)]
 pub(crate) fn share(clipped: f64, total: f64) -> f64 {
     let x = 2.0 * clipped.min(total / 4.0) / total;
@@ -267,7 +268,8 @@ impl Piece {
     }
 }
 
-/// A bin, at most `last`, that contains `x`, from 0 to 2^31, and how far `x` is from the bin's outer edge: 0 beyond the last.
+/// A bin, at most `last`, that contains `x`, from 0 to 2^31, and how far `x` is from the bin's outer edge: 0 beyond the
+/// last.
 ///
 /// Adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits: a third of the time that `as usize` takes. To
 /// the nearest, so that `x - 1/2` gives the bin below an edge or the one above it, and either will do.
@@ -289,9 +291,10 @@ pub(crate) fn ln(x: f64) -> f64 {
 
 /// `ln(a / b)` of positive normal numbers, within 1e-15 of its magnitude and 1.
 ///
-/// `ln(a / b) = e ln 2 + 2 artanh(s)`, `s = (m - b) / (m + b)`, where `a = 2^e m`. The bits of a number are its binary logarithm,
-/// to 0.09 when seen as fixed-point, so that their difference, rounded, is an `e` for which `m` lies within a factor 1.51 of `b`. Then `s` is at
-/// most 0.201, and ten terms of the series, even and odd ones apart, leave less than 2^-52 of it.
+/// `ln(a / b) = e ln 2 + 2 artanh(s)`, `s = (m - b) / (m + b)`, where `a = 2^e m`. The bits of a number are its binary
+/// logarithm, to 0.09 when seen as fixed-point, so that their difference, rounded, is an `e` for which `m` lies within
+/// a factor 1.51 of `b`. Then `s` is at most 0.201, and ten terms of the series, even and odd ones apart, leave less
+/// than 2^-52 of it.
 #[inline(always)]
 pub(crate) fn log_ratio(a: f64, b: f64) -> f64 {
     let shifted = a.to_bits().wrapping_sub(b.to_bits()).wrapping_add(HALF_UP);

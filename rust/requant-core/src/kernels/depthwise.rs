@@ -1,8 +1,8 @@
 //! The inner loops of the depthwise convolution, once for each instruction set that has its own.
 //!
-//! Channels lie side by side in lanes, and two rows of the image are laid into each other, so that one multiply-add takes
-//! a tap from each. Everything around these loops is [`crate::conv`]'s; a new kernel is a file and a line in the registry,
-//! under the name of the set in [`crate::kernels`] that it belongs to.
+//! Channels lie side by side in lanes, and two rows of the image are laid into each other, so that one multiply-add
+//! takes a tap from each. Everything around these loops is [`crate::conv`]'s; a new kernel is a file and a line in the
+//! registry, under the name of the set in [`crate::kernels`] that it belongs to.
 
 use crate::{
     arrays::{Bytes, BytesMut, Integer},
@@ -13,14 +13,15 @@ use crate::{
 /// Channels that are computed side by side.
 pub const LANES: usize = 16;
 
-/// Which of neighbouring channels each lane of [`Pairs`] holds: what vector instructions leave that widen within halves.
+/// Which of neighbouring channels each lane of [`Pairs`] holds: what vector instructions leave that widen within
+/// halves.
 pub const ORDER: [usize; LANES] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
 
 /// A pair of i16 for each of neighbouring channels, in the order of [`ORDER`]: the low half from the upper of two rows.
 pub type Pairs = [i32; LANES];
 
-/// What a row of outputs is computed from: `sum[i][ORDER[l]] = sum over t of x[taps[t] + i][l] * weights[t][l]`, a product of
-/// pairs being the sum of both products, which lie within i32, as all sums do.
+/// What a row of outputs is computed from: `sum[i][ORDER[l]] = sum over t of x[taps[t] + i][l] * weights[t][l]`, a
+/// product of pairs being the sum of both products, which lie within i32, as all sums do.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     /// Pixels of pair rows.
@@ -36,15 +37,15 @@ pub trait DepthwiseKernel: Send + Sync {
     /// The name of the set that it belongs to, as `REQUANT_ISA` takes it.
     fn name(&self) -> &'static str;
 
-    /// Pixel `i` of `out` gets the channels that begin at `i * step` in both lines, less the zero point; 0 where a line is
-    /// none. Both have `out.len()` pixels; of channels beyond the end of a line anything may become.
+    /// Pixel `i` of `out` gets the channels that begin at `i * step` in both lines, less the zero point; 0 where a line
+    /// is none. Both have `out.len()` pixels; of channels beyond the end of a line anything may become.
     fn interleave(&self, lines: [Option<Bytes<'_>>; 2], step: usize, zero_point: i32, out: &mut [Pairs]);
 
     /// Writes the sums of a row.
     fn multiply(&self, row: Row<'_>, sums: &mut [[i32; LANES]]);
 
-    /// Requantizes the sums of a row instead: pixel `i` begins at `i * step` of `out`, whose last one ends it. Scaled, and
-    /// their bias added, they lie within i32.
+    /// Requantizes the sums of a row instead: pixel `i` begins at `i * step` of `out`, whose last one ends it. Scaled,
+    /// and their bias added, they lie within i32.
     fn requantize(&self, row: Row<'_>, columns: &Columns<f32, LANES>, out: BytesMut<'_>, step: usize) {
         match out {
             BytesMut::U8(out) => requantize(self, row, columns, out, step),

@@ -40,8 +40,8 @@ pub struct Divisors<'a> {
     pub ordinary: bool,
 }
 
-/// Scales whose quotients need no care: neither their inverse nor any product with a quotient in range leaves the normal
-/// numbers, and where a remainder does, the quotient is below 1/4.
+/// Scales whose quotients need no care: neither their inverse nor any product with a quotient in range leaves the
+/// normal numbers, and where a remainder does, the quotient is below 1/4.
 pub const ORDINARY: RangeInclusive<f32> = 7.888_609e-31..=1.267_650_6e30; // 2^-100 to 2^100
 
 /// [`Slices`] or [`Divisors`].
@@ -141,8 +141,8 @@ pub trait ElementwiseKernel: Send + Sync {
     /// Whether the integer of each real lies within the type before it is clamped; false for NaN.
     fn in_range(&self, x: &[f32], divisors: Divisors<'_>, rounding: Rounding, out: &mut [bool]);
 
-    /// The sums of the squares of `x`, and of its distances from `y` as f32 has them; both slices are of one length. Value `i`
-    /// is added to sum `i % 16`, and the sums then one after another.
+    /// The sums of the squares of `x`, and of its distances from `y` as f32 has them; both slices are of one length.
+    /// Value `i` is added to sum `i % 16`, and the sums then one after another.
     fn squares(&self, x: &[f32], y: &[f32]) -> (f64, f64);
 
     /// Each real as f32, exactly.
@@ -151,8 +151,8 @@ pub trait ElementwiseKernel: Send + Sync {
     /// Each f32 in another format, rounded to nearest even.
     fn narrow(&self, x: &[f32], out: RealsMut<'_>);
 
-    /// Integers of `8 / per_byte` bits, 2 or 4 to a byte, the first in the low bits, and the last byte padded with zeros.
-    /// False, and `out` is of no use, where one does not fit.
+    /// Integers of `8 / per_byte` bits, 2 or 4 to a byte, the first in the low bits, and the last byte padded with
+    /// zeros. False, and `out` is of no use, where one does not fit.
     fn pack(&self, q: Integers<'_>, per_byte: usize, out: &mut [u8]) -> bool;
 
     /// The inverse of [`Self::pack`]; signed integers are sign-extended.

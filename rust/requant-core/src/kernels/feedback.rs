@@ -53,8 +53,9 @@ pub trait FeedbackKernel: Send + Sync {
     /// `out[j][i] = fma(-left[k][i], right[k][j], out[j][i])`.
     fn subtract(&self, left: &[[f64; PANEL]], right: &[[f64; PANEL]], out: &mut [[f64; PANEL]; PANEL]);
 
-    /// Solves `X D^T = S` for `PANEL` rows of X, in place, `[columns][PANEL]`; D is lower triangular, `[columns][columns]`. For
-    /// each column j, for each i below it in turn, `x[j] = fma(-x[i], d[j][i], x[j])`, and then `x[j] / d[j][j]`.
+    /// Solves `X D^T = S` for `PANEL` rows of X, in place, `[columns][PANEL]`; D is lower triangular,
+    /// `[columns][columns]`. For each column j, for each i below it in turn, `x[j] = fma(-x[i], d[j][i], x[j])`, and
+    /// then `x[j] / d[j][j]`.
     fn solve(&self, triangle: &[f64], x: &mut [[f64; PANEL]]);
 
     /// Quantizes columns: for each j in turn, with `t = weight[j] + carried[j]`, the integer

@@ -24,8 +24,8 @@ pub struct Tile {
 
 /// The part of the integer GEMM that depends on the instruction set.
 ///
-/// With `groups = ceil(K / group)`, a panel of B is `i8 [groups][columns][group]`, zero beyond K and N; `gemm/README.md`
-/// draws it. A tile of A is `groups * rows` dwords, in an order that the kernel chooses.
+/// With `groups = ceil(K / group)`, a panel of B is `i8 [groups][columns][group]`, zero beyond K and N;
+/// `gemm/README.md` draws it. A tile of A is `groups * rows` dwords, in an order that the kernel chooses.
 pub trait GemmKernel: Send + Sync {
     /// The name of the set that it belongs to, as `REQUANT_ISA` takes it.
     fn name(&self) -> &'static str;
@@ -42,8 +42,8 @@ pub trait GemmKernel: Send + Sync {
     /// Writes `rows` of `a`, at most a tile's, as the dwords that [`Self::multiply`] reads.
     fn pack_rows(&self, a: Matrix<'_>, rows: Range<usize>, out: &mut [i32]);
 
-    /// `sums[i][j] = sum over k of a[i][k] * panel[k][j]`, exactly or modulo 2^32, for `rows` rows of A, as many as were
-    /// packed, and all columns of a panel.
+    /// `sums[i][j] = sum over k of a[i][k] * panel[k][j]`, exactly or modulo 2^32, for `rows` rows of A, as many as
+    /// were packed, and all columns of a panel.
     fn multiply(&self, rows: usize, a: &[i32], panel: &[i8], sums: &mut [i32]);
 
     /// [`Pieces::copy`]; overridden as [`Self::finish`] is.
@@ -63,8 +63,8 @@ pub trait GemmKernel: Send + Sync {
     }
 }
 
-/// What is to be copied between bytes of one type: piece `i` of `length` bytes from `i * from_step` of one to `i * to_step` of the other, whose last one ends
-/// it.
+/// What is to be copied between bytes of one type: piece `i` of `length` bytes from `i * from_step` of one to
+/// `i * to_step` of the other, whose last one ends it.
 #[derive(Debug)]
 pub struct Pieces<'a> {
     pub(crate) from: Integers<'a>,

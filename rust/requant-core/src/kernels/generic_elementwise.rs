@@ -126,8 +126,8 @@ fn dequantize(q: Integers<'_>, slices: Slices<'_>, out: &mut [f32]) {
     }
 }
 
-/// Evaluates an expression with `level`, a function from a real and its divisor to the number that is rounded and to where
-/// zero lies on that number's axis.
+/// Evaluates an expression with `level`, a function from a real and its divisor to the number that is rounded and to
+/// where zero lies on that number's axis.
 macro_rules! with_level {
     ($rounding:expr, $level:ident => $body:expr) => {
         match $rounding {
@@ -189,7 +189,8 @@ fn to_f32(q: i32) -> f32 {
     q as f32
 }
 
-/// Elements that are computed before any is written: known not to overlap the input, they need no check that they do not.
+/// Elements that are computed before any is written: known not to overlap the input, they need no check that they do
+/// not.
 const GROUP: usize = 16;
 
 /// `out[i] = f(x[i], parameters of i)`.

@@ -55,8 +55,8 @@ pub struct Fit {
     pub error: f32,
 }
 
-/// Weighted sums over a block of a half-quadratic step: of distances `l = q - zero_point` on a grid, and of `t = x - e`,
-/// what is left of values without their outliers `e`; [`LowBitKernel::split`] says which these are.
+/// Weighted sums over a block of a half-quadratic step: of distances `l = q - zero_point` on a grid, and of
+/// `t = x - e`, what is left of values without their outliers `e`; [`LowBitKernel::split`] says which these are.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Split {
     /// Sum of `l`.
@@ -86,8 +86,8 @@ pub trait LowBitKernel: Send + Sync {
     /// several to a byte, the first in the low bits. `out` has the bytes that they take; what is left of the last is 0.
     fn encode(&self, x: &[f32], grids: Grids<'_>, bits: u32, out: &mut [u8]);
 
-    /// The grids of round to nearest on ranges from `lo` to `hi`, for as many as there are, as [`RowGrids`] has them. A kernel
-    /// overrides this to have the same code compiled for its instruction set.
+    /// The grids of round to nearest on ranges from `lo` to `hi`, for as many as there are, as [`RowGrids`] has them. A
+    /// kernel overrides this to have the same code compiled for its instruction set.
     fn spread(&self, scheme: BlockScheme, lo: &[f32], hi: &[f32], to: &mut RowGrids) {
         to.spread(scheme, lo, hi);
     }

@@ -69,7 +69,8 @@ impl<'a> Chooser<'a> {
         true
     }
 
-    /// Searches with the largest magnitude brought to 1..2 by a power of two, so that squares neither overflow nor vanish.
+    /// Searches with the largest magnitude brought to 1..2 by a power of two, so that squares neither overflow nor
+    /// vanish.
     fn search(
         &mut self,
         search: fn(&Block<'_>, Grid) -> Grid,

@@ -1,5 +1,6 @@
 //! Half-quadratic quantization (Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models"):
-//! scale and zero point for the least `sum of w * |x - real|^p` with `p < 1`, which heeds outliers less than squares do.
+//! scale and zero point for the least `sum of w * |x - real|^p` with `p < 1`, which heeds outliers less than squares
+//! do.
 //!
 //! ```text
 //! e       = shrink(x - s * (q - z), beta)                what is taken for outliers, in closed form
@@ -7,10 +8,10 @@
 //! shrink  = sign(d) * max(|d| - |d|^(p - 1) / beta, 0)    with d in steps
 //! ```
 //!
-//! and again with the integers `q` of the new grid and `beta` grown by 1 %. The paper's `p` is 0.7; here it is 3/4, whose
-//! powers are square roots, so that every machine gives the same bits. Zero points are integers in what runs this, which
-//! leaves little to gain by them alone: so the scale, which the paper fixes, is solved for too, and each iterate counts
-//! with its zero point rounded. The best one is kept, the grid of round to nearest among them.
+//! and again with the integers `q` of the new grid and `beta` grown by 1 %. The paper's `p` is 0.7; here it is 3/4,
+//! whose powers are square roots, so that every machine gives the same bits. Zero points are integers in what runs
+//! this, which leaves little to gain by them alone: so the scale, which the paper fixes, is solved for too, and each
+//! iterate counts with its zero point rounded. The best one is kept, the grid of round to nearest among them.
 
 use super::{Grid, choose::Block};
 

@@ -1,5 +1,5 @@
-//! The search of k-quants (llama.cpp's `make_qkx2_quants` and `make_qx_quants`) for one plain block: of scales around that
-//! of round to nearest, each improved by weighted least squares, the one with the least weighted squared error.
+//! The search of k-quants (llama.cpp's `make_qkx2_quants` and `make_qx_quants`) for one plain block: of scales around
+//! that of round to nearest, each improved by weighted least squares, the one with the least weighted squared error.
 //!
 //! ```text
 //! asymmetric   scale = (hi - lo) / (2^bits - 1 + t)  for t from -1 to 1 by 0.1; then least squares for scale and zero
@@ -7,8 +7,8 @@
 //! symmetric    scale = -m / (2^(bits - 1) + t)       for t from -0.9 to 0.9 by 0.1; then least squares for the scale
 //! ```
 //!
-//! Errors weigh `sqrt(mean(x^2)) + |x|`, or `importance * sqrt(mean(x^2) + x^2)` where that is known: large weights matter
-//! more. k-quants share 6-bit scales between blocks of a super-block; MatMulNBits stores a float scale for each.
+//! Errors weigh `sqrt(mean(x^2)) + |x|`, or `importance * sqrt(mean(x^2) + x^2)` where that is known: large weights
+//! matter more. k-quants share 6-bit scales between blocks of a super-block; MatMulNBits stores a float scale for each.
 
 use super::{Grid, choose::Block};
 use crate::kernels::low_bit::{Fit, Weighted};

@@ -142,8 +142,8 @@ pub fn quantize_into(
     fill(low_bit::current(), rows, algorithm, importance, out, threads)
 }
 
-/// Values whose grids are chosen before they are rounded: few enough that they and the next, which are fetched meanwhile,
-/// stay in the first-level cache.
+/// Values whose grids are chosen before they are rounded: few enough that they and the next, which are fetched
+/// meanwhile, stay in the first-level cache.
 const PIECE: usize = 1024;
 
 fn fill(

@@ -4,9 +4,9 @@
 //! minimize over p   sum over i of w[i] * (x[i] - real(code(x[i])))^2      on the grid of p * lo .. p * hi
 //! ```
 //!
-//! `p` falls from 1 in steps of 1/64, and also rises a little, so that the shorter end of a symmetric grid may hold the largest
-//! value. Of equal errors the widest range wins, so that the error is never above that
-//! of round to nearest. The search is that of OCTAV's and AWQ's clipping, over a list instead of by iteration.
+//! `p` falls from 1 in steps of 1/64, and also rises a little, so that the shorter end of a symmetric grid may hold the
+//! largest value. Of equal errors the widest range wins, so that the error is never above that of round to nearest. The
+//! search is that of OCTAV's and AWQ's clipping, over a list instead of by iteration.
 
 use super::{Grid, choose::Block, rtn};
 

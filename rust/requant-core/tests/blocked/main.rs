@@ -1,4 +1,5 @@
-//! Every kernel for block-quantized weights equals the definition, to the bit, and the definition is close to the truth.
+//! Every kernel for block-quantized weights equals the definition, to the bit, and the definition is close to the
+//! truth.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,

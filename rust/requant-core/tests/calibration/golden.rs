@@ -23,7 +23,8 @@ fn golden_minmax() {
 
 #[test]
 fn golden_percentile() {
-    // 1, 2 .. 1000 and their negatives, in bins of 1/2: the 50 beyond 950, whose mass ends at 950.5, at each end; 1/4 with one sign.
+    // 1, 2 .. 1000 and their negatives, in bins of 1/2: the 50 beyond 950, whose mass ends at 950.5, at each end; 1/4
+    // with one sign.
     let x: Vec<f32> = (1..=1000).flat_map(|i| [i as f32, -i as f32]).collect();
     let of = |x: &[f32], scheme, p| calibration::range(&observed(x), "percentile", scheme, p).expect("valid");
     assert_eq!(of(&x, SYMMETRIC, 95.0), Range { lo: -950.5, hi: 950.5 });

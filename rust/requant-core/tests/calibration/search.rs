@@ -1,7 +1,7 @@
 //! Exhaustive search by the oracle: no candidate is better than the one chosen.
 //!
-//! Values that are small multiples of 2^-140 fall into few bins, as bins are at least 2^-126 wide: histograms small enough
-//! for an oracle that tries everything.
+//! Values that are small multiples of 2^-140 fall into few bins, as bins are at least 2^-126 wide: histograms small
+//! enough for an oracle that tries everything.
 
 use proptest::{collection::vec, prelude::*};
 use requant_core::{QuantParams, QuantScheme, QuantType, Range, affine, calibration};
@@ -34,7 +34,8 @@ fn few_bins() -> impl Strategy<Value = Vec<f32>> {
     prop_oneof![bins(-30, 30), bins(0, 30), bins(-30, 0), bins(-3, 30), bell]
 }
 
-/// Up to 260 bins: heavy tails, one or two spikes far from zero or at it, values of one size, zeros, all of it mirrored or not.
+/// Up to 260 bins: heavy tails, one or two spikes far from zero or at it, values of one size, zeros, all of it mirrored
+/// or not.
 fn awkward() -> impl Strategy<Value = Vec<f32>> {
     let unit = f32::from_bits(1 << 23); // a bin
     let tails = vec((1..4000u32, any::<bool>()), 1..400).prop_map(|v| {
@@ -88,7 +89,8 @@ fn candidates(naive: &Naive, extents: (f64, f64), scheme: QuantScheme) -> Vec<Ca
     };
     let lo = if naive.negative.is_empty() { 0.0 } else { -1.0 };
     let one = affine::params(Range { lo, hi: 1.0 }, scheme).expect("valid");
-    // Without negatives both schemes are the one that spreads all levels over [0, a], with steps that are not rounded to f32.
+    // Without negatives both schemes are the one that spreads all levels over [0, a], with steps that are not rounded
+    // to f32.
     let unit = if lo == 0.0 && !scheme.narrow {
         1.0 / levels as f64
     } else {
@@ -161,7 +163,8 @@ proptest! {
         let all = candidates(&naive, exact_extents, scheme);
         let least = all.iter().map(|c| error(*c)).fold(f64::INFINITY, f64::min);
         let got = chosen(range(&stats, "mse", scheme), &naive, scheme);
-        // Steps below an eighth of a bin use an integral, good to the next order of the step; ranges are rounded to subnormal f32.
+        // Steps below an eighth of a bin use an integral, good to the next order of the step; ranges are rounded to
+        // subnormal f32.
         let tolerance = if got.step <= 0.125 { got.step / 2.0 } else { 1e-3 };
         prop_assert!(error(got) <= least * (1.0 + tolerance) + 1e-5 * stats.count() as f64, "{got:?} {} {least}", error(got));
     }

@@ -12,8 +12,8 @@ fn inverse(odd: u32) -> u32 {
     (0..5).fold(odd, |y, _| y.wrapping_mul(2u32.wrapping_sub(odd.wrapping_mul(y))))
 }
 
-/// Every divisor `s` in [1, 2), with every dividend in [1, 2) whose quotient lies so close to the middle `m` of two floats
-/// that one instruction's rounding could move it across.
+/// Every divisor `s` in [1, 2), with every dividend in [1, 2) whose quotient lies so close to the middle `m` of two
+/// floats that one instruction's rounding could move it across.
 ///
 /// With `s = S * 2^-23`, `x = X * 2^-23` and an odd `M` of 25 bits, the middle is `M * 2^-25` below 1 and `M * 2^-24`
 /// above, and `x - ms` is `j = X * 2^25 - MS` (or 2^24) of the smallest units: near means a small `j`, so `M` is

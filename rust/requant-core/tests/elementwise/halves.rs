@@ -56,7 +56,8 @@ impl Format {
             }) as f32
     }
 
-    /// The nearest half, by search: of the two around `x` the nearer, and the even one of equally near ones. `x` is no NaN.
+    /// The nearest half, by search: of the two around `x` the nearer, and the even one of equally near ones. `x` is no
+    /// NaN.
     pub(crate) fn nearest(self, x: f32) -> u16 {
         let magnitude = f64::from(x.abs());
         let sign = if x.is_sign_negative() { 0x8000 } else { 0 };

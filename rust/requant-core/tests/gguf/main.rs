@@ -1,5 +1,5 @@
-//! Blocks of GGUF: every set of kernels gives the generic bytes, and super-blocks are what a search one value after another
-//! finds. The Python tests compare all types with the `gguf` package.
+//! Blocks of GGUF: every set of kernels gives the generic bytes, and super-blocks are what a search one value after
+//! another finds. The Python tests compare all types with the `gguf` package.
 
 #![allow(
     clippy::cast_possible_truncation,

@@ -1,5 +1,5 @@
-//! How little weighted squared error scales without any rounding of their own leave: many scales and mins, each followed
-//! by least squares until its levels stay, errors added up one by one in f64.
+//! How little weighted squared error scales without any rounding of their own leave: many scales and mins, each
+//! followed by least squares until its levels stay, errors added up one by one in f64.
 
 const SCALES: i32 = 80;
 const ROUNDS: usize = 8;

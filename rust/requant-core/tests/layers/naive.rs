@@ -45,8 +45,8 @@ pub(crate) fn windows(
     all
 }
 
-/// `x * y + z`, rounded once to f32: the product of a short integer with an f32 fits f64, and so does the sum unless the
-/// terms are more than 2^20 apart.
+/// `x * y + z`, rounded once to f32: the product of a short integer with an f32 fits f64, and so does the sum unless
+/// the terms are more than 2^20 apart.
 pub(crate) fn fused(x: f64, y: f32, z: f32) -> f32 {
     (x * f64::from(y) + f64::from(z)) as f32
 }

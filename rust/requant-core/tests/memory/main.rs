@@ -1,5 +1,6 @@
-//! Each kernel of each set on arrays that end where its slices do, in calls so few and small that Miri can interpret them: it
-//! sees what a right result hides, like reads past an end. `make miri` runs these files, `make asan` those beside them too.
+//! Each kernel of each set on arrays that end where its slices do, in calls so few and small that Miri can interpret
+//! them: it sees what a right result hides, like reads past an end. `make miri` runs these files, `make asan` those
+//! beside them too.
 //!
 //! Results are compared with the generic ones, so that every byte that was written is read.
 #![allow(

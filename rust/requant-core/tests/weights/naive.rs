@@ -39,8 +39,8 @@ pub(crate) fn squared_error(x: &[f32], reals: &[f32], weights: Option<&[f32]>) -
         .sum()
 }
 
-/// GPTQ as its paper has it: with the upper Cholesky factor of the inverse, and weights that are updated in place. Grids
-/// are given; the integers of one row.
+/// GPTQ as its paper has it: with the upper Cholesky factor of the inverse, and weights that are updated in place.
+/// Grids are given; the integers of one row.
 pub(crate) struct Paper<'a> {
     pub(crate) hessian: &'a [f64],
     pub(crate) damping: f64,

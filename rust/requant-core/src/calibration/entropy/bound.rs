@@ -7,15 +7,15 @@ const BLOCK: usize = 16;
 
 /// What clipping costs at least, by the bin that the end lies in, for all steps up to a width.
 ///
-/// `Q`'s density in the last cell is at most that of its fullest bin, `q`. So an end that clips `t`, with `m` in its part of a bin, costs at
-/// least
+/// `Q`'s density in the last cell is at most that of its fullest bin, `q`. So an end that clips `t`, with `m` in its
+/// part of a bin, costs at least
 ///
 /// ```text
 /// (m + t) ln(m + t) - m ln m - t ln q - c t,        c the share of the most that can be clipped there
 /// ```
 ///
-/// which is convex in `t`, least where `m + t = q e^(c - 1)`, and rises with `m`, of which there is at least half a bin. The cells cost at least
-/// nothing, by the log-sum inequality.
+/// which is convex in `t`, least where `m + t = q e^(c - 1)`, and rises with `m`, of which there is at least half a
+/// bin. The cells cost at least nothing, by the log-sum inequality.
 pub(super) struct Bound {
     least: Vec<f64>,
     /// The least of each few bins, and of not clipping.

@@ -170,8 +170,8 @@ impl Cells {
         (self.step, self.done) = (step, 0);
     }
 
-    /// Adds to `sum` what the cells of the first levels of neighbouring steps lose at least, but for rounding; `false` where all sums
-    /// exceed `limit`.
+    /// Adds to `sum` what the cells of the first levels of neighbouring steps lose at least, but for rounding; `false`
+    /// where all sums exceed `limit`.
     pub(super) fn add_common(
         &mut self,
         steps: &[f64; STEPS],

@@ -1,22 +1,24 @@
 //! What cells lose at least, without a logarithm for each.
 //!
-//! Let `F(i, j)` be what a cell of the whole bins `i..j` loses. While an edge of a cell moves through a bin, the cell's mass and bins change
-//! linearly, and `M ln(M / s)` is convex in the two. So what is lost is concave in each edge, and at least what lies between the corners:
+//! Let `F(i, j)` be what a cell of the whole bins `i..j` loses. While an edge of a cell moves through a bin, the cell's
+//! mass and bins change linearly, and `M ln(M / s)` is convex in the two. So what is lost is concave in each edge, and
+//! at least what lies between the corners:
 //!
 //! ```text
 //! lost(i + x, j + y) >= (1 - y) [(1 - x) F(i, j) + x F(i + 1, j)]  +  y [(1 - x) F(i, j + 1) + x F(i + 1, j + 1)]
 //! ```
 //!
-//! The difference is of second order: where counts scatter by chance it is about 1 / s^2 of what is lost. All cells of a step are `width` bins
-//! wide or one more, where `width` is its whole part; so the steps between two whole numbers share tables of `F`. Cells of many bins are
-//! few, as those of 4-bit types: to compute them takes less than their tables would.
+//! The difference is of second order: where counts scatter by chance it is about 1 / s^2 of what is lost. All cells of
+//! a step are `width` bins wide or one more, where `width` is its whole part; so the steps between two whole numbers
+//! share tables of `F`. Cells of many bins are few, as those of 4-bit types: to compute them takes less than their
+//! tables would.
 //!
-//! An edge of neighbouring steps moves by a few bins, so that what it needs of a table lies in a vector or two: sixteen steps are looked at
-//! together, level by level.
+//! An edge of neighbouring steps moves by a few bins, so that what it needs of a table lies in a vector or two: sixteen
+//! steps are looked at together, level by level.
 //!
-//! Steps are rounded to [`GRID`], on which all edges are exact, and the parts `x` and `y` to f32. That moves an edge by 3.1e-8 bins at most, and what is
-//! lost by less than 14 times that part of all values: a corner loses at most `ln(35)` for each of its values, which are those of two cells at
-//! most, and an edge is one of two.
+//! Steps are rounded to [`GRID`], on which all edges are exact, and the parts `x` and `y` to f32. That moves an edge by
+//! 3.1e-8 bins at most, and what is lost by less than 14 times that part of all values: a corner loses at most `ln(35)`
+//! for each of its values, which are those of two cells at most, and an edge is one of two.
 
 use crate::kernels::{Kernels, STEPS, Tail, WINDOW};
 
@@ -61,7 +63,8 @@ impl Losses {
         &self.sums[0]
     }
 
-    /// See [`Kernels::add_up`]: what each cell loses at least, but for rounding, and 0 where there is no table. Steps are at least one bin.
+    /// See [`Kernels::add_up`]: what each cell loses at least, but for rounding, and 0 where there is no table. Steps
+    /// are at least one bin.
     pub(super) fn add_up(
         &mut self,
         steps: &[f64; STEPS],

@@ -10,8 +10,8 @@ use crate::kernels::{
     gemm::Tile,
 };
 
-/// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache, so
-/// that a panel of B still fits beside them.
+/// Packed rows of A that are multiplied by all of B before the next are packed: half of a 512 KiB second-level cache,
+/// so that a panel of B still fits beside them.
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// Tiles of A to a block at most; where it is as high, a block is not as long as K may be.

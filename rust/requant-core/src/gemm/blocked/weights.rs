@@ -18,8 +18,8 @@ const ALIGNMENT: usize = 64;
 
 const BLOCK_SIZES: [usize; 5] = [16, 32, 64, 128, 256];
 
-/// A matrix `[K, N]` of 4-bit integers, with a scale for each block along K of each column, packed for products from the
-/// left.
+/// A matrix `[K, N]` of 4-bit integers, with a scale for each block along K of each column, packed for products from
+/// the left.
 ///
 /// The reals are `(q - zero_point) * scale`; scales and zero points are `[ceil(K / block_size), N]`, and the last block
 /// has what remains of K. It belongs to one kernel of this machine; to store it, store [`Self::unpack`],
@@ -107,8 +107,8 @@ impl PackedBlocks {
 
     /// Packs weights in the layout of onnxruntime's operator MatMulNBits with 4 bits for the kernel in use.
     ///
-    /// With `blocks = ceil(K / block_size)`, `b` is `[N, blocks, block_size / 2]`, the first integer in the low half of a
-    /// byte, `scales` `[N, blocks]`, and `zero_points` `[N, ceil(blocks / 2)]`, packed alike; all 8 without.
+    /// With `blocks = ceil(K / block_size)`, `b` is `[N, blocks, block_size / 2]`, the first integer in the low half of
+    /// a byte, `scales` `[N, blocks]`, and `zero_points` `[N, ceil(blocks / 2)]`, packed alike; all 8 without.
     ///
     /// # Errors
     /// As [`Self::new`].

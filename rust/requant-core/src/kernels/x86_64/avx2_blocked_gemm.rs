@@ -92,8 +92,9 @@ type Groups<const R: usize> = [[i32; R]; 2];
 /// Of 8 columns in each vector.
 type Sums<const R: usize> = [[__m256i; 2]; R];
 
-/// Products over one octet, added to `sums` or, the first ones, replacing them. In assembly, since the compiler reorders
-/// the additions so that sums leave the registers: they take 12, and all that is left is used here. Miri takes [`few`] instead.
+/// Products over one octet, added to `sums` or, the first ones, replacing them. In assembly, since the compiler
+/// reorders the additions so that sums leave the registers: they take 12, and all that is left is used here. Miri takes
+/// [`few`] instead.
 macro_rules! octet {
     ($which:ident 4, $($operand:ident),*) => {
         octet!($which, $($operand),*, 4: 0 "ymm0" "ymm1", 1 "ymm2" "ymm3", 2 "ymm4" "ymm5", 3 "ymm6" "ymm7")
@@ -157,8 +158,8 @@ macro_rules! octet {
 struct Nibbles([u8; 32]);
 static NIBBLES: Nibbles = Nibbles([15; 32]);
 
-/// Sums in i16 of products over octets, at most 4: the neighbours of each column are still apart. A macro, since it must
-/// not become a call, which would pass the sums through memory.
+/// Sums in i16 of products over octets, at most 4: the neighbours of each column are still apart. A macro, since it
+/// must not become a call, which would pass the sums through memory.
 macro_rules! products {
     ($R:ident, $count:literal, $octets:expr, $groups:expr) => {{
         const { assert!($count >= 1 && $count * OCTET * 15 * 128 / 2 <= i16::MAX as usize) };
@@ -203,7 +204,8 @@ macro_rules! add_block {
             let zero_points = [widen(&zero_points[0]), widen(&zero_points[1])];
             for i in 0..$R {
                 let correction = _mm256_set1_epi32(corrections[i]);
-                // The upper halves of the zero points' lanes are 0, and both factors fit i16: a product of i32, cheaply.
+                // The upper halves of the zero points' lanes are 0, and both factors fit i16: a product of i32,
+                // cheaply.
                 add(i, 0, _mm256_madd_epi16(zero_points[0], correction));
                 add(i, 1, _mm256_madd_epi16(zero_points[1], correction));
             }

@@ -58,8 +58,8 @@ fn reals(x: &[u8; 8], signed: bool) -> __m256 {
     })
 }
 
-/// 32 look-ups at a time: each of the 16 rows of the table answers for the low four bits, and the high four choose among the
-/// answers, one bit after another.
+/// 32 look-ups at a time: each of the 16 rows of the table answers for the low four bits, and the high four choose
+/// among the answers, one bit after another.
 #[target_feature(enable = "avx2")]
 pub(super) fn look_up(table: &[u8; 256], x: &[u8], out: &mut [u8]) {
     let (blocks, rest) = x.as_chunks::<32>();

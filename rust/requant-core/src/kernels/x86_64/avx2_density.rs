@@ -1,7 +1,8 @@
 //! The look-ups of the calibration search, four or eight points at a time.
 //!
-//! A point's entries are whole vectors, so that its bins cost a load each; four results are then transposed. Or the entries of all points are
-//! picked from a vector or two. Gathers take longer on Zen 3. The arithmetic is that of the definition, operation for operation: no FMA.
+//! A point's entries are whole vectors, so that its bins cost a load each; four results are then transposed. Or the
+//! entries of all points are picked from a vector or two. Gathers take longer on Zen 3. The arithmetic is that of the
+//! definition, operation for operation: no FMA.
 
 #[allow(
     clippy::wildcard_imports,
@@ -67,8 +68,8 @@ fn beyond(tails: &[Tail], a: usize, b: usize, rests: __m256d) -> __m256d {
     _mm256_add_pd(next, _mm256_mul_pd(rests, _mm256_sub_pd(bins, next)))
 }
 
-/// Mass and bins of the four cells that end at these edges, in the order 0, 2, 1, 3. The edge before the first is the second of
-/// `inner`, which becomes the last two.
+/// Mass and bins of the four cells that end at these edges, in the order 0, 2, 1, 3. The edge before the first is the
+/// second of `inner`, which becomes the last two.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn cells(edges: &[Tail; 4], inner: &mut __m256d) -> (__m256d, __m256d) {
@@ -104,8 +105,8 @@ pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
     density::lose(sums, width, lost);
 }
 
-/// Lanes are steps. The bins that the edges of one level lie in are neighbours, so that those of eight steps are looked up in one vector or
-/// in two.
+/// Lanes are steps. The bins that the edges of one level lie in are neighbours, so that those of eight steps are looked
+/// up in one vector or in two.
 #[target_feature(enable = "avx2")]
 pub(super) fn add_up(
     runs: [&[f32]; 4],

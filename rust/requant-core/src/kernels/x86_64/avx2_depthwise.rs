@@ -1,10 +1,10 @@
 //! The depthwise convolution on AVX2, exact.
 //!
-//! `vpmaddwd` adds products of neighbours, so neighbours must be taps of one channel: [`interleave`] lays two rows of the
-//! image into each other, once for all the outputs that they meet. Unpacking works within halves of registers, and so does
-//! packing: the order of channels that the one leaves behind ([`ORDER`]) is undone by the other. The products of a tap pair with 6 neighbouring pixels
-//! share the load of its weights; 12 of the 16 registers hold sums, which begin as the bias and are requantized two pixels
-//! at a time without leaving them.
+//! `vpmaddwd` adds products of neighbours, so neighbours must be taps of one channel: [`interleave`] lays two rows of
+//! the image into each other, once for all the outputs that they meet. Unpacking works within halves of registers, and
+//! so does packing: the order of channels that the one leaves behind ([`ORDER`]) is undone by the other. The products
+//! of a tap pair with 6 neighbouring pixels share the load of its weights; 12 of the 16 registers hold sums, which
+//! begin as the bias and are requantized two pixels at a time without leaving them.
 //!
 //! Of a 3x3 filter, products take 0.55 of the time, requantization 0.3 and interleaving 0.15, each timed apart in the
 //! first-level cache of a Zen 3.

@@ -10,9 +10,9 @@
 //! C  i32 [6][2][8]       12 registers; 2 for B, 1 for A, 1 for the products: all 16
 //! ```
 //!
-//! On Zen 3 its inner loop runs at 98 % of one of nothing but `vpmaddwd` and `vpaddd`. Tried: 5x16 97 %, 4x16 86 to 94 %,
-//! 12x8 92 %, 3x24 90 %, 4x24 and 3x32 63 % (they spill); B stored as i16 98 %, for twice the memory; A as rows of i16,
-//! which need no transposition when packed, 84 %.
+//! On Zen 3 its inner loop runs at 98 % of one of nothing but `vpmaddwd` and `vpaddd`. Tried: 5x16 97 %, 4x16 86 to 94
+//! %, 12x8 92 %, 3x24 90 %, 4x24 and 3x32 63 % (they spill); B stored as i16 98 %, for twice the memory; A as rows of
+//! i16, which need no transposition when packed, 84 %.
 
 #[allow(
     clippy::wildcard_imports,
@@ -34,8 +34,8 @@ const ROWS: usize = 6;
 const COLUMNS: usize = 16;
 const GROUP: usize = 2;
 
-/// How far ahead B is fetched where few rows make a step short: a product with one row waits for memory, and takes 0.8 to
-/// 0.9 of the time it takes without.
+/// How far ahead B is fetched where few rows make a step short: a product with one row waits for memory, and takes 0.8
+/// to 0.9 of the time it takes without.
 const PREFETCH: usize = 4096;
 
 /// Proof that AVX2 was detected: only [`probe`] makes one.

@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// What is done to each value, by functions over whole vectors. `first` is the place of a call's first value among those of
-/// `params`, of which `RUN` neighbours share a slice.
+/// What is done to each value, by functions over whole vectors. `first` is the place of a call's first value among
+/// those of `params`, of which `RUN` neighbours share a slice.
 pub(super) trait Map {
     type X: Copy;
     type Y: Copy;

@@ -1,8 +1,8 @@
 //! Counting values into bins, and their range and moments, in one pass.
 //!
-//! What takes the time is the counting: an addition in memory for each value, 0.36 ns on Zen 3, of which the vector work on
-//! the next values hides a part. A table of how many there are in a vector counts eight zeros at once; so where zeros are
-//! many, as after ReLU, the bins of the other values are packed side by side, and these alone are added.
+//! What takes the time is the counting: an addition in memory for each value, 0.36 ns on Zen 3, of which the vector
+//! work on the next values hides a part. A table of how many there are in a vector counts eight zeros at once; so where
+//! zeros are many, as after ReLU, the bins of the other values are packed side by side, and these alone are added.
 
 #[allow(
     clippy::wildcard_imports,
@@ -16,9 +16,9 @@ use crate::kernels::{
     generic::{self, Lanes},
 };
 
-/// Values whose bins are computed before any is counted. The vector work of one block overlaps the stores of another: 0.5
-/// ns a value on Zen 3 from the cache; 0.76 with the two in separate passes; and 0.6 to 1.0 with the bins taken out of the
-/// registers one by one, because the compiler then spills the sums.
+/// Values whose bins are computed before any is counted. The vector work of one block overlaps the stores of another:
+/// 0.5 ns a value on Zen 3 from the cache; 0.76 with the two in separate passes; and 0.6 to 1.0 with the bins taken out
+/// of the registers one by one, because the compiler then spills the sums.
 const BLOCK: usize = 128;
 
 const VECTOR: usize = 8;

@@ -7,14 +7,15 @@
 //! q = x * y        r = x - q * s  (one rounding)        q' = q + r * y  (one rounding)
 //! ```
 //!
-//! *Proof* (after Markstein 1990, whose theorem asks for a `q` within one unit in the last place, which `x * y` is not always).
-//! Let `x, s` lie in [1, 2), `u` be the last place of `x / s`, and `f, f + u` the floats around it. Then `q' = round(z)` with
-//! `|z - x/s| <= |q - x/s| * |1 - sy|`, and `|1 - sy| <= s * 2^-25`, so `q'` can be wrong only if `x / s` is next to
-//! the middle `m` of `f` and `f + u`, closer than 2^-22 u. There `|xy - x/s| <= x * 2^-25` leaves `q` no choice but `f` and
-//! `f + u`: hence `|q - x/s|` is about `u/2`, `r` is exact, and `|z - x/s| < s u * 2^-26`. But `x - ms` is a multiple of
-//! `u * 2^-24` other than 0 (a quotient is no middle), so `|x/s - m| >= u * 2^-24 / s`, which is more as `s * s < 4`. The
-//! inequalities are tight at their ends, so `tests/elementwise/division.rs` also tries every `s` with every `x` whose quotient is
-//! that close to a middle. Scaling `x` and `s` by powers of two changes nothing within [`ORDINARY`]; outside it we divide.
+//! *Proof* (after Markstein 1990, whose theorem asks for a `q` within one unit in the last place, which `x * y` is not
+//! always). Let `x, s` lie in [1, 2), `u` be the last place of `x / s`, and `f, f + u` the floats around it. Then
+//! `q' = round(z)` with `|z - x/s| <= |q - x/s| * |1 - sy|`, and `|1 - sy| <= s * 2^-25`, so `q'` can be wrong only if
+//! `x / s` is next to the middle `m` of `f` and `f + u`, closer than 2^-22 u. There `|xy - x/s| <= x * 2^-25` leaves
+//! `q` no choice but `f` and `f + u`: hence `|q - x/s|` is about `u/2`, `r` is exact, and `|z - x/s| < s u * 2^-26`.
+//! But `x - ms` is a multiple of `u * 2^-24` other than 0 (a quotient is no middle), so `|x/s - m| >= u * 2^-24 / s`,
+//! which is more as `s * s < 4`. The inequalities are tight at their ends, so `tests/elementwise/division.rs` also
+//! tries every `s` with every `x` whose quotient is that close to a middle. Scaling `x` and `s` by powers of two
+//! changes nothing within [`ORDINARY`]; outside it we divide.
 //!
 //! [`ORDINARY`]: crate::kernels::elementwise::ORDINARY
 
@@ -34,9 +35,9 @@ use crate::{
 
 /// The parameters of 8 values.
 ///
-/// Values are clamped to `min` and `max`, the reals of the outermost integers, before anything else. These are rounded, which
-/// moves their quotients by less than 2^-5 of a step: they still become those integers, as all beyond them would. `min` has a
-/// sign and `max` has none, zeros too.
+/// Values are clamped to `min` and `max`, the reals of the outermost integers, before anything else. These are rounded,
+/// which moves their quotients by less than 2^-5 of a step: they still become those integers, as all beyond them would.
+/// `min` has a sign and `max` has none, zeros too.
 #[derive(Clone, Copy)]
 pub(super) struct Lanes {
     scale: __m256,
@@ -112,8 +113,8 @@ impl Lanes {
         _mm256_mul_ps(_mm256_cvtepi32_ps(self.steps::<FORMULA>(x)), self.scale)
     }
 
-    /// [`Self::reals`] where `x` is not NaN. Fewer instructions wait for one port: floats compare like integers where they are
-    /// positive, and backwards where they are not. Adding 0 takes the sign from -0.
+    /// [`Self::reals`] where `x` is not NaN. Fewer instructions wait for one port: floats compare like integers where
+    /// they are positive, and backwards where they are not. Adding 0 takes the sign from -0.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn reals_of_numbers<const FORMULA: u8>(&self, x: __m256) -> __m256 {
@@ -153,8 +154,8 @@ pub(super) const fn with_origin(formula: u8) -> bool {
     matches!(formula, PER_TENSOR | PER_CHANNEL)
 }
 
-/// The 8-bit integers of 32 values, by saturation: what lies below the words becomes the lowest of them, and so does NaN, which
-/// is why that word is a doubtful one. Only the largest reals have to be clamped before.
+/// The 8-bit integers of 32 values, by saturation: what lies below the words becomes the lowest of them, and so does
+/// NaN, which is why that word is a doubtful one. Only the largest reals have to be clamped before.
 ///
 /// # Safety
 /// `divisors` are those of `first + 32` values at least.

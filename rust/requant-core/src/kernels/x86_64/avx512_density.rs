@@ -1,7 +1,7 @@
 //! The look-ups of the calibration search, eight or sixteen points at a time.
 //!
-//! As with 256 bits, a point's entries are loaded whole and then transposed, or are picked from vectors: gathers take longer on Zen 5, too. The
-//! arithmetic is that of the definition, operation for operation: no FMA.
+//! As with 256 bits, a point's entries are loaded whole and then transposed, or are picked from vectors: gathers take
+//! longer on Zen 5, too. The arithmetic is that of the definition, operation for operation: no FMA.
 
 #[allow(
     clippy::wildcard_imports,
@@ -42,7 +42,8 @@ pub(super) fn lose(sums: [&[f64]; 3], width: usize, lost: &mut [f32]) {
     density::lose(sums, width, lost);
 }
 
-/// Lanes are steps. The bins that the edges of one level lie in are neighbours, so that they are looked up in one vector or in two.
+/// Lanes are steps. The bins that the edges of one level lie in are neighbours, so that they are looked up in one
+/// vector or in two.
 #[target_feature(enable = "avx512f")]
 pub(super) fn add_up(
     runs: [&[f32]; 4],

@@ -1,6 +1,6 @@
-//! Quantization on AVX-512: 64 values at a time to and from 8 bits, the same arithmetic as on AVX2 ([`super::avx2_values`] proves
-//! it). What does not fill 64 values, has parameters of its own for each,
-//! holds a NaN, or is wider than 8 bits, AVX2 does.
+//! Quantization on AVX-512: 64 values at a time to and from 8 bits, the same arithmetic as on AVX2
+//! ([`super::avx2_values`] proves it). What does not fill 64 values, has parameters of its own for each, holds a NaN,
+//! or is wider than 8 bits, AVX2 does.
 
 #[allow(
     clippy::wildcard_imports,
@@ -143,7 +143,8 @@ type P<'a, M> = <<M as Map>::Exact as avx2_maps::Map>::Params<'a>;
 #[target_feature(enable = "avx512f,avx512bw")]
 fn map<M: Map>(x: &[X<M>], params: P<'_, M>, out: &mut [Y<M>]) {
     match params.run() {
-        // Parameters of each value's own are loads that cross cache lines: on Zen 5, 16 Mi take 1.5 of their time on AVX2.
+        // Parameters of each value's own are loads that cross cache lines: on Zen 5, 16 Mi take 1.5 of their time on
+        // AVX2.
         1 => avx2_maps::map::<M::Exact>(x, params, out),
         16 => in_blocks::<M, 16>(x, params, out),
         32 => in_blocks::<M, 32>(x, params, out),
@@ -184,8 +185,8 @@ struct Quantize<Q, const FORMULA: u8>(Q);
 impl<Q: Integer, const FORMULA: u8> Map for Quantize<Q, FORMULA> {
     type Exact = avx2_maps::Quantize<Q, FORMULA>;
 
-    /// By saturation: what lies below the words becomes the lowest of them, and so does NaN, which is why that word is a
-    /// doubtful one. Only the largest reals have to be clamped before.
+    /// By saturation: what lies below the words becomes the lowest of them, and so does NaN, which is why that word is
+    /// a doubtful one. Only the largest reals have to be clamped before.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn block<const RUN: usize>(

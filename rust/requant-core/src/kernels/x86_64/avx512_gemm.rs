@@ -1,7 +1,7 @@
 //! The integer GEMM on AVX-512 without VNNI, exact.
 //!
-//! As on AVX2 ([`super::avx2_gemm`]), both operands are widened to 16 bits for `vpmaddwd`: A when it is packed, B in the loop.
-//! One step of the 12 x 32 tile takes two values of K:
+//! As on AVX2 ([`super::avx2_gemm`]), both operands are widened to 16 bits for `vpmaddwd`: A when it is packed, B in
+//! the loop. One step of the 12 x 32 tile takes two values of K:
 //!
 //! ```text
 //! A  i16 [K/2][12][2]    each pair broadcast

@@ -15,7 +15,8 @@ use crate::{
     weights::{BlockScheme, Grid, RowGrids},
 };
 
-/// Proof that AVX-512 with its byte permutations was detected: only [`probe`] makes one. It has AVX2's kernel for the rest.
+/// Proof that AVX-512 with its byte permutations was detected: only [`probe`] makes one. It has AVX2's kernel for the
+/// rest.
 struct Avx512LowBit(&'static dyn LowBitKernel);
 
 pub(in crate::kernels) fn probe() -> Option<&'static dyn LowBitKernel> {

@@ -1,7 +1,8 @@
 //! Products with block-quantized weights on AVX-512 VNNI.
 //!
-//! `vpdpbusd` adds four products of a uint8 with an int8 to one i32. Stored 4-bit weights are 0..15 and thus the unsigned
-//! operand as they lie; sums of a block begin as what its zero points take from them. One octet of the 6 x 32 tile:
+//! `vpdpbusd` adds four products of a uint8 with an int8 to one i32. Stored 4-bit weights are 0..15 and thus the
+//! unsigned operand as they lie; sums of a block begin as what its zero points take from them. One octet of the 6 x 32
+//! tile:
 //!
 //! ```text
 //! B  u8  [32][4]         two vectors; their low halves are k = 0..4 of 16 columns each, their high halves k = 4..8
@@ -102,7 +103,8 @@ fn multiply_int8<const R: usize>(a: QuantizedTile<'_>, b: Panel<'_>, sums: &mut 
             let zero_points = widen(&each.as_chunks::<COLUMNS>().0[at]);
             for i in 0..R {
                 let correction = _mm512_set1_epi32(corrections[i]);
-                // The upper halves of the zero points' lanes are 0, and both factors fit i16: a product of i32, cheaply.
+                // The upper halves of the zero points' lanes are 0, and both factors fit i16: a product of i32,
+                // cheaply.
                 dots[i][0] = _mm512_madd_epi16(zero_points[0], correction);
                 dots[i][1] = _mm512_madd_epi16(zero_points[1], correction);
             }

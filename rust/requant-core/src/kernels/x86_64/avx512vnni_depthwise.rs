@@ -1,9 +1,9 @@
 //! The depthwise convolution on AVX-512 VNNI.
 //!
 //! A register holds a pair of rows of 16 channels, and `vpdpwssd` multiplies and adds in one: as on AVX2
-//! ([`super::avx2_depthwise`]), with a quarter of the instructions. A sum waits 4 to 5 cycles for the one before it, in which two
-//! units start 10: the products of a tap pair with 14 neighbouring pixels share the load of its weights, 14 being the width of
-//! many an image, or a divisor of it.
+//! ([`super::avx2_depthwise`]), with a quarter of the instructions. A sum waits 4 to 5 cycles for the one before it, in
+//! which two units start 10: the products of a tap pair with 14 neighbouring pixels share the load of its weights, 14
+//! being the width of many an image, or a divisor of it.
 
 #[allow(
     clippy::wildcard_imports,

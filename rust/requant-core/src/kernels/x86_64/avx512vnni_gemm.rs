@@ -1,7 +1,7 @@
 //! The integer GEMM on AVX-512 VNNI.
 //!
-//! `vpdpbusd` adds four products of a uint8 with an int8 to one i32, and does not saturate. A is made unsigned when it is
-//! packed. One step of the 12 x 32 tile takes four values of K:
+//! `vpdpbusd` adds four products of a uint8 with an int8 to one i32, and does not saturate. A is made unsigned when it
+//! is packed. One step of the 12 x 32 tile takes four values of K:
 //!
 //! ```text
 //! A  u8  [K/4][12][4]    each quad broadcast

@@ -1,5 +1,5 @@
-//! GGUF's blocks on AVX-512 with VNNI: the definition, compiled for it, 16 blocks side by side. Types that gain nothing by
-//! that are left to AVX2.
+//! GGUF's blocks on AVX-512 with VNNI: the definition, compiled for it, 16 blocks side by side. Types that gain nothing
+//! by that are left to AVX2.
 
 #[allow(
     clippy::wildcard_imports,

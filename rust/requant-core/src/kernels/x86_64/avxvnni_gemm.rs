@@ -1,7 +1,7 @@
 //! The integer GEMM on AVX-VNNI.
 //!
-//! As on AVX-512 VNNI ([`super::avx512vnni_gemm`]), with half as many registers of half the width. One step of the 6 x 16
-//! tile takes four values of K:
+//! As on AVX-512 VNNI ([`super::avx512vnni_gemm`]), with half as many registers of half the width. One step of the 6 x
+//! 16 tile takes four values of K:
 //!
 //! ```text
 //! A  u8  [K/4][6][4]     each quad broadcast

@@ -120,8 +120,8 @@ pub(super) fn store<const R: usize>(sums: Sums<R>, out: &mut [i32]) {
     }
 }
 
-/// Fetches what the steps to come will read of B, and of A where a tile of it does not fit the first-level cache. Few rows
-/// make a step short, so they look farther ahead.
+/// Fetches what the steps to come will read of B, and of A where a tile of it does not fit the first-level cache. Few
+/// rows make a step short, so they look farther ahead.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn prefetch<const R: usize>(a: &[i32; R], b: &[i8]) {

@@ -31,8 +31,8 @@ pub(super) struct Factor {
 }
 
 impl Factor {
-    /// The factor of the symmetric matrix of `k` rows whose lower triangle `element(i, j)` gives; none where it is not positive
-    /// definite.
+    /// The factor of the symmetric matrix of `k` rows whose lower triangle `element(i, j)` gives; none where it is not
+    /// positive definite.
     pub(super) fn new(
         kernel: &dyn FeedbackKernel,
         k: usize,
@@ -85,8 +85,8 @@ fn subtract(kernel: &dyn FeedbackKernel, panels: &mut [Panel], above: &[Panel], 
     }
 }
 
-/// Factors the panels of a block on the diagonal, whose columns begin at `start`: the triangle, row-major. `whole` are its
-/// diagonal elements before any product was taken from them.
+/// Factors the panels of a block on the diagonal, whose columns begin at `start`: the triangle, row-major. `whole` are
+/// its diagonal elements before any product was taken from them.
 fn diagonal(kernel: &dyn FeedbackKernel, panels: &mut [Panel], start: usize, whole: &[f64]) -> Option<Vec<f64>> {
     let size = panels.len() * PANEL;
     for p in 0..panels.len() {

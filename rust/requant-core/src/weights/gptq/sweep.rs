@@ -248,8 +248,8 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Chooses the grids of a block from what the columns before it made of its weights: what they would be if it was not
-    /// rounded.
+    /// Chooses the grids of a block from what the columns before it made of its weights: what they would be if it was
+    /// not rounded.
     fn choose(&self, chooser: &mut Chooser<'_>, panel: &mut Panel, carried: &[[f32; LANES]], group: Range<usize>) {
         let mut relaxed = carried[group.clone()].to_vec();
         self.sweep.kernel.relax(&mut relaxed, self.factors(group.start));
