@@ -9,10 +9,13 @@
 )]
 
 mod foreign;
+#[path = "../common/mix.rs"]
+mod mix;
 mod naive;
 mod refused;
 
 use foreign::Foreign;
+use mix::mix;
 use naive::Case;
 use proptest::prelude::*;
 use requant_core::{
@@ -26,14 +29,6 @@ const BLOCK_SIZES: [usize; 5] = [16, 32, 64, 128, 256];
 
 fn all() -> impl Iterator<Item = &'static dyn BlockedKernel> {
     blocked_gemm::available().chain([&Foreign as &dyn BlockedKernel])
-}
-
-/// The finalizer of splitmix64.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// In -1..1.

@@ -7,12 +7,17 @@
     reason = "test data"
 )]
 
+#[path = "../common/bits.rs"]
+mod bits;
+#[path = "../common/mix.rs"]
+mod mix;
 mod naive;
 mod operands;
 mod refused;
 
+use bits::{Bits, zero_points};
 use naive::Attributes;
-use operands::{Bits, channels_last, zero_points};
+use operands::{channels_last, images_of, tensor_of};
 use proptest::prelude::*;
 use requant_core::{
     QuantType,
@@ -99,7 +104,7 @@ impl Case {
     }
 
     fn check_with(&self, x: &Bits, w: &Bits, threads: usize) {
-        let (images, filters) = (x.images(self.images), w.tensor(self.filters));
+        let (images, filters) = (images_of(x, self.images), tensor_of(w, self.filters));
         let zero_point = i64::from(self.x_zero_point);
         let sums = naive::conv(&images, zero_point, &filters, &self.w_zero_point, &self.attributes);
         let [n, m, h, width] = sums.shape;

@@ -7,13 +7,18 @@
     reason = "test data"
 )]
 
+#[path = "../common/bits.rs"]
+mod bits;
 mod foreign;
+#[path = "../common/mix.rs"]
+mod mix;
 mod naive;
 mod operands;
 mod shapes;
 
+use bits::zero_points;
 use foreign::Foreign;
-use operands::{Bits, zero_points};
+use operands::Operand;
 use proptest::prelude::*;
 use requant_core::{
     Error, QuantType,
@@ -27,7 +32,7 @@ fn all() -> impl Iterator<Item = &'static dyn GemmKernel> {
     gemm::available().chain([&Foreign as &dyn GemmKernel])
 }
 
-fn check(kernel: &'static dyn GemmKernel, a: &Bits, za: &[i32], b: &Bits, zb: &[i32], threads: usize) {
+fn check(kernel: &'static dyn GemmKernel, a: &Operand, za: &[i32], b: &Operand, zb: &[i32], threads: usize) {
     let want = naive::matmul(&a.ints, za, &b.ints, zb);
     let packed = PackedWeights::with_kernel(kernel, b.matrix(), zb).unwrap();
     let mut got = vec![-77; want.len()];
@@ -37,11 +42,11 @@ fn check(kernel: &'static dyn GemmKernel, a: &Bits, za: &[i32], b: &Bits, zb: &[
         panic!(
             "{}: {} [{}, {}] zero points {} by {} [_, {}] zero points {}, {threads} threads: at {i} got {}, want {}; {} of {} wrong",
             kernel.name(),
-            a.dtype,
+            a.bits.dtype,
             a.ints.rows,
             a.ints.columns,
             za.len(),
-            b.dtype,
+            b.bits.dtype,
             b.ints.columns,
             zb.len(),
             got[i],
@@ -61,7 +66,7 @@ fn every_kernel_is_exact_on_odd_shapes() {
             for (ta, tb) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let seed = seed as u64 * 4 + 2 * ta + tb;
                 let (ta, tb) = (TYPES[ta as usize], TYPES[tb as usize]);
-                let (a, b) = (Bits::random(ta, m, k, seed), Bits::random(tb, k, n, !seed));
+                let (a, b) = (Operand::random(ta, m, k, seed), Operand::random(tb, k, n, !seed));
                 check(kernel, &a, &[0], &b, &[0], 1);
                 check(
                     kernel,
@@ -91,15 +96,15 @@ fn every_kernel_is_exact_at_the_extremes() {
                     (255, 255),
                     (0, 128),
                 ] {
-                    let (a, b) = (Bits::new(ta, 7, 131, |_| x), Bits::new(tb, 131, 33, |_| y));
+                    let (a, b) = (Operand::new(ta, 7, 131, |_| x), Operand::new(tb, 131, 33, |_| y));
                     for za in [ta.min(), 0, ta.max()] {
                         for zb in [tb.min(), 0, tb.max()] {
                             check(kernel, &a, &[za], &b, &[zb], 1);
                         }
                     }
                     // Neighbours of opposite and of equal sign, which pairwise 16-bit sums would saturate on.
-                    let a = Bits::new(ta, 7, 131, |i| if i % 3 == 0 { x } else { y });
-                    let b = Bits::new(tb, 131, 33, |i| if i % 7 < 3 { y } else { x });
+                    let a = Operand::new(ta, 7, 131, |i| if i % 3 == 0 { x } else { y });
+                    let b = Operand::new(tb, 131, 33, |i| if i % 7 < 3 { y } else { x });
                     check(kernel, &a, &[0], &b, &[0], 1);
                 }
             }
@@ -115,10 +120,10 @@ fn every_kernel_is_exact_at_the_longest_sums() {
             (QuantType::U8, 255, QuantType::U8, 255, 33_025),
             (QuantType::I8, 128, QuantType::I8, 128, 131_071),
         ] {
-            let (a, b) = (Bits::new(ta, 2, k, |_| x), Bits::new(tb, k, 3, |_| y));
+            let (a, b) = (Operand::new(ta, 2, k, |_| x), Operand::new(tb, k, 3, |_| y));
             check(kernel, &a, &[0], &b, &[0], 1);
-            let b = Bits::new(tb, k + 1, 3, |_| y);
-            let a = Bits::new(ta, 2, k + 1, |_| x);
+            let b = Operand::new(tb, k + 1, 3, |_| y);
+            let a = Operand::new(ta, 2, k + 1, |_| x);
             let packed = PackedWeights::with_kernel(kernel, b.matrix(), &[0]).unwrap();
             let error = matmul(a.matrix(), &[0], &packed, Output::I32(&mut [0; 6]), 1).unwrap_err();
             assert_eq!(error, Error::Accumulator { k: k + 1, limit: k });
@@ -132,8 +137,8 @@ fn threads_do_not_change_the_result() {
     for kernel in all() {
         for (m, k, n) in [(1, 40, 300), (5, 33, 129), (50, 20, 40), (200, 7, 5), (64, 1, 1)] {
             let (a, b) = (
-                Bits::random(QuantType::U8, m, k, 1),
-                Bits::random(QuantType::U8, k, n, 2),
+                Operand::random(QuantType::U8, m, k, 1),
+                Operand::random(QuantType::U8, k, n, 2),
             );
             for threads in 0..=4 {
                 check(kernel, &a, &zero_points(QuantType::U8, m, 3), &b, &[100], threads);
@@ -146,8 +151,8 @@ fn threads_do_not_change_the_result() {
 fn many_blocks_of_rows_and_automatic_threads() {
     let (m, k, n) = (700, 600, 36);
     let (a, b) = (
-        Bits::random(QuantType::I8, m, k, 1),
-        Bits::random(QuantType::I8, k, n, 2),
+        Operand::random(QuantType::I8, m, k, 1),
+        Operand::random(QuantType::I8, k, n, 2),
     );
     for kernel in gemm::available() {
         check(kernel, &a, &[3], &b, &zero_points(QuantType::I8, n, 4), 0);
@@ -157,14 +162,14 @@ fn many_blocks_of_rows_and_automatic_threads() {
 #[test]
 fn strided_rows_equal_a_copy() {
     let (m, k, n, stride) = (9, 37, 20, 41);
-    let wide = Bits::random(QuantType::U8, m, stride, 5);
-    let a = Bits::new(QuantType::U8, m, k, |i| wide.bits[i / k * stride + i % k]);
-    let b = Bits::random(QuantType::I8, k, n, 6);
+    let wide = Operand::random(QuantType::U8, m, stride, 5);
+    let a = Operand::new(QuantType::U8, m, k, |i| wide.bits.bits[i / k * stride + i % k]);
+    let b = Operand::random(QuantType::I8, k, n, 6);
     for kernel in all() {
         let packed = PackedWeights::with_kernel(kernel, b.matrix(), &[0]).unwrap();
         let (mut got, mut want) = (vec![0; m * n], vec![1; m * n]);
         // The last row need not be followed by its gap.
-        let bytes = Bytes::U8(&wide.bits[..(m - 1) * stride + k]);
+        let bytes = Bytes::U8(&wide.bits.bits[..(m - 1) * stride + k]);
         let strided = Matrix::with_stride(bytes, m, k, stride).unwrap();
         matmul(strided, &[7], &packed, Output::I32(&mut got), 1).unwrap();
         matmul(a.matrix(), &[7], &packed, Output::I32(&mut want), 1).unwrap();
@@ -177,9 +182,9 @@ fn weights_unpack_to_themselves() {
     for kernel in all() {
         for (k, n) in [(0, 3), (3, 0), (1, 1), (5, 33), (64, 48)] {
             for dtype in TYPES {
-                let b = Bits::random(dtype, k, n, 1);
+                let b = Operand::random(dtype, k, n, 1);
                 let packed = PackedWeights::with_kernel(kernel, b.matrix(), &[0]).unwrap();
-                assert_eq!(packed.unpack(), b.bits, "{} {dtype} [{k}, {n}]", kernel.name());
+                assert_eq!(packed.unpack(), b.bits.bits, "{} {dtype} [{k}, {n}]", kernel.name());
                 assert_eq!((packed.k(), packed.n(), packed.dtype()), (k, n, dtype));
             }
         }
@@ -190,8 +195,8 @@ fn weights_unpack_to_themselves() {
 fn reals_are_the_scaled_sums() {
     let (m, k, n) = (7, 50, 35);
     let (a, b) = (
-        Bits::random(QuantType::U8, m, k, 1),
-        Bits::random(QuantType::I8, k, n, 2),
+        Operand::random(QuantType::U8, m, k, 1),
+        Operand::random(QuantType::I8, k, n, 2),
     );
     let sums = naive::matmul(&a.ints, &[9], &b.ints, &[0]);
     let scales: Vec<f32> = (0..m.max(n)).map(|i| 0.01 + 0.003 * i as f32).collect();
@@ -224,8 +229,8 @@ fn reals_are_the_scaled_sums() {
 fn requantized_results_are_those_of_the_requantizer() {
     let (m, k, n) = (13, 70, 43);
     let (a, b) = (
-        Bits::random(QuantType::U8, m, k, 1),
-        Bits::random(QuantType::I8, k, n, 2),
+        Operand::random(QuantType::U8, m, k, 1),
+        Operand::random(QuantType::I8, k, n, 2),
     );
     let zb = zero_points(QuantType::I8, n, 9);
     let sums = naive::matmul(&a.ints, &[120], &b.ints, &zb);
@@ -271,8 +276,8 @@ fn requantized_results_are_those_of_the_requantizer() {
 fn requantization_saturates_on_every_kernel() {
     let (m, k, n) = (3, 5, 37);
     let (a, b) = (
-        Bits::random(QuantType::I8, m, k, 1),
-        Bits::random(QuantType::I8, k, n, 2),
+        Operand::random(QuantType::I8, m, k, 1),
+        Operand::random(QuantType::I8, k, n, 2),
     );
     let sums = naive::matmul(&a.ints, &[0], &b.ints, &[0]);
     // Products around the ends of the type, of 16 bits, of 32 bits and of f32.
@@ -313,8 +318,8 @@ fn requantization_saturates_on_every_kernel() {
 #[test]
 fn misfits_are_refused() {
     let (a, b) = (
-        Bits::random(QuantType::U8, 2, 3, 1),
-        Bits::random(QuantType::I8, 3, 4, 2),
+        Operand::random(QuantType::U8, 2, 3, 1),
+        Operand::random(QuantType::I8, 3, 4, 2),
     );
     let packed = PackedWeights::new(b.matrix(), &[0]).unwrap();
     let run = |a: Matrix<'_>, za: &[i32], out: Output<'_>| matmul(a, za, &packed, out, 1).unwrap_err().to_string();
@@ -408,7 +413,7 @@ proptest! {
         threads in 1usize..5,
     ) {
         let (ta, tb) = (TYPES[ta], TYPES[tb]);
-        let (a, b) = (Bits::random(ta, m, k, seed), Bits::random(tb, k, n, !seed));
+        let (a, b) = (Operand::random(ta, m, k, seed), Operand::random(tb, k, n, !seed));
         let za = zero_points(ta, if per_row { m } else { 1 }, seed);
         let zb = zero_points(tb, if per_column { n } else { 1 }, seed);
         for kernel in all() {

@@ -7,8 +7,11 @@
 )]
 
 mod gptq;
+#[path = "../common/mix.rs"]
+mod mix;
 mod naive;
 
+use mix::mix;
 use proptest::prelude::*;
 use requant_core::{
     Error,
@@ -18,14 +21,6 @@ use requant_core::{
         quantize_with,
     },
 };
-
-/// The finalizer of splitmix64.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
 
 /// In -1..1.
 fn real(seed: u64, i: usize) -> f32 {
