@@ -36,8 +36,10 @@ logger = logging.getLogger(__name__)
 #: Batches under way at most, whatever the number of cores: each holds the activations of a batch in memory.
 WORKERS = 4
 
-#: Seconds of a thread that a short batch takes: it may hold up an interrupt.
+#: Seconds of a thread that a short batch takes, which costs less than to hand it over.
 _SHORT = 0.001
+#: The same where there is one worker: its batches may then be run by the caller, whom they keep from an interrupt.
+_SHORT_ALONE = 0.05
 
 #: Larger models are not written and read once more only to save time.
 _REOPENED = 1 << 28
@@ -143,8 +145,10 @@ def _each(
 ) -> Generator[int, None, None]:
     """``in_order``; but batches like a first one that is short take one worker less, and none where that leaves none.
 
-    To read them keeps the caller's thread as busy as a worker, and to hand them over takes a third of their time.
+    To read them keeps the caller's thread as busy as a worker, and to hand them over takes a third of their time. A
+    worker that is the only one works no faster than the caller would.
     """
+    limit = _SHORT if workers > 1 else _SHORT_ALONE
     batches = iter(batches)
     short: list[list[tuple[int, ...]]] = []
     others: list[Batch] = []
@@ -152,7 +156,7 @@ def _each(
     def timed(batch: Batch) -> int:
         start = time.thread_time()
         count = observe(batch)
-        if time.thread_time() - start < _SHORT:
+        if time.thread_time() - start < limit:
             short.append(_shapes(batch))
         return count
 

@@ -171,11 +171,15 @@ impl Histogram {
 
     /// Counts values, fewer than 2^31; `None`, and nothing counted, where one is not finite.
     ///
-    /// Counts first and looks at the range afterwards: values that widen the bins are few, and are taken back and
-    /// counted again.
+    /// Counts first and looks at the range afterwards: after the first ones, values that widen the bins are few, and are
+    /// taken back and counted again.
     pub(super) fn count(&mut self, x: &[f32], kernels: &dyn Kernels) -> Option<Summary> {
         if self.recent.as_ref().is_some_and(|recent| recent.values >= 1 << 31) {
             self.settle();
+        }
+        if (self.lo, self.hi) == (0.0, 0.0) {
+            let (lo, hi) = kernels.extrema(x)?;
+            self.grow(lo, hi);
         }
         let mut found = self.tally(x, 1, kernels);
         if !found.is_some_and(|found| self.has_room(found.min, found.max)) {
