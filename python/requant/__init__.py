@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         quantize_checkpoint as quantize_checkpoint,
     )
     from requant.config import QuantConfig as QuantConfig
+    from requant.config.rules import Rule as Rule
     from requant.data import DataOptions as DataOptions, ImageOptions as ImageOptions
     from requant.drift.monitor import DriftMonitor as DriftMonitor, measure_drift as measure_drift
     from requant.drift.verdict import Drift as Drift, TensorDrift as TensorDrift, Verdict as Verdict
@@ -97,7 +98,6 @@ if TYPE_CHECKING:
     from requant.ops import cpu_info as cpu_info
     from requant.quantized import QuantizedModel as QuantizedModel
     from requant.report import Report as Report
-    from requant.rules import Rule as Rule
     from requant.runtime import register_custom_ops as register_custom_ops
     from requant.search.ablation import Sensitivity as Sensitivity, sensitivity as sensitivity
     from requant.search.keeping import Kept as Kept, quantize_to_keep as quantize_to_keep
@@ -138,6 +138,7 @@ _HOMES = {
     "calibration.table": ("CalibrationTable",),
     "checkpoint.quantize": ("CheckpointReport", "quantize_checkpoint"),
     "config": ("QuantConfig",),
+    "config.rules": ("Rule",),
     "data": ("DataOptions", "ImageOptions"),
     "drift.monitor": ("DriftMonitor", "measure_drift"),
     "drift.verdict": ("Drift", "TensorDrift", "Verdict"),
@@ -167,7 +168,6 @@ _HOMES = {
     "ops": ("cpu_info",),
     "quantized": ("QuantizedModel",),
     "report": ("Report",),
-    "rules": ("Rule",),
     "runtime": ("register_custom_ops",),
     "search.ablation": ("Sensitivity", "sensitivity"),
     "search.keeping": ("Kept", "quantize_to_keep"),

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from requant.config import SMOOTH, QuantConfig, choices
-from requant.contradictions import STATIC_ONLY
+from requant.config.contradictions import STATIC_ONLY
+from requant.config.recipe import recipe_names
+from requant.config.rules import Rule
 from requant.errors import ConfigError, MissingFileError
-from requant.recipe import recipe_names
-from requant.rules import Rule
 from requant.types import PerTensor, QuantScheme, QuantType
 
 if TYPE_CHECKING:

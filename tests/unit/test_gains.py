@@ -13,8 +13,8 @@ import requant
 from requant.calibration.choosing import SHARES
 from requant.calibration.table import CalibrationTable
 from requant.config import QuantConfig
+from requant.config.rules import Rule
 from requant.errors import CalibrationError
-from requant.rules import Rule
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -47,7 +47,7 @@ LAYERS = (
     ),
     ("_requant", "ops"),
     ("arrays", "observers"),
-    ("targets", "rules", "values", "recipe", "contradictions", "config"),
+    ("targets", "config"),
     ("data", "metrics", "onnx", "runtime", "machine"),
     ("planning", "report"),
     ("calibration", "evaluation"),

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import get_args
 
 import requant
-from requant import cli, config, errors, metrics, ops, recipe, targets, transforms, types, weights
+from requant import cli, config, errors, metrics, ops, targets, transforms, types, weights
 from requant.cli.commands import COMMANDS
+from requant.config import recipe
+from requant.config.options import VERSION
 from requant.onnx import ops as onnx_ops, passes
 from requant.types import QuantType
 
@@ -88,7 +90,7 @@ def test_every_transform_file_is_used() -> None:
 def test_recipes_are_read_and_name_real_options() -> None:
     assert recipe.recipe_names() == sorted(path.stem for path in (PACKAGE / "recipes").iterdir())
     for name in recipe.recipe_names():
-        assert config.QuantConfig.from_recipe(name).version == config.VERSION
+        assert config.QuantConfig.from_recipe(name).version == VERSION
     assert config.QuantConfig.from_recipe("default") == config.QuantConfig()
 
 

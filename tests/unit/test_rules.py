@@ -11,10 +11,10 @@ from tests.models import Net, samples
 
 import requant
 from requant import QuantConfig
+from requant.config.rules import Rule
 from requant.errors import ConfigError
 from requant.onnx.passes import prepare
 from requant.planning.build import build_plan
-from requant.rules import Rule
 from requant.stages import load_float
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ import numpy as np
 from requant.arrays.intake import thread_count
 from requant.arrays.lowbit import ALGORITHMS, BlockScheme, quantize_blocks
 from requant.checkpoint.safetensors import Checkpoint, write_checkpoint
+from requant.config.rules import matches
 from requant.documents import document_of
 from requant.errors import ConfigError, DataError, ModelError
 from requant.evaluation.distance import decibels
 from requant.files import check_outputs
-from requant.rules import matches
 from requant.stopwatch import Stopwatch
 
 if TYPE_CHECKING:

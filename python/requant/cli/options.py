@@ -51,7 +51,7 @@ CONFIG_OPTIONS = (
 def config_of(args: argparse.Namespace) -> QuantConfig:
     """The recipe, if one is named, with the options that are given."""
     from requant.config import QuantConfig
-    from requant.rules import as_rules
+    from requant.config.rules import as_rules
 
     config = QuantConfig.from_recipe(args.recipe) if args.recipe else QuantConfig()
     given = {name: getattr(args, name, None) for name in CONFIG_OPTIONS}

@@ -6,9 +6,9 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+from requant.config.rules import Rule
 from requant.errors import ConfigError, closest
 from requant.report import by_quality
-from requant.rules import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from requant.config.rules import matches
 from requant.errors import ConfigError, ModelError
 from requant.gguf.blocks import BLOCK_TYPES, BlockType, block_type
-from requant.rules import matches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from requant.config.rules import matches
 from requant.errors import ConfigError, closest
 from requant.onnx.names import name_of
 from requant.planning.logarithms import before_logarithms
 from requant.planning.phases import before_sines
-from requant.rules import matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir  # noqa: TID251 - for annotations only
 
     from requant.config import QuantConfig
+    from requant.config.rules import Rule
     from requant.onnx.graph import Graph
-    from requant.rules import Rule
 
 
 def names_of(node: ir.Node) -> tuple[str, ...]:

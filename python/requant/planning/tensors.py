@@ -15,7 +15,7 @@ from requant.types import FixedParams, QuantType, Range
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from requant.rules import Rule
+    from requant.config.rules import Rule
     from requant.types import QuantScheme
 
 

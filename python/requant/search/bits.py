@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from requant.rules import Rule
+from requant.config.rules import Rule
 from requant.search.walk import ModelWalk, fewest
 from requant.weightonly import conclude_weights, looks_at_data, round_to_plan
 from requant.weights import AUTO

@@ -11,7 +11,7 @@ from requant.errors import ConfigError, MissingFileError, closest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SHIPPED = Path(__file__).parent / "recipes"
+_SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
 def recipe_names() -> list[str]:

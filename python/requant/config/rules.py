@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
+from requant.config.values import plain
 from requant.errors import ConfigError, closest
 from requant.types import FixedParams, QuantType
-from requant.values import plain
 
 
 @dataclass(frozen=True, slots=True)

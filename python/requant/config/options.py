@@ -1,4 +1,4 @@
-"""What a user may choose, in one frozen value: the same words in Python, on the command line and in recipes."""
+"""The options of quantization, their values and their defaults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from requant.contradictions import (
+from requant.config.contradictions import (
     BLOCK_SIZES,
     INTEGER_ONLY,
     STATIC_ONLY,
@@ -14,12 +14,12 @@ from requant.contradictions import (
     refuse_integer,
     refuse_static,
 )
+from requant.config.recipe import read_recipe, to_toml
+from requant.config.rules import Rule, as_rules
+from requant.config.values import check_choice, check_type, plain, strings
 from requant.errors import ConfigError, closest
-from requant.recipe import read_recipe, to_toml
-from requant.rules import Rule, as_rules
 from requant.targets import CPUS, TARGETS, get_target
 from requant.types import PerTensor, QuantScheme, QuantType
-from requant.values import check_choice, check_type, plain, strings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

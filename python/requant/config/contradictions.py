@@ -10,7 +10,7 @@ from requant.targets import get_target
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from requant.config import QuantConfig
+    from requant.config.options import QuantConfig
 
 #: Options of static quantization: refused beside ``dynamic``.
 STATIC_ONLY = frozenset(
