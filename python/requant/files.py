@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import BinaryIO
 
+#: Suffixes of pictures, and of all files in folders of samples.
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SAMPLES = PICTURES | {".npz", ".npy", ".pb"}
+
 
 def write_atomically(path: str | Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write ``data``, whole or in pieces, to a temporary file beside ``path``, flush it to disk, rename it.
@@ -154,9 +158,11 @@ def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[object]
         inputs: paths that must survive; what is no path is passed over.
 
     Raises:
-        OutputError: a folder is missing or not writable, or two names lead to one file.
+        OutputError: a folder is missing or not writable, or two names lead to one file, or one leads
+            to a sample in a folder of inputs.
     """
     kept = {Path(source).resolve(): str(source) for source in inputs if isinstance(source, str | Path)}
+    folders = [path for path in kept if path.is_dir()]
     for path in outputs:
         if path is None:
             continue
@@ -166,6 +172,8 @@ def check_outputs(outputs: Iterable[str | Path | None], inputs: Iterable[object]
             raise OutputError(
                 f"output {path} would overwrite {kept[target]}", hint="give every output a name of its own"
             )
+        if target.suffix.lower() in SAMPLES and target.exists() and any(map(target.is_relative_to, folders)):
+            raise OutputError(f"output {path} would overwrite a sample", hint="give it another name")
         kept[target] = str(path)
 
 

@@ -168,3 +168,13 @@ def test_staged_files_go_where_the_body_fails(problem: BaseException, tmp_path: 
         raise problem
     assert (tmp_path / "a").read_text() == "old"
     assert listing(tmp_path) == ["a"]
+
+
+def test_a_sample_in_a_folder_of_inputs_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("deep/x.JPG", "x.npy", "model.onnx"):
+        (tmp_path / name).touch()
+    for name in ("deep/x.JPG", "x.npy"):
+        with pytest.raises(OutputError, match="would overwrite a sample"):
+            check_outputs([tmp_path / name], [tmp_path])
+    check_outputs([tmp_path / "model.onnx", tmp_path / "new.npy"], [tmp_path])

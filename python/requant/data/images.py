@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from requant.data.convert import Array
     from requant.data.options import Color, DataOptions, Layout, Resize
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-
 _CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
+_OPTIONS = "ImageOptions(color=..., layout=...) (--image-color, --image-layout)"
 _EIGHT_BIT = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"})
 
 
@@ -127,7 +126,7 @@ def frame_of(inputs: Sequence[InputSpec], options: DataOptions) -> Frame:
             "the colour of the pictures does not fit the model",
             f"{channels} channels for {spec}, {layout}",
             f"{_CHANNELS[color]} ({color})",
-            "set ImageOptions(color=..., layout=...); other than 1 or 3 channels need an .npz",
+            f"set {_OPTIONS}; other than 1 or 3 channels need an .npz",
         )
     for name, values in (("mean", as_tuple(image.mean)), ("std", as_tuple(image.std))):
         if len(values) not in (1, _CHANNELS[color]):
@@ -149,20 +148,26 @@ def _layout(dims: list[int | None], spec: InputSpec) -> Layout:
         return "nchw"
     if dims[2] in (1, 3):
         return "nhwc"
-    raise ConfigError(f"the channels cannot be told from {spec}", hint="set ImageOptions(layout='nchw') or 'nhwc'")
+    raise ConfigError(
+        f"the channels cannot be told from {spec}", hint=f"set {_OPTIONS}; other than 1 or 3 channels need an .npz"
+    )
 
 
 def _size(dims: list[int | None], spec: InputSpec, image: ImageOptions) -> tuple[int, int] | None:
     height, width = dims
     if image.size is not None:
         if height not in (None, image.size[0]) or width not in (None, image.size[1]):
-            raise ConfigError(f"image size {image.size} does not fit the model's {spec}", hint="leave size out")
+            raise ConfigError(
+                f"image size {image.size} does not fit the model's {spec}", hint="leave size out (--image-size)"
+            )
         return image.size
     if height is not None and width is not None:
         return height, width
     if height is None and width is None:
         return None
-    raise ConfigError(f"one side of {spec} is dynamic", hint="set ImageOptions(size=(height, width))")
+    raise ConfigError(
+        f"one side of {spec} is dynamic", hint="set ImageOptions(size=(height, width)) (--image-size HxW)"
+    )
 
 
 def _scale(spec: InputSpec, image: ImageOptions) -> float | None:
@@ -176,6 +181,8 @@ def _scale(spec: InputSpec, image: ImageOptions) -> float | None:
 def _eight_bit(image: Image, color: str, where: str) -> Image:
     if image.mode not in _EIGHT_BIT:
         raise DataError(f"picture {where} has mode {image.mode}, not 8 bits a channel", hint="convert it to 8-bit")
+    if "transparency" in image.info:  # of a palette: pillow warns where it is dropped at once
+        image = image.convert("RGBA")
     return image.convert("L" if color == "gray" else "RGB")
 
 

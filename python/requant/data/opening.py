@@ -20,7 +20,7 @@ from requant.data.sources import Source, StableSource, StreamSource, iterable_pa
 from requant.data.spec import mismatch
 from requant.data.tables import Table, single, table_of, table_of_item
 from requant.errors import DataError
-from requant.files import missing_file
+from requant.files import PICTURES, missing_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,16 +155,14 @@ def _existing(path: Path) -> Path:
 def _data_files(folder: Path) -> list[Path]:
     """The files of a folder that hold data, in natural order; pictures may lie in folders of their own."""
     here = [p for p in folder.iterdir() if p.suffix.lower() in (".npz", ".npy")]
-    pictures = [p for p in folder.rglob("*") if p.suffix.lower() in images.SUFFIXES]
+    pictures = [p for p in folder.rglob("*") if p.suffix.lower() in PICTURES]
     files = [p for p in here + pictures if not p.name.startswith(".") and p.is_file()]
     return sorted(files, key=lambda path: _natural(path.relative_to(folder).as_posix()))
 
 
 def _kind(path: Path) -> str:
     suffix = path.suffix.lower()
-    return (
-        "images" if suffix in images.SUFFIXES else suffix.removeprefix(".") if suffix in (".npz", ".npy") else "other"
-    )
+    return "images" if suffix in PICTURES else suffix.removeprefix(".") if suffix in (".npz", ".npy") else "other"
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

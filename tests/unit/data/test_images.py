@@ -75,6 +75,15 @@ def test_gray(tmp_path: Path) -> None:
     np.testing.assert_array_equal(x, np.repeat(UNIT[..., :1], 3, axis=2))
 
 
+def test_transparent_colours_of_a_palette_are_taken_without_a_word(tmp_path: Path) -> None:
+    colours = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    image = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8), "P")
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "x.png", transparency=b"\x00\x80\xff\xff")
+    x = load(tmp_path / "x.png", spec("n", 2, 2, 3, dtype=U8))
+    np.testing.assert_array_equal(x.reshape(4, 3), colours)
+
+
 @pytest.mark.parametrize(
     ("resize", "expected"),
     [
