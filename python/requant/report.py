@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from requant.documents import document_of, json_text
 from requant.pages.page import fragment, page
 from requant.pages.results import quantization
-from requant.wording import counted, times
+from requant.wording import counted, sqnr, times
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -134,13 +134,8 @@ class Report:
             figures = f"{a.float_value:#.5g} float, {a.quantized_value:#.5g} quantized"
             rows.append((a.metric, f"{figures} ({counted(a.samples, 'sample(s)')})"))
         for out in self.outputs:
-            sqnr = "equal" if out.sqnr_db is None else f"SQNR {out.sqnr_db:.1f} dB"
-            rows.append(
-                (
-                    f"output {out.name}",
-                    f"{sqnr}, cosine {out.cosine:.5f} ({counted(self.verification_samples, 'sample(s)')})",
-                )
-            )
+            told = f"{sqnr(out.sqnr_db)}, cosine {out.cosine:.5f}"
+            rows.append((f"output {out.name}", f"{told} ({counted(self.verification_samples, 'sample(s)')})"))
         if self.latency is not None:
             t = self.latency
             change = times(t.speedup, "faster", "slower", "as fast")

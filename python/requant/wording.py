@@ -24,3 +24,8 @@ def times(ratio: float, above: str, below: str, equal: str) -> str:
     """
     larger = f"{max(ratio, 1 / ratio):.2f}"
     return equal if larger == "1.00" else f"{larger} x {above if ratio > 1 else below}"
+
+
+def sqnr(decibels: float | None) -> str:
+    """How far outputs are from others in words; None: not at all."""
+    return "equal" if decibels is None else f"SQNR {decibels:.1f} dB"

@@ -33,6 +33,12 @@ def test_a_table_of_tensors_speed_and_memory(folder: Path, capsys: pytest.Captur
     assert [p.name for p in folder.iterdir()] == ["q.onnx"]
 
 
+def test_a_model_equals_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", MODEL, MODEL, "--data", EVAL, "--no-latency", "--html", "page.html"]) == 0
+    assert "output logits  equal, cosine 1.000000" in capsys.readouterr().out
+    assert "equal, cosine 1.000000" in (folder / "page.html").read_text()
+
+
 def test_json_is_alone_and_holds_every_tensor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", MODEL, "q.onnx", "--data", EVAL, "--no-latency", "--json", "--samples", "64"]) == 0
     found = json.loads(capsys.readouterr().out)

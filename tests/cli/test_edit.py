@@ -74,6 +74,7 @@ def test_specs_are_read(text: str, expected: tuple[str, str, dict[str, Any]]) ->
     [
         (["q.onnx"], ["nothing to convert"]),
         (["q.onnx", "--input", "xx=uint8"], ["no input 'xx'", "did you mean 'x'"]),
+        (["q.onnx", "--input", "x=float"], ["dtype is 'float'", "uint8, int8, uint16, int16"]),
         (["q.onnx", "--input", "x=unt8"], ["'unt8'", "did you mean 'uint8'", "uint8, int8, uint16, int16"]),
         (["q.onnx", "--input", "x"], ["NAME=TYPE", "-o FILE"]),
         (["q.onnx", "--input", "x=uint8:"], ["after the colon"]),

@@ -128,7 +128,7 @@ def test_missing_labels_are_told(digits: Path) -> None:
         raise AssertionError("it has begun to calibrate")
 
     x = samples(two_gemm(), 8)["x"]
-    refuses(DataError, "has no labels, and top1 needs them", two_gemm(), x)
+    refuses(DataError, "has no labels, and top1 needs them\n.*choose cosine .* and give the float model", two_gemm(), x)
     refuses(DataError, r"has no labels, and mae needs them\n.*or give the float model", two_gemm(), x, metric="mae")
     mixed = [(row[np.newaxis], 1) if i < 8 else row[np.newaxis] for i, row in enumerate(np.tile(x, (2, 1)))]
     refuses(DataError, "label", two_gemm(), mixed)

@@ -11,7 +11,7 @@ from rich.text import Text
 from requant.cli.tables import WIDE, Facts, table_of
 from requant.cli.terminal import open_console
 from requant.planning.plan import Form, count_reasons
-from requant.wording import counted
+from requant.wording import counted, sqnr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -161,7 +161,7 @@ def comparison(result: Comparison) -> None:
         rows.add("memory", f"{memory} that runs one sample")
     rows.add("data", result.data)
     for out in result.outputs:
-        error = f"SQNR {_decibels(out.sqnr_db)} dB, cosine {out.cosine:.6f}, largest error {out.max_error:.4g}"
+        error = f"{sqnr(out.sqnr_db)}, cosine {out.cosine:.6f}, largest error {out.max_error:.4g}"
         rows.add(f"output {out.name}", error)
     for label, text in result.language_rows():
         rows.add(label, text)
@@ -225,7 +225,7 @@ def sensitivity(result: Sensitivity) -> None:
     """What ``requant sensitivity`` shows."""
     console = open_console()
     rows = Facts(result.model)
-    whole = f"SQNR {_decibels(result.quantized.sqnr_db)} dB with all in integers"
+    whole = f"{sqnr(result.quantized.sqnr_db)} with all in integers"
     rows.add("outputs", f"{whole} ({counted(result.samples, 'sample(s)')} of {result.data})")
     if result.metric is not None:
         both = f"{_figure(result.float_value)} float, {_figure(result.quantized.value)} quantized"

@@ -163,10 +163,11 @@ def check_labels(metric: Metric, dataset: Samples, labelled: bool, *, referred: 
     if labelled or metric.against in (Against.ANYTHING, Against.TOKENS, Against.MODEL):
         return
     if metric.against is Against.LABELS or not referred:
-        instead = "" if metric.against is Against.LABELS else ", or give the float model (--float FILE)"
+        other = ["choose cosine (--metric cosine)"] if metric.against is Against.LABELS else []
+        instead = " and ".join(other if referred else [*other, "give the float model (--float FILE)"])
         raise DataError(
             f"{dataset.description}: it has no labels, and {metric.name} needs them",
-            hint=f"name them labels, targets or y beside the inputs, or say --labels NAME{instead}",
+            hint=f"name them labels, targets or y beside the inputs, or say --labels NAME, or {instead}",
         )
 
 

@@ -196,7 +196,8 @@ def as_dtype(dtype: object) -> QuantType:
         name = str(dtype)
     known = [each.value for each in DTYPES]
     if name not in known:
-        raise ConfigError(f"dtype is {name!r}{closest(name, known)}", hint=f"choose one of {', '.join(known)}")
+        given = dtype if isinstance(dtype, str) else name
+        raise ConfigError(f"dtype is {given!r}{closest(given, known)}", hint=f"choose one of {', '.join(known)}")
     return QuantType(name)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from requant.pages import charts
 from requant.pages.page import cut, facts, flag, heading, name, section, sentence, table, words
+from requant.wording import sqnr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +72,7 @@ def comparison(result: Comparison) -> str:
     if result.float_memory and result.quantized_memory:
         both = f"{result.float_memory / 2**20:,.1f} -> {result.quantized_memory / 2**20:,.1f} MiB"
         rows.append(("peak memory of a process that runs one sample", both))
-    rows += [(f"output {o.name}", f"SQNR {_decibels(o.sqnr_db)} dB, cosine {o.cosine:.6f}") for o in result.outputs]
+    rows += [(f"output {o.name}", f"{sqnr(o.sqnr_db)}, cosine {o.cosine:.6f}") for o in result.outputs]
     rows += result.language_rows()
     tensors = [
         [
@@ -133,7 +134,7 @@ def inspection(found: Inspection) -> str:
 
 def sensitivity(result: Sensitivity) -> str:
     """What ``requant sensitivity`` found."""
-    rows = [("all in integers", f"SQNR {_decibels(result.quantized.sqnr_db)} dB"), ("data", result.data)]
+    rows = [("all in integers", sqnr(result.quantized.sqnr_db)), ("data", result.data)]
     if result.metric is not None:
         rows.append(
             (result.metric, f"{_figure(result.float_value)} float, {_figure(result.quantized.value)} quantized")
