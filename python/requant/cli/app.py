@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+_LAST_STREAM = 2  # the descriptor of standard error
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    _hold_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no error
@@ -65,6 +68,15 @@ def run() -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _hold_streams() -> None:
+    """Put a sink in the place of a standard stream that is closed, so that no file that is opened takes its place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123 - open as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 def _formatter(arguments: list[str]) -> Any:

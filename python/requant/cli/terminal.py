@@ -74,7 +74,6 @@ class _Lines:
 
     def __init__(self) -> None:
         self._text: Callable[[], str] | None = None
-        self._told = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._print, name="requant progress", daemon=True)
 
@@ -88,15 +87,15 @@ class _Lines:
 
     def of(self, what: str, unit: str) -> Progress:
         """The callback of a stage."""
-        began = 0.0
+        began, first = 0.0, 0
         self._text = self._text or (lambda: what)
 
         def show(done: int, total: int | None) -> None:
-            nonlocal began
+            nonlocal began, first
             now = time.monotonic()
-            began = began or self._told
-            self._told = now
-            left = (now - began) * (total - done) / max(done, 1) if total else None
+            if not began:
+                began, first = now, done  # what was loaded before says nothing of how long the rest takes
+            left = (now - began) * (total - done) / (done - first) if total and done > first else None
 
             def text() -> str:
                 counted = f"{what}: {done}{f' of {total}' if total else ''} {unit}"
