@@ -80,7 +80,8 @@ class Samples:
                 f"the inputs differ in their number of samples in {table.where}",
                 "as many of each",
                 ", ".join(f"{name!r}: {count}" for name, count in counts.items()),
-                "save one entry along the first axis of every array for each sample",
+                "save one entry along the first axis of every array for each sample"
+                + ("; where that axis is no batch, add one: x[numpy.newaxis]" if not self._stacked else ""),
             )
         self.count: int = next(iter(counts.values()), 1)
         self._check_labels()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -82,6 +83,8 @@ def table_of_item(item: object, inputs: Sequence[InputSpec], where: str, labels:
     Raises:
         DataError: it is none of these, or has the wrong length.
     """
+    if isinstance(item, PathLike):
+        raise DataError(f"{where} is a path", hint="give a list of paths, such as sorted(folder.glob('*.npz'))")
     if isinstance(item, Mapping):
         return table_of({str(k): to_array(x, f"{k!r} of {where}") for k, x in item.items()}, inputs, where, labels)
     if not isinstance(item, tuple | list):

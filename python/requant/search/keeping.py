@@ -191,8 +191,8 @@ def _refuse(config: QuantConfig, share: float, executor: Executor | None) -> Non
     Raises:
         ConfigError: there is such a thing.
     """
-    if not 0 < share <= 1:
-        raise ConfigError(f"keep is {share}, expected a share above 0 and at most 1")
+    if isinstance(share, str) or not 0 < share <= 1:
+        raise ConfigError(f"keep is {share!r}, expected a share above 0 and at most 1")
     refuse_dynamic(config)
     if config.weight_only is not None:
         if config.target_bits is not None:

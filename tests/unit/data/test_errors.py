@@ -181,7 +181,8 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
         lambda path: npz(path, input=ones(2, 3, 8, 6), mask=ones(3, 4, dtype=np.int64)),
         (X, MASK),
         "the inputs differ in their number of samples in calib.npz\n  expected as many of each\n"
-        "  got 'input': 2, 'mask': 3\nhelp: save one entry along the first axis of every array for each sample",
+        "  got 'input': 2, 'mask': 3\nhelp: save one entry along the first axis of every array for each sample; where that "
+        "axis is no batch, add one: x[numpy.newaxis]",
     ),
     "labels": (
         lambda path: npz(path, input=ones(2, 3, 8, 6), y=ones(3)),
@@ -201,6 +202,11 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
         "  got int64 (2, 0) in the ndarray",
     ),
     "empty list": (lambda path: [], (X,), f"no samples in list\nhelp: give {FORMS}"),
+    "generator of paths": (
+        lambda path: iter([path / "a.npz"]),
+        (X,),
+        "item 0 of the list_iterator is a path\nhelp: give a list of paths, such as sorted(folder.glob('*.npz'))",
+    ),
     "empty generator": (lambda path: iter(()), (X,), f"no samples in tuple_iterator\nhelp: give {FORMS}"),
     "not data": (lambda path: 3, (X,), f"data cannot be read from a int\nhelp: give {FORMS}"),
     "no inputs": (lambda path: [], (), "the model has no inputs, so there is nothing to calibrate with"),
