@@ -246,7 +246,7 @@ def test_what_guesses_tokens_no_better_than_chance_is_no_language_model() -> Non
     assert kept.kept == "cosine of the outputs"
 
 
-def refuses(kind: type[RequantError], match: str, share: float, **options: Any) -> None:
+def refuses(kind: type[RequantError], match: str, share: Any, **options: Any) -> None:
     x = samples(two_gemm(), 16)["x"]
     with pytest.raises(kind, match=match) as caught:
         requant.quantize_to_keep(two_gemm(), x, share, threads=1, **options)
@@ -255,7 +255,7 @@ def refuses(kind: type[RequantError], match: str, share: float, **options: Any) 
 
 def test_what_cannot_be_kept_is_refused() -> None:
     x = samples(two_gemm(), 16)["x"]
-    for share in (0.0, -1.0, 1.01, float("nan")):
+    for share in (0.0, -1.0, 1.01, float("nan"), "0.9"):
         refuses(ConfigError, "expected a share above 0 and at most 1", share)
     refuses(DataError, "mse of the float model is 0: there is no share", 0.9, metric="mse")
     refuses(DataError, "is not finite: there is no share", 0.9, metric=lambda *_: np.inf)

@@ -107,7 +107,7 @@ def _quantized(
     weight: StoredWeight, choice: Choice, importance: NDArray[np.float32] | None, threads: int
 ) -> tuple[GgufTensor, NDArray[np.uint8]]:
     array, kind = weight.read(), choice.kind
-    rows = array.reshape(-1, array.shape[-1] if array.ndim else 1)
+    rows = array.reshape(math.prod(array.shape[:-1]), array.shape[-1] if array.ndim else 1)  # also where it is empty
     weighed = importance if importance is not None and len(importance) == rows.shape[1] else None
     blocks = quantize_gguf(rows, kind.name, importance=weighed, threads=threads)
     signal = noise = 0.0

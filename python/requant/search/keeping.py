@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from requant.concluding import Given, Held
@@ -185,13 +186,13 @@ def quantize_to_keep(
     )
 
 
-def _refuse(config: QuantConfig, share: float, executor: Executor | None) -> None:
+def _refuse(config: QuantConfig, share: Any, executor: Executor | None) -> None:
     """Refuse what a search cannot do.
 
     Raises:
         ConfigError: there is such a thing.
     """
-    if isinstance(share, str) or not 0 < share <= 1:
+    if not isinstance(share, Real) or not 0 < float(share) <= 1:
         raise ConfigError(f"keep is {share!r}, expected a share above 0 and at most 1")
     refuse_dynamic(config)
     if config.weight_only is not None:

@@ -181,8 +181,8 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
         lambda path: npz(path, input=ones(2, 3, 8, 6), mask=ones(3, 4, dtype=np.int64)),
         (X, MASK),
         "the inputs differ in their number of samples in calib.npz\n  expected as many of each\n"
-        "  got 'input': 2, 'mask': 3\nhelp: save one entry along the first axis of every array for each sample; where that "
-        "axis is no batch, add one: x[numpy.newaxis]",
+        "  got 'input': 2, 'mask': 3\nhelp: save one entry along the first axis of every array for each sample; where "
+        "that axis is no batch, add one: x[numpy.newaxis]",
     ),
     "labels": (
         lambda path: npz(path, input=ones(2, 3, 8, 6), y=ones(3)),

@@ -88,6 +88,16 @@ def test_a_model_becomes_a_file_that_the_package_reads(model: Path, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.gguf", "tiny.onnx"]
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 32), (32, 0)])
+def test_a_weight_without_values_goes_there_and_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    save_file({"first.weight": W1, "empty": np.zeros(shape, np.float32)}, tmp_path / "in.safetensors")
+    requant.export_gguf(tmp_path / "in.safetensors", tmp_path / "out.gguf", "f32")
+    requant.unpack_gguf(tmp_path / "out.gguf", tmp_path / "back.safetensors")
+    back = load_file(tmp_path / "back.safetensors")
+    assert back["empty"].shape == shape
+    assert np.array_equal(back["first.weight"], W1)
+
+
 def test_data_weigh_the_columns(model: Path, tmp_path: Path) -> None:
     plain = requant.export_gguf(model, tmp_path / "a.gguf", "q4_k")
     weighted = requant.export_gguf(model, tmp_path / "b.gguf", "q4_k", data={"x": SAMPLES})
