@@ -85,6 +85,20 @@ def test_names_are_printed_as_they_are(folder: Path, capsys: pytest.CaptureFixtu
     assert "[bold]/[/x]/m.onnx" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_names_command_no_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load("digits.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["\x1b[2Jlogits\x9b" if name == "logits" else name for name in node.output]
+    model.graph.output[0].name = "\x1b[2Jlogits\x9b"
+    onnx.save(model, "m.onnx")
+    assert main(["quantize", "m.onnx", "--data", "calib.npz", "-o", "q.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "output \u241b[2Jlogits\ufffd" in out
+    assert main(["inspect", "\x1b[2J.onnx"]) == 2
+    assert "\u241b[2J.onnx does not exist" in (error := capsys.readouterr().err)
+    assert not {"\x1b", "\x9b"} & set(out + error)
+
+
 def test_a_reader_that_leaves_early_is_no_failure(folder: Path) -> None:
     line = f"{sys.executable} -m requant inspect digits.onnx | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from requant.cli.output import BUG, DONE, INTERRUPTED, WRONG, print_error
+from requant.cli.output import BUG, CONTROLS, DONE, INTERRUPTED, WRONG, print_error
 from requant.cli.parser import parse
 from requant.errors import RequantError
 
@@ -95,7 +95,7 @@ def _formatter(arguments: list[str]) -> Any:
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname.lower()
-        print(f"{level}: {record.getMessage()}", file=sys.stderr)
+        print(f"{level}: {record.getMessage().translate(CONTROLS)}", file=sys.stderr)
 
 
 def _log_to_stderr(args: argparse.Namespace) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from requant.cli.output import CONTROLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,6 +28,10 @@ class _Table(Table):
     """
 
     heading: str | None = None
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """A row of ``cells``; control characters in them are pictures, before anything is measured."""
+        super().add_row(*(cell.translate(CONTROLS) if isinstance(cell, str) else cell for cell in cells), **options)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.heading:
@@ -76,12 +82,12 @@ class Facts:
     """
 
     def __init__(self, title: str, *, border_style: str = "none") -> None:
-        self._title, self._border_style = title, border_style
+        self._title, self._border_style = title.translate(CONTROLS), border_style
         self._rows: list[tuple[str, ...]] = []
 
     def add(self, label: str, *cells: str) -> None:
         """Say something behind ``label``."""
-        self._rows.append((label, *cells))
+        self._rows.append(tuple(text.translate(CONTROLS) for text in (label, *cells)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         grid = Table.grid(padding=(0, 2))

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from requant.cli.output import CONTROLS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
+    from rich.console import ConsoleOptions, RenderableType
     from rich.progress import TaskID
+    from rich.segment import Segment
 
     from requant.types import Progress
 
@@ -24,12 +28,16 @@ _LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class _Console(Console):
-    """Prints names as they are, and lets a reader that has gone end the program as any other."""
+    """Prints names as they are, but pictures of control characters; a reader that has gone ends it as any program."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
         if not self.is_terminal and "COLUMNS" not in os.environ:
             self.width = _WIDTH
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=segment.text.translate(CONTROLS))
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
