@@ -156,6 +156,8 @@ def _write_bad_inputs() -> None:
     [
         ([], ["COMMAND is missing"]),
         (["quantise"], ["quantise", "did you mean 'quantize'"]),
+        (["model.onnx", "--data", "CALIB"], ["COMMAND is 'model.onnx'", "`requant quantize model.onnx`"]),
+        (["quantize", "model.onnx", "--data", "CALIB", "--data", "none.npz"], ["--data is given twice", "'none.npz'"]),
         (["quantize"], ["MODEL is missing", "requant quantize --help"]),
         (["evaluate"], ["MODEL and --data are missing", "requant evaluate --help"]),
         (["calibrate"], ["MODEL, -o/--output and --data are missing"]),

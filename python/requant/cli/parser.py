@@ -16,8 +16,27 @@ if TYPE_CHECKING:
 _EPILOG = "exit status: 0 done, 1 quality gate missed, 2 wrong input or output, 101 a bug, 130 interrupted"
 
 
+class _Store(argparse._StoreAction):  # noqa: SLF001 - argparse has no public class of it
+    """Takes a value; names of files and data only once, lest one is passed over without a word."""
+
+    _given: str | None = None
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if self._given not in (None, values) and self.metavar in ("FILE", "DATA"):
+            raise ConfigError(
+                f"{_called(self)} is given twice: {self._given!r} and {values!r}", hint="give one of them"
+            )
+        self._given = values
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong as every other error is said."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for name in (None, "store"):
+            self.register("action", name, _Store)
 
     def error(self, message: str) -> Any:
         raise ConfigError(message, hint=f"see `{self.prog} --help`")
@@ -25,10 +44,10 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            name = _called(action)
-            raise ConfigError(
-                f"{name} is {value!r}{closest(str(value), known)}", hint=f"choose one of {', '.join(known)}"
-            )
+            name, hint = _called(action), f"choose one of {', '.join(known)}"
+            if action.dest == "command" and str(value).endswith((".onnx", ".safetensors")):
+                hint = f"say what to do with it, such as `{self.prog} quantize {value}`"
+            raise ConfigError(f"{name} is {value!r}{closest(str(value), known)}", hint=hint)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does it, but what is missing is left to ``parse_args``: an unknown option comes first."""

@@ -185,11 +185,15 @@ def _check_names(table: Table, inputs: Sequence[InputSpec]) -> None:
 
 
 def _missing_axis(shape: tuple[int, ...], dims: tuple[int | str | None, ...]) -> str | None:
-    """How to add the axis that is missing, if only one is: of the batch, or of size 1 behind a table's column."""
+    """How to add the axis that is missing, if only one is, and adding one there helps: that of the batch if it does."""
     if len(shape) + 1 != len(dims):
         return None
-    is_column = fits((*shape, 1), dims) and not fits(shape, dims[1:])
-    return f"add the {'last' if is_column else 'batch'} axis: x[{'..., ' if is_column else ''}numpy.newaxis]"
+    last = len(shape)
+    inner = ((axis, "missing", ":, " * axis) for axis in range(1, last))
+    for axis, name, before in ((0, "batch", ""), (last, "last", "..., "), *inner):
+        if fits((*shape[:axis], 1, *shape[axis:])[1:], dims[1:]):
+            return f"add the {name} axis: x[{before}numpy.newaxis]"
+    return None
 
 
 def _transposition(shape: tuple[int, ...], sample: tuple[int, ...], dims: tuple[int | str | None, ...]) -> str | None:

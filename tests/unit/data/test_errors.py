@@ -108,6 +108,17 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[InputSpec, ...], str]] = {
         "input 'age' has the wrong rank\n  expected float32 [batch, 1], or a stack of them\n"
         "  got float32 (20,) in the dict\nhelp: add the last axis: x[..., numpy.newaxis]",
     ),
+    "pictures without channels": (
+        lambda path: ones(20, 8, 6),
+        (InputSpec("input", F32, ("batch", 1, 8, 6)),),
+        "input 'input' has the wrong rank\n  expected float32 [batch, 1, 8, 6], or a stack of them\n"
+        "  got float32 (20, 8, 6) in the ndarray\nhelp: add the missing axis: x[:, numpy.newaxis]",
+    ),
+    "no axis helps": (
+        lambda path: ones(20, 8, 6),
+        (X,),
+        f"input 'input' has the wrong rank\n  expected {STACK}\n  got float32 (20, 8, 6) in the ndarray",
+    ),
     "shape": (
         lambda path: npz(path, input=ones(2, 3, 8, 7)),
         (X,),
