@@ -66,6 +66,7 @@ pub(super) mod avx512vnni_gemm;
 pub(super) mod avx512vnni_gguf;
 pub(super) mod avxvnni;
 pub(super) mod avxvnni_gemm;
+mod tally;
 mod zmm;
 mod zmm_lanes;
 mod zmm_values;
