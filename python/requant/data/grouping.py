@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from requant.data.convert import Array
     from requant.data.samples import Sample
 
-# Without a batch size, small rows are joined until a batch has this many rows or its inputs this many bytes: joining
-# spares the fixed cost of an inference, which counts for small models only, and costs activation memory for big ones.
-DEFAULT_BATCH_ROWS = 8
-DEFAULT_BATCH_BYTES = 256 << 10
+# Without a batch size, rows are joined until a batch has so many, as long as its inputs have at most so many bytes:
+# joining spares the fixed cost of an inference, which counts for small models only, and costs activation memory for big
+# ones. The larger number is for rows of no more values than a few tokens or features.
+DEFAULT_BATCHES = ((32, 8 << 10), (8, 256 << 10))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ def batch_rows(sample: Sample, batch_size: int | None) -> int:
     if batch_size is not None:
         return batch_size
     row_bytes = sum(x.nbytes for x in sample.feeds.values())
-    return max(1, min(DEFAULT_BATCH_ROWS, DEFAULT_BATCH_BYTES // max(row_bytes, 1)))
+    return max(1, *(min(rows, most_bytes // max(row_bytes, 1)) for rows, most_bytes in DEFAULT_BATCHES))
 
 
 def group(samples: Iterable[Sample], batch_size: int | None) -> Iterator[Batch]:

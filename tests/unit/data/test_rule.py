@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from requant.data import DataOptions, InputSpec, open_data
-from requant.data.grouping import DEFAULT_BATCH_BYTES, DEFAULT_BATCH_ROWS
+from requant.data.grouping import DEFAULT_BATCHES
 from requant.data.spec import Batching, batching_of
 from requant.errors import DataError
 
@@ -87,14 +87,19 @@ def test_cuts(model: InputSpec, shape: tuple[int, ...], size: int | None, expect
 
 
 def test_default_batch_is_bounded_in_rows_and_bytes() -> None:
-    rows = np.eye(DEFAULT_BATCH_ROWS * 2 + 4, 4, dtype=np.float32)
-    assert shapes(open_data(rows, [spec("n", 4)])) == [(DEFAULT_BATCH_ROWS, 4), (DEFAULT_BATCH_ROWS, 4), (4, 4)]
-    third = DEFAULT_BATCH_BYTES // 12
-    x = np.random.default_rng(0).normal(size=(7, third)).astype(np.float32)
-    assert shapes(open_data(x, [spec("n", third)])) == [(3, third), (3, third), (1, third)]
-    wide = np.ones((2, DEFAULT_BATCH_BYTES), np.float32)
-    wide[1] = 2
-    assert shapes(open_data(wide, [spec("n", "m")])) == [(1, DEFAULT_BATCH_BYTES)] * 2
+    (many, few_bytes), (some, most_bytes) = DEFAULT_BATCHES
+    for values, rows in [
+        (4, many),
+        (few_bytes // 4 // many, many),
+        (few_bytes // 4 // (some + 1), some + 1),
+        (few_bytes // 4 // some, some),
+        (most_bytes // 4 // some, some),
+        (most_bytes // 4 // some + 1, some - 1),
+        (most_bytes // 4, 1),
+        (most_bytes, 1),
+    ]:
+        data = np.ones((2 * rows + 1, values), np.float32)
+        assert shapes(open_data(data, [spec("n", "m")])) == [(rows, values), (rows, values), (1, values)]
 
 
 def test_a_change_of_shape_ends_the_batch() -> None:
