@@ -141,8 +141,8 @@ def test_the_costs_of_this_kind_of_cpu_decide_and_the_recipe_names_it(
     races(9.0)
     monkeypatch.setattr(keeping, "cpu_kind", lambda: kind)
     net = Net()
-    x = net.op("Relu", net.conv(net.input("x", [1, 64, 14, 14]), 64, 64, name="first"))
-    model = net.model(net.conv(net.op("Relu", net.conv(x, 64, 64, name="it", group=8)), 64, 64, name="last"))
+    x = net.op("Relu", net.conv(net.input("x", [1, 128, 7, 7]), 128, 128, name="first"))
+    model = net.model(net.conv(net.op("Relu", net.conv(x, 128, 128, name="it", group=16)), 128, 128, name="last"))
     data = samples(model, 32)
     kept = requant.quantize_to_keep(model, data, 0.9, threads=1)
     assert kept.config.cpu == kind

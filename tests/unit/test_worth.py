@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     import onnx
 
-FASTER = "it is faster in float"
+FASTER, NO_FASTER = "it is faster in float", "integers make it no faster"
+TOGETHER = "the model is faster with it and others in float"
 
 
 def skipped(model: onnx.ModelProto, **options: object) -> dict[str, str]:
@@ -124,7 +125,22 @@ def wide_groups(net: Net, x: str) -> str:
 def test_what_is_faster_in_float_depends_on_the_kind_of_cpu_that_was_named(
     options: dict[str, Any], *, in_float: bool
 ) -> None:
-    assert ("it" in skipped(between_convolutions(wide_groups, 14), **options)) == in_float
+    assert ("it" in skipped(between_convolutions(wide_groups, 12), **options)) == in_float
+
+
+@pytest.mark.parametrize(("cpu", "reason"), [("avx2", FASTER), ("vnni", NO_FASTER), (None, FASTER)])
+def test_integers_must_save_something_where_they_are_cheapest(cpu: str | None, reason: str) -> None:
+    """Of images a bit larger an integer convolution of eight groups is no faster with VNNI either."""
+    model = between_convolutions(wide_groups, 14)
+    assert skipped(model, cpu=cpu)["it"] == reason
+    assert "it" not in skipped(model, cpu=cpu, include=("Conv",))
+
+
+@pytest.mark.parametrize(("cpu", "in_float"), [("avx2", True), ("vnni", False), (None, False)])
+def test_what_saves_on_some_cpus_and_loses_little_on_others_is_integer_on_all(
+    cpu: str | None, *, in_float: bool
+) -> None:
+    assert ("it" in skipped(between_convolutions(wide_groups, 7), cpu=cpu)) == in_float
 
 
 @pytest.mark.parametrize("features", [["avx2"], ["avx2", "avxvnni"]])
@@ -268,23 +284,33 @@ def tiny_blocks(wide: int = 32, blocks: int = 8, *, free: bool = False) -> onnx.
 
 
 @pytest.mark.parametrize(
-    ("model", "some"),
+    ("model", "reason"),
     [
-        (tiny_blocks(), True),
-        (tiny_blocks(blocks=4), False),
-        (tiny_blocks(64), False),
-        (tiny_blocks(free=True), False),
+        (tiny_blocks(), TOGETHER),
+        (tiny_blocks(blocks=4), None),
+        (tiny_blocks(64), NO_FASTER),
+        (tiny_blocks(free=True), None),
+        (tiny_blocks(64, free=True), None),
     ],
 )
-def test_small_losses_count_where_they_make_the_model_slower(model: onnx.ModelProto, *, some: bool) -> None:
+def test_small_losses_count_where_they_can_be_told(model: onnx.ModelProto, *, reason: str | None) -> None:
     """Not where they are a few microseconds in all, nor where sizes are free, which estimates can only assume."""
     graph = prepare(Graph.load(model))[0]
     plan = build_plan(graph, QuantConfig())
     planned = {node.name for node in plan.nodes}
+    small = {"wider0", "alone0", "back0"}
     assert planned >= {"first", "second", "down"}
-    assert not planned & {"wider0", "alone0", "back0"} if some else planned >= {"wider0", "alone0", "back0"}
-    reason = "the model is faster with it and others in float"
-    assert ({"wider0", "alone0", "back0"} <= {skip.node for skip in plan.skipped if skip.reason == reason}) == some
+    assert small <= planned if reason is None else not small & planned
+    assert {skip.reason for skip in plan.skipped if skip.node in small} == ({reason} if reason else set())
+
+
+@pytest.mark.parametrize("cpu", [*CPUS, None])
+def test_what_saves_nothing_costs_no_time_in_float(cpu: str | None) -> None:
+    graph, target = prepare(Graph.load(tiny_blocks(64)))[0], get_target("ort-cpu")
+    whole = build_plan(graph, QuantConfig(optimize="latency"))
+    left = {skip.node for skip in build_plan(graph, QuantConfig(cpu=cpu)).skipped} & {node.name for node in whole.nodes}
+    on = cpu or CPUS[-1]
+    assert whole_times(graph, whole, target, on, {}, left=left)[1] < whole_times(graph, whole, target, on, {})[1]
 
 
 def test_layers_in_float_cost_what_they_do_in_float() -> None:

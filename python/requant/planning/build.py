@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 FASTER = "it is faster in float"
 #: Why nodes are left in float that each lose less than an estimate can be wrong.
 TOGETHER = "the model is faster with it and others in float"
+#: Why nodes are left in float on which integers save nothing, or lose less than an estimate can be wrong.
+NO_FASTER = "integers make it no faster"
 #: Where integers are cheapest: a model that is slower even there, by such a share and microseconds, is so everywhere.
+#: One that gains less than the share is left as it is: estimates cannot tell which of its nodes pay.
 _CHEAPEST, _SHARE, _LOSS = CPUS[-1], 0.05, 10.0
 
 
@@ -65,7 +68,8 @@ def build_plan(graph: Graph, config: QuantConfig, left_out: Mapping[str, str] = 
 def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPlan) -> tuple[QuantPlan, dict[str, str]]:
     """What of ``whole`` is not left in float for the sake of speed, and what is, with the reason.
 
-    That is what certainly loses; where the model is still slower than in float, and its sizes are known, whatever does.
+    That is what certainly loses. Where sizes are known and the model clearly gains, it is also what saves nothing even
+    where integers are cheapest, as it would be rounded for nothing; where it clearly loses, whatever loses.
     Where latency is measured nothing is presumed, and a user who names a node means it.
     """
     if config.optimize == "latency" or not target.costs:
@@ -85,6 +89,10 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
     if has_free_sizes(graph.model):
         return plan, faster
     in_float, time = times(plan)
+    if time < in_float * (1 - _SHARE):
+        idle = presumably_slower(graph, plan, target, config.cpu or _CHEAPEST, certain=False)
+        part, more = without((*faster, *idle), NO_FASTER, faster)
+        return (part, more) if more and times(part)[1] <= time else (plan, faster)
     if time > in_float + max(in_float * _SHARE, _LOSS):
         slower = presumably_slower(graph, whole, target, config.cpu, certain=False)
         part, more = without(slower, TOGETHER, faster)
@@ -96,7 +104,7 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
     """The nodes that stay float for the sake of speed where latency is not measured, each with the reason."""
     plan = build_plan(graph, replace(config, optimize="none"))
-    return {skip.node: skip.reason for skip in plan.skipped if skip.reason in (FASTER, TOGETHER)}
+    return {skip.node: skip.reason for skip in plan.skipped if skip.reason in (FASTER, NO_FASTER, TOGETHER)}
 
 
 def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[str, ...]:
