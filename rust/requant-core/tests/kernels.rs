@@ -35,8 +35,11 @@ const SPECIALS: [f32; 22] = [
 const NOT_FINITE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN];
 const OFF_THE_GRID: [f32; 5] = [3e9, -3e9, f32::MAX, f32::MIN, 1e30];
 
+/// Around vectors, groups of 32, pieces of 512, and the 8,192 from which counters are fetched first.
 fn lengths() -> impl Iterator<Item = usize> {
-    (0..=67).chain([127, 128, 129, 255, 256, 300, 1029, 2700])
+    (0..=67).chain([
+        127, 128, 129, 255, 256, 300, 511, 512, 513, 1023, 1024, 1025, 1029, 2700, 8191, 8192, 8230,
+    ])
 }
 
 fn cleared() -> Box<Counters> {
@@ -105,14 +108,18 @@ fn every_set_equals_generic() {
 fn runs_are_counted() {
     for kernels in kernels::available() {
         for (value, other) in [(1.5, 1.5), (1.5, -1.5), (0.0, -0.0), (-0.0, 3.0), (-7.0, -7.25)] {
-            for at in [0, 1, 127, 128, 200, 383, 512, 1100, 1299] {
-                let mut x = vec![value; 1300];
-                x[at] = other;
-                let (mut got, mut want) = (cleared(), cleared());
-                let summary = kernels.tally(&x, 4.0, 1, &mut got);
-                assert_eq!(summary, generic().tally(&x, 4.0, 1, &mut want), "{}", kernels.name());
-                let what = format!("{}, {value}, and {other} at {at}", kernels.name());
-                assert_same(&got, &want, &what);
+            for len in [31, 32, 33, 511, 512, 513, 1024, 1300, 8192] {
+                for at in [0, 1, 127, 128, 200, 383, 511, 512, 1100, len - 1] {
+                    let mut x = vec![value; len];
+                    if let Some(v) = x.get_mut(at) {
+                        *v = other;
+                    }
+                    let (mut got, mut want) = (cleared(), cleared());
+                    let summary = kernels.tally(&x, 4.0, 3, &mut got);
+                    assert_eq!(summary, generic().tally(&x, 4.0, 3, &mut want), "{}", kernels.name());
+                    let what = format!("{}, {len} of {value}, and {other} at {at}", kernels.name());
+                    assert_same(&got, &want, &what);
+                }
             }
         }
     }
@@ -171,7 +178,7 @@ fn bins_mirror_each_other_in_zero() {
 #[test]
 fn summaries_are_right() {
     for kernels in kernels::available() {
-        for len in lengths().filter(|len| *len > 0) {
+        for len in lengths().filter(|len| (1..=2700).contains(len)) {
             let x = cycle(&SPECIALS, len, 3);
             let s = kernels.tally(&x, 1.0, 0, &mut cleared()).expect("all are finite");
             assert_eq!(s.min, x.iter().copied().fold(f32::INFINITY, f32::min));
@@ -214,6 +221,27 @@ fn what_is_not_finite_is_reported_and_all_can_be_taken_back() {
                         "{}, {odd} at {at} of {len}",
                         kernels.name()
                     );
+                }
+            }
+        }
+    }
+}
+
+/// Where all values of vectors and pieces are such, whatever slots they have.
+#[test]
+fn only_what_is_not_finite_or_off_the_grid_can_be_taken_back() {
+    for kernels in kernels::available() {
+        for len in [1, 15, 16, 31, 32, 33, 511, 512, 513, 1100] {
+            for odd in NOT_FINITE.into_iter().chain(OFF_THE_GRID) {
+                for x in [vec![odd; len], cycle(&[odd, 0.0, -odd], len, 1)] {
+                    for inv_width in [8.0, 2f32.powi(126)] {
+                        let mut counters = cleared();
+                        let what = format!("{}, {len} of {odd}, 1/width {inv_width}", kernels.name());
+                        kernels.tally(&x, inv_width, 1, &mut counters);
+                        assert_eq!(counters.as_flattened().iter().sum::<u32>() as usize, len, "{what}");
+                        kernels.tally(&x, inv_width, 1u32.wrapping_neg(), &mut counters);
+                        assert!(counters.as_flattened().iter().all(|n| *n == 0), "{what}");
+                    }
                 }
             }
         }
