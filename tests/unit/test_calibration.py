@@ -152,6 +152,28 @@ def test_short_batches_of_one_shape_take_one_thread_less(threads: int, monkeypat
     assert tables[0] == tables[1]
 
 
+def test_batches_that_become_long_are_left_to_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = two_gemm()
+    x = samples(model, 12)
+    where: dict[int, threading.Thread] = {}
+    observe = Observer.observe
+
+    def watched(observer: Observer, statistics: Any, batch: Batch) -> None:
+        where[batch.first] = threading.current_thread()
+        start = time.thread_time()
+        while batch.first >= 6 and time.thread_time() - start < 0.3:
+            pass
+        observe(observer, statistics, batch)
+
+    want = bits(calibrated(model, x, threads=1, batch_size=1))
+    monkeypatch.setattr("requant.calibration.run._SHORT_ALONE", 0.3)
+    monkeypatch.setattr(Observer, "observe", watched)
+    assert bits(calibrated(model, x, threads=1, batch_size=1)) == want
+    assert sorted(where) == list(range(12))
+    here = {i for i, thread in where.items() if thread is threading.current_thread()}
+    assert set(range(2, 7)) <= here <= set(range(1, 7))
+
+
 # -- what is not finite ----------------------------------------------------------------------------------------------
 
 

@@ -146,7 +146,8 @@ def _each(
     """``in_order``; but batches like a first one that is short take one worker less, and none where that leaves none.
 
     To read them keeps the caller's thread as busy as a worker, and to hand them over takes a third of their time. A
-    worker that is the only one works no faster than the caller would.
+    worker that is the only one works no faster than the caller would, who takes no more once one was long: time may
+    depend on values, and it is the caller whom an interrupt reaches.
     """
     limit = _SHORT if workers > 1 else _SHORT_ALONE
     batches = iter(batches)
@@ -173,8 +174,15 @@ def _each(
                 return
             yield batch
 
+    def while_short() -> Iterator[int]:
+        for batch in alike():
+            seen = len(short)
+            yield timed(batch)
+            if len(short) == seen:
+                return
+
     yield from in_order(timed, until_one_is_short(), workers, stop=stop)
-    yield from in_order(observe, alike(), workers - 1, stop=stop) if workers > 1 else map(observe, alike())
+    yield from in_order(observe, alike(), workers - 1, stop=stop) if workers > 1 else while_short()
     yield from in_order(observe, chain(others, batches), workers, stop=stop)
 
 
