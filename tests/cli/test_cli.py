@@ -158,6 +158,8 @@ def _write_bad_inputs() -> None:
         (["quantise"], ["quantise", "did you mean 'quantize'"]),
         (["model.onnx", "--data", "CALIB"], ["COMMAND is 'model.onnx'", "`requant quantize model.onnx`"]),
         (["quantize", "model.onnx", "--data", "CALIB", "--data", "none.npz"], ["--data is given twice", "'none.npz'"]),
+        (["quantize", "model.onnx", "--", "--data", "CALIB"], ["unknown argument '--data'", "behind --"]),
+        (["--dry-run", "quantize", "model.onnx"], ["'--dry-run' stands before the command"]),
         (["quantize"], ["MODEL is missing", "requant quantize --help"]),
         (["evaluate"], ["MODEL and --data are missing", "requant evaluate --help"]),
         (["calibrate"], ["MODEL, -o/--output and --data are missing"]),

@@ -66,6 +66,8 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             known = [o for a in _options(self, getattr(parsed, "command", None)) for o in a.option_strings]
             kind = "option" if unknown[0].startswith("-") else "argument"
+            if "--" in args and unknown[0] in args[args.index("--") + 1 :]:
+                self.error(f"unknown argument {unknown[0]!r}: behind -- there are no options")
             if unknown[0] in known:
                 self.error(f"option {unknown[0]!r} stands before the command, expected behind it")
             raise ConfigError(
@@ -122,7 +124,7 @@ def build_parser(formatter: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str] | None, formatter: Any) -> argparse.Namespace:
+def parse(argv: Sequence[str], formatter: Any) -> argparse.Namespace:
     """The parsed command line.
 
     Raises:
