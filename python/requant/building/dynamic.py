@@ -27,7 +27,7 @@ from requant.onnx.names import name_of
 from requant.onnx.nodes import constant, int_attribute, is_float, may_touch_float
 from requant.onnx.ops import OPS, Kind, OpSpec, Role, row_of
 from requant.parallel import in_order
-from requant.planning.build import FOR_SPEED, build_plan
+from requant.planning.build import FASTER, build_plan
 from requant.planning.operands import GIVEN_OUT
 from requant.planning.plan import DynamicNode, Form, QuantPlan, Skip, WeightPlan
 from requant.planning.positions import takes_positions
@@ -106,8 +106,9 @@ def plan_rest(graph: Graph, config: QuantConfig, static: QuantPlan, left_out: Ma
     The nodes ``left_out`` are not to run on integers, for the reasons given there; their weights may be stored so.
     """
     planned, _ = _plan(graph, config, {node.name: node for node in static.nodes}, left_out)
-    # What is faster in float is so because its weights are few; the fewest are not worth the rounding.
-    faster = {skip.node for skip in static.skipped if skip.reason in FOR_SPEED}
+    # What is faster in float by itself is so because its weights are few; the fewest are not worth the rounding. Layers
+    # that only together are faster, or no slower, can be most of a file.
+    faster = {skip.node for skip in static.skipped if skip.reason == FASTER}
     planned = {node: plan for node, plan in planned.items() if plan.name not in faster or _weighs(node) >= _WORTH}
     forms = {node.name: node.form for node in planned.values()}
     skipped = tuple(

@@ -46,8 +46,6 @@ FASTER = "it is faster in float"
 TOGETHER = "the model is faster with it and others in float"
 #: Why nodes are left in float on which integers save nothing, or lose less than an estimate can be wrong.
 NO_FASTER = "integers make it no faster"
-#: All of these.
-FOR_SPEED = (FASTER, TOGETHER, NO_FASTER)
 #: Where integers are cheapest: a model that is slower even there, by such a share and microseconds, is so everywhere.
 #: One that gains less than the share is left as it is: estimates cannot tell which of its nodes pay.
 _CHEAPEST, _SHARE, _LOSS = CPUS[-1], 0.05, 10.0
@@ -106,7 +104,7 @@ def _presumed(graph: Graph, config: QuantConfig, target: Target, whole: QuantPla
 def presumed_in_float(graph: Graph, config: QuantConfig) -> dict[str, str]:
     """The nodes that stay float for the sake of speed where latency is not measured, each with the reason."""
     plan = build_plan(graph, replace(config, optimize="none"))
-    return {skip.node: skip.reason for skip in plan.skipped if skip.reason in FOR_SPEED}
+    return {skip.node: skip.reason for skip in plan.skipped if skip.reason in (FASTER, NO_FASTER, TOGETHER)}
 
 
 def nodes_of(graph: Graph, plan: QuantPlan, tensors: Collection[str]) -> tuple[str, ...]:
