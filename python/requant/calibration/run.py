@@ -180,6 +180,7 @@ def _each(
             yield timed(batch)
             if len(short) == seen:
                 return
+            short.pop()  # it need not grow with the samples
 
     yield from in_order(timed, until_one_is_short(), workers, stop=stop)
     yield from in_order(observe, alike(), workers - 1, stop=stop) if workers > 1 else while_short()
